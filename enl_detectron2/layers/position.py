@@ -1,0 +1,142 @@
+"""Relative position terms: matrices L over pairs of positions, applied in separable form.
+
+A term L is N×N for a map of N = H·W positions, but it is a Kronecker product of one matrix along
+the height and one along the width, so that ``L g`` is two small matrix products and L itself is
+never formed.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .options import InvalidOption, check_choice
+
+
+def dct_basis(
+    length: int,
+    count: int,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """The ``count`` lowest frequencies of the orthonormal DCT-II over ``length`` samples.
+
+    ``E[n, k] = s_k cos(π (n + ½) k / length)`` with ``s_0 = √(1/length)``, ``s_k = √(2/length)``.
+
+    Args:
+        length: number of samples.
+        count: number of frequencies, 1 ≤ count ≤ length.
+        dtype: of the result; computed in float64 first. Default: torch's default dtype.
+        device: of the result.
+
+    Returns:
+        (length, count), orthonormal columns (``EᵀE = I``), lowest frequency first.
+
+    Raises:
+        ValueError: if ``count`` is not within 1 … length.
+    """
+    if not 1 <= count <= length:
+        raise ValueError(f"count must lie within 1 and length={length}, got {count}")
+    # On the CPU, as some accelerators have no float64.
+    sample = torch.arange(length, dtype=torch.float64)
+    frequency = torch.arange(count, dtype=torch.float64)
+    basis = torch.cos(torch.outer(sample + 0.5, frequency) * (math.pi / length))
+    basis *= math.sqrt(2 / length)
+    basis[:, 0] = math.sqrt(1 / length)
+    return basis.to(device=device, dtype=dtype or torch.get_default_dtype())
+
+
+def l1_kernel(
+    length: int,
+    scale: float,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """``K[i, j] = exp(−|i − j| / scale)``, the l1 term along one direction.
+
+    Args:
+        length: number of cells.
+        scale: the distance, in cells, over which the kernel falls by a factor e.
+        dtype: of the result; computed in float64 first. Default: torch's default dtype.
+        device: of the result.
+
+    Returns:
+        (length, length), symmetric, at most 1.
+    """
+    cell = torch.arange(length, dtype=torch.float64)
+    kernel = torch.exp(-(cell[:, None] - cell[None, :]).abs() / scale)
+    return kernel.to(device=device, dtype=dtype or torch.get_default_dtype())
+
+
+class CosPosition(nn.Module):
+    """``L = Ê Êᵀ``: a low-pass filter over the map's lowest 2-D cosine frequencies.
+
+    ``Ê = E_h ⊗ E_w`` holds the lowest ``num_frequencies``² columns of the orthonormal 2-D DCT-II;
+    a map shorter than ``num_frequencies`` in one direction has only its own length's frequencies.
+    """
+
+    def __init__(self, num_frequencies: int = 9):
+        """
+        Args:
+            num_frequencies: frequencies kept along each direction, at least 1.
+
+        Raises:
+            InvalidOption: if ``num_frequencies`` is not a whole number of at least 1.
+        """
+        super().__init__()
+        if not isinstance(num_frequencies, int) or num_frequencies < 1:
+            raise InvalidOption("num_frequencies", "a whole number of at least 1", num_frequencies)
+        self.num_frequencies = num_frequencies
+
+    def basis(self, length: int, like: Tensor) -> Tensor:
+        """(length, min(num_frequencies, length)): E along one direction, as ``like`` is stored."""
+        count = min(self.num_frequencies, length)
+        return dct_basis(length, count, dtype=like.dtype, device=like.device)
+
+    def forward(self, g: Tensor) -> Tensor:
+        """``L g = Ê (Êᵀ g)`` for each channel: (B, D, H, W) in, the same out."""
+        basis_h, basis_w = self.basis(g.shape[2], g), self.basis(g.shape[3], g)
+        coefficients = basis_h.T @ g @ basis_w
+        return basis_h @ coefficients @ basis_w.T
+
+    def extra_repr(self) -> str:
+        return f"num_frequencies={self.num_frequencies}"
+
+
+class L1Position(nn.Module):
+    """``L(i, j) = exp(−‖p_i − p_j‖₁ / scale)``, each row divided by its sum.
+
+    The exponent splits into height and width, so ``L = K_h ⊗ K_w``, and the row sums split with it.
+    """
+
+    def __init__(self, scale: float = 50.0):
+        """
+        Args:
+            scale: in cells of the feature map, above 0.
+
+        Raises:
+            InvalidOption: if ``scale`` is not above 0.
+        """
+        super().__init__()
+        if not scale > 0:
+            raise InvalidOption("l1_scale", "a number above 0", scale)
+        self.scale = float(scale)
+
+    def kernel(self, length: int, like: Tensor) -> Tensor:
+        """(length, length): the row-normalised kernel along one direction."""
+        kernel = l1_kernel(length, self.scale, dtype=like.dtype, device=like.device)
+        return kernel / kernel.sum(dim=1, keepdim=True)
+
+    def forward(self, g: Tensor) -> Tensor:
+        """``L g = K_h g K_wᵀ`` for each channel: (B, D, H, W) in, the same out."""
+        return self.kernel(g.shape[2], g) @ g @ self.kernel(g.shape[3], g).T
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}"
+
+
+def position_term(kind: str, num_frequencies: int, l1_scale: float) -> nn.Module:
+    """The term named ``kind``, "cos" or "l1", with the one of the two options that it reads."""
+    return {"cos": lambda: CosPosition(num_frequencies), "l1": lambda: L1Position(l1_scale)}[kind]()

@@ -1,0 +1,45 @@
+"""What the non-local blocks share: four 1×1 projections around a relation of all positions."""
+
+from torch import Tensor, nn
+
+from .options import InvalidOption
+
+INIT_STD = 0.01  # of every projection's weights, in both papers
+
+
+class RelationBlock(nn.Module):
+    """``z = x + out(y)``, where a subclass says how ``y`` follows from θ, φ and g of ``x``.
+
+    The projections ``theta``, ``phi``, ``g``: C → D and ``out``: D → C are 1×1 convolutions with
+    bias. Weights start as Gaussian with σ = 0.01, biases at zero.
+    """
+
+    def __init__(self, channels: int, inner_channels: int | None = None):
+        """
+        Args:
+            channels: C, of the block's input and output.
+            inner_channels: D, inside the block. None means ``channels // 2``.
+
+        Raises:
+            InvalidOption: if D is below 1.
+        """
+        super().__init__()
+        if inner_channels is None:
+            inner_channels = channels // 2
+        if inner_channels < 1:
+            raise InvalidOption("inner_channels", "at least 1", inner_channels)
+        self.theta = nn.Conv2d(channels, inner_channels, kernel_size=1)
+        self.phi = nn.Conv2d(channels, inner_channels, kernel_size=1)
+        self.g = nn.Conv2d(channels, inner_channels, kernel_size=1)
+        self.out = nn.Conv2d(inner_channels, channels, kernel_size=1)
+        for projection in (self.theta, self.phi, self.g, self.out):
+            nn.init.normal_(projection.weight, std=INIT_STD)
+            nn.init.zeros_(projection.bias)
+
+    def relate(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+        """``y`` from θ, φ and g, each (B, D, H, W); the same shape out."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in, the same out."""
+        return x + self.out(self.relate(self.theta(x), self.phi(x), self.g(x)))

@@ -1,0 +1,86 @@
+"""The blocks' equations as written in the papers, in float64, with every N×N matrix formed.
+
+Independent of the package on purpose: positions are enumerated, and matrices are filled entry by
+entry or by their textbook formula.
+"""
+
+import math
+
+import torch
+
+
+def positions(height, width):
+    """(N, 2): row and column of each position, in the order of ``flatten``."""
+    return torch.tensor(
+        [(row, column) for row in range(height) for column in range(width)], dtype=torch.float64
+    )
+
+
+def cos_matrix(height, width, num_frequencies):
+    """L = Ê Êᵀ with the columns of the orthonormal 2-D DCT-II, one by one."""
+    columns = []
+    for u in range(min(num_frequencies, height)):
+        for v in range(min(num_frequencies, width)):
+            scale = math.sqrt((1 if u == 0 else 2) / height * (1 if v == 0 else 2) / width)
+            p = positions(height, width)
+            columns.append(
+                scale
+                * torch.cos(math.pi * (p[:, 0] + 0.5) * u / height)
+                * torch.cos(math.pi * (p[:, 1] + 0.5) * v / width)
+            )
+    basis = torch.stack(columns, dim=1)
+    return basis @ basis.T
+
+
+def l1_matrix(height, width, scale):
+    """L(i, j) = exp(−‖p_i − p_j‖₁ / scale)."""
+    p = positions(height, width)
+    return torch.exp(-(p[:, None] - p[None, :]).abs().sum(dim=2) / scale)
+
+
+def position_matrix(kind, height, width, num_frequencies, l1_scale):
+    """L for an addition ("cos_add", "l1_add") or a product ("cos_mul", "l1_mul")."""
+    if kind.startswith("cos"):
+        return cos_matrix(height, width, num_frequencies)
+    matrix = l1_matrix(height, width, l1_scale)
+    return matrix / matrix.sum(dim=1, keepdim=True) if kind == "l1_add" else matrix
+
+
+def project(projection, x):
+    """A 1×1 convolution of one image's (C, N) columns."""
+    weight = projection.weight.flatten(1).double()
+    return weight @ x + projection.bias.double()[:, None]
+
+
+def combine(affinity, position, height, width, num_frequencies, l1_scale):
+    """F̃ = F + L or F ⊙ L."""
+    if position == "none":
+        return affinity
+    matrix = position_matrix(position, height, width, num_frequencies, l1_scale)
+    return affinity * matrix if position.endswith("mul") else affinity + matrix
+
+
+def residual_block(block, x, affinity_of):
+    """z = x + out(F̃ g) for each image; ``affinity_of(theta, phi, H, W)`` gives F̃ (N×N)."""
+    batch, channels, height, width = x.shape
+    outputs = []
+    for image in x.double().reshape(batch, channels, height * width):
+        theta, phi, g = (project(p, image) for p in (block.theta, block.phi, block.g))
+        y = (affinity_of(theta, phi, height, width) @ g.T).T
+        outputs.append(image + project(block.out, y))
+    return torch.stack(outputs).reshape(batch, channels, height, width)
+
+
+def enl(block, x, *, phi_norm, theta_norm, position, num_frequencies=9, l1_scale=50.0):
+    """The efficient non-local block with its affinity θᵀφ̂ (+ L) written out."""
+
+    def affinity_of(theta, phi, height, width):
+        if phi_norm == "softmax":
+            phi = phi.exp() / phi.exp().sum(dim=1, keepdim=True)
+        elif phi_norm == "mean":
+            phi = phi / (height * width)
+        if theta_norm == "tanh":
+            theta = theta.tanh()
+        return combine(theta.T @ phi, position, height, width, num_frequencies, l1_scale)
+
+    return residual_block(block, x, affinity_of)

@@ -1,0 +1,126 @@
+import itertools
+
+import equations
+import pytest
+import torch
+
+from enl_detectron2.layers import ENLBlock, InvalidOption
+
+PHI_NORMS = ["softmax", "mean", "none"]
+THETA_NORMS = ["none", "tanh"]
+POSITIONS = ["cos_add", "l1_add", "none"]
+VARIANTS = list(itertools.product(PHI_NORMS, THETA_NORMS, POSITIONS))
+SIZES = [(1, 1), (1, 6), (5, 1), (3, 8), (7, 9), (11, 13)]
+
+
+def awake_block(channels=6, **options):
+    """A block in float64 whose weights are large enough for every part of it to matter."""
+    torch.manual_seed(0)
+    block = ENLBlock(channels, **options).double()
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return block
+
+
+def relative_error(actual, expected):
+    return ((actual - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("phi_norm, theta_norm, position", VARIANTS)
+@pytest.mark.parametrize("height, width", SIZES)
+def test_equals_the_written_out_equations(phi_norm, theta_norm, position, height, width):
+    options = {"phi_norm": phi_norm, "theta_norm": theta_norm, "position": position}
+    block = awake_block(**options)
+    x = torch.randn(2, 6, height, width, dtype=torch.float64)
+    expected = equations.enl(block, x, **options)
+    assert relative_error(block(x), expected) < 1e-10
+
+
+@pytest.mark.parametrize("num_frequencies, l1_scale, position", [(2, 50, "cos_add"), (9, 3, "l1_add")])
+def test_position_options_reach_the_equations(num_frequencies, l1_scale, position):
+    options = {"position": position, "num_frequencies": num_frequencies, "l1_scale": l1_scale}
+    block = awake_block(**options)
+    x = torch.randn(1, 6, 6, 7, dtype=torch.float64)
+    expected = equations.enl(block, x, phi_norm="softmax", theta_norm="none", **options)
+    assert relative_error(block(x), expected) < 1e-10
+
+
+@pytest.mark.parametrize("phi_norm, theta_norm, position", VARIANTS)
+def test_memory_layout_does_not_matter(phi_norm, theta_norm, position):
+    block = awake_block(phi_norm=phi_norm, theta_norm=theta_norm, position=position)
+    x = torch.randn(2, 6, 7, 5, dtype=torch.float64)
+    expected = block(x)
+    channels_last = x.to(memory_format=torch.channels_last)
+    strided = torch.randn(2, 6, 14, 10, dtype=torch.float64)[:, :, ::2, ::2].copy_(x)
+    assert not channels_last.is_contiguous() and not strided.is_contiguous()
+    assert relative_error(block(channels_last), expected) < 1e-12
+    assert relative_error(block(strided), expected) < 1e-12
+
+
+def test_images_of_a_batch_do_not_see_each_other():
+    block = awake_block()
+    x = torch.randn(3, 6, 8, 9, dtype=torch.float64)
+    apart = torch.cat([block(image) for image in x.split(1)])
+    assert relative_error(block(x), apart) < 1e-12
+
+
+def test_every_position_reaches_every_other():
+    block = awake_block(position="none")
+    x = torch.randn(1, 6, 10, 12, dtype=torch.float64)
+    changed = x.clone()
+    changed[:, :, 0, 0] += 1
+    assert ((block(changed) - block(x)).abs().sum(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("phi_norm, theta_norm, position", VARIANTS)
+def test_gradients_are_those_of_the_function(phi_norm, theta_norm, position):
+    block = awake_block(
+        channels=4, phi_norm=phi_norm, theta_norm=theta_norm, position=position, num_frequencies=2
+    )
+    x = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)
+    names, parameters = zip(*block.named_parameters(), strict=True)
+
+    def function(x, *values):
+        return torch.func.functional_call(block, dict(zip(names, values, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(function, (x, *parameters))
+
+
+@pytest.mark.parametrize("channels, expected", [(256, 131_712), (1024, 2_099_712)])
+def test_has_the_papers_number_of_parameters(channels, expected):
+    assert sum(parameter.numel() for parameter in ENLBlock(channels).parameters()) == expected
+
+
+def test_projections_have_the_inner_width():
+    block = ENLBlock(10, 3)
+    for projection in (block.theta, block.phi, block.g):
+        assert (projection.in_channels, projection.out_channels) == (10, 3)
+    assert (block.out.in_channels, block.out.out_channels) == (3, 10)
+
+
+def test_starts_as_the_papers_say():
+    torch.manual_seed(0)
+    block = ENLBlock(512)
+    for projection in (block.theta, block.phi, block.g, block.out):
+        weight = projection.weight.flatten()
+        assert weight.std().item() == pytest.approx(0.01, rel=0.02)
+        assert abs(weight.mean().item()) < 1e-4
+        # Gaussian: 4.55 % of the draws lie beyond two standard deviations.
+        assert (weight.abs() > 0.02).float().mean().item() == pytest.approx(0.0455, rel=0.1)
+        assert not projection.bias.any()
+
+
+@pytest.mark.parametrize(
+    "option, value, legal",
+    [
+        ("phi_norm", "tanh", "'softmax', 'mean', 'none'"),
+        ("theta_norm", "softmax", "'none', 'tanh'"),
+        ("position", "cos_mul", "'cos_add', 'l1_add', 'none'"),
+        ("num_frequencies", 0, "at least 1"),
+        ("inner_channels", 0, "at least 1"),
+    ],
+)
+def test_a_wrong_option_is_named_with_what_may_be(option, value, legal):
+    with pytest.raises(InvalidOption, match=f"{option} must be .*{legal}, got {value!r}") as error:
+        ENLBlock(8, **{option: value})
+    assert error.value.option == option
