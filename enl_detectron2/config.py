@@ -1,0 +1,32 @@
+"""Every key that this project adds to a detectron2 configuration."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_enl_config(cfg: CN) -> None:
+    """Adds the project's keys, with the proposed system's values, to ``cfg``."""
+    # The backbone ENL_FPN, beside MODEL.FPN, which keeps its meaning.
+    cfg.MODEL.ENL_FPN = CN()
+    # The registered backbone below the pyramid.
+    cfg.MODEL.ENL_FPN.BOTTOM_UP = "build_resnet_backbone"
+    # What extends the pyramid upwards: LastLevelMaxPool (P6 of R-CNN), LastLevelP6P7 (RetinaNet)
+    # or "" for nothing.
+    cfg.MODEL.ENL_FPN.TOP_BLOCK = "LastLevelMaxPool"
+    # The registered relation block, or "" for a plain FPN.
+    cfg.MODEL.ENL_FPN.BLOCK = "ENLBlock"
+    # The members of MODEL.FPN.IN_FEATURES whose merged level gets a block of its own.
+    cfg.MODEL.ENL_FPN.BLOCK_FEATURES = ["res3", "res4", "res5"]
+    # How ENLBlock normalises φ over the map, "softmax", "mean" or "none", and θ, "none" or "tanh".
+    cfg.MODEL.ENL_FPN.PHI_NORM = "softmax"
+    cfg.MODEL.ENL_FPN.THETA_NORM = "none"
+    # Relative position: "cos_add", "l1_add" or "none".
+    cfg.MODEL.ENL_FPN.POSITION = "cos_add"
+    # Frequencies of the cosine term, along each direction.
+    cfg.MODEL.ENL_FPN.NUM_FREQUENCIES = 9
+    # Distance over which the l1 term falls by a factor e, in cells of the feature map.
+    cfg.MODEL.ENL_FPN.L1_SCALE = 50.0
+
+    # Data sets in COCO format: [[name, annotation file, image folder], ...]. DATASETS.TRAIN and
+    # DATASETS.TEST may then use the names. Relative paths are looked up in $DETECTRON2_DATASETS,
+    # then in the working directory.
+    cfg.DATASETS.COCO_FORMAT = []

@@ -1,0 +1,66 @@
+"""Relation blocks by name, and the step from a configuration to a block."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.utils.registry import Registry
+from torch import nn
+
+from enl_detectron2.layers import ENLBlock, InvalidOption
+
+RELATION_BLOCK_REGISTRY = Registry("RELATION_BLOCK")
+RELATION_BLOCK_REGISTRY.__doc__ = """
+Blocks that relate the positions of one feature map, (B, C, H, W) in and the same out.
+
+A registered object is called as ``block(channels, **options)``, where ``channels`` is C and the
+options are the keyword arguments that its signature names. From a YAML configuration it is given
+those keys of its node (``MODEL.ENL_FPN``) whose lower-case names its signature has: a block with
+an argument ``position`` reads ``MODEL.ENL_FPN.POSITION``, and a new one with an argument ``gain``
+reads ``MODEL.ENL_FPN.GAIN``, once the project's own code has added that key.
+"""
+RELATION_BLOCK_REGISTRY.register(ENLBlock)
+
+
+def check_registered(registry: Registry, name: str, key: str) -> None:
+    """Raises ValueError, with the legal names, unless ``registry`` knows ``name``."""
+    if name not in registry:
+        legal = ", ".join(sorted(registered for registered, _ in registry))
+        raise ValueError(f"{key} must name one of {legal}; got {name!r}")
+
+
+def option_names(block: str) -> list[str]:
+    """The options that the registered ``block`` takes: its arguments after ``channels``."""
+    return list(inspect.signature(RELATION_BLOCK_REGISTRY.get(block)).parameters)[1:]
+
+
+def block_options(node: CfgNode, block: str) -> dict[str, Any]:
+    """The options of the registered ``block`` that ``node`` holds, in lower case."""
+    names = option_names(block)
+    return {key.lower(): value for key, value in node.items() if key.lower() in names}
+
+
+def build_relation_block(
+    block: str, channels: int, options: Mapping[str, Any], *, node: str
+) -> nn.Module:
+    """One block of the registry.
+
+    Args:
+        block: a name in ``RELATION_BLOCK_REGISTRY``.
+        channels: of the feature map.
+        options: keyword arguments of the block.
+        node: the configuration node that they come from, for messages.
+
+    Raises:
+        ValueError: if the block or an option is unknown or wrong; names the key, and what may be.
+    """
+    check_registered(RELATION_BLOCK_REGISTRY, block, f"{node}.BLOCK")
+    names = option_names(block)
+    for option in options:
+        if option not in names:
+            raise ValueError(f"{block} has no option {option!r}; it takes {', '.join(names)}")
+    try:
+        return RELATION_BLOCK_REGISTRY.get(block)(channels, **options)
+    except InvalidOption as error:
+        raise ValueError(f"{node}.{error.option.upper()} is wrong for {block}: {error}") from error

@@ -1,0 +1,160 @@
+"""A feature pyramid whose top-down stream passes through relation blocks."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from torch import Tensor, nn
+
+from .build import (
+    RELATION_BLOCK_REGISTRY,
+    block_options,
+    build_relation_block,
+    check_registered,
+)
+
+NODE = "MODEL.ENL_FPN"
+
+
+@BACKBONE_REGISTRY.register()
+class ENL_FPN(FPN):
+    """detectron2's FPN, refined coarse to fine by one relation block a level.
+
+    Each level's merged map (lateral + upsampled coarser map; the coarsest level's lateral alone)
+    passes through its block before anything else reads it: both the level's 3×3 output convolution
+    and the next interpolation see the refined map. Levels without a block are FPN's own.
+
+    Parameters have FPN's names, so a plain FPN's checkpoint fits; a block at stride 2^k adds
+    ``fpn_relation{k}.*``.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        bottom_up: Backbone,
+        in_features: Sequence[str],
+        out_channels: int,
+        norm: str = "",
+        top_block: nn.Module | None = None,
+        fuse_type: str = "sum",
+        square_pad: int = 0,
+        *,
+        block: str = "ENLBlock",
+        block_features: Sequence[str] = ("res3", "res4", "res5"),
+        block_options: Mapping[str, Any] | None = None,
+    ):
+        """
+        The first seven arguments are those of :class:`detectron2.modeling.backbone.fpn.FPN`.
+
+        Args:
+            block: a name in ``RELATION_BLOCK_REGISTRY``, or "" for a plain FPN.
+            block_features: the members of ``in_features`` whose merged level gets a block.
+            block_options: keyword arguments of every block, beside its channels.
+
+        Raises:
+            ValueError: if a feature is not there to be used, or a block can't be built;
+                names the configuration's key.
+        """
+        strides = {name: shape.stride for name, shape in bottom_up.output_shape().items()}
+        _check_features("MODEL.FPN.IN_FEATURES (in_features)", in_features, list(strides))
+        _check_features(f"{NODE}.BLOCK_FEATURES (block_features)", block_features, in_features)
+        if isinstance(top_block, LastLevelMaxPool):
+            # detectron2 fixes it to p5, which a pyramid that ends elsewhere doesn't have.
+            top_block.in_feature = f"p{int(math.log2(strides[in_features[-1]]))}"
+        super().__init__(
+            bottom_up,
+            in_features,
+            out_channels,
+            norm=norm,
+            top_block=top_block,
+            fuse_type=fuse_type,
+            square_pad=square_pad,
+        )
+        # In top-down order, as lateral_convs and output_convs.
+        self.relation_blocks = []
+        for feature in reversed(in_features):
+            relation_block = nn.Identity()
+            if block and feature in block_features:
+                relation_block = build_relation_block(
+                    block, out_channels, block_options or {}, node=NODE
+                )
+                self.add_module(f"fpn_relation{int(math.log2(strides[feature]))}", relation_block)
+            self.relation_blocks.append(relation_block)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        node = cfg.MODEL.ENL_FPN
+        check_registered(BACKBONE_REGISTRY, node.BOTTOM_UP, f"{NODE}.BOTTOM_UP")
+        if node.BLOCK:
+            check_registered(RELATION_BLOCK_REGISTRY, node.BLOCK, f"{NODE}.BLOCK")
+        bottom_up = BACKBONE_REGISTRY.get(node.BOTTOM_UP)(cfg, input_shape)
+        return {
+            "bottom_up": bottom_up,
+            "in_features": cfg.MODEL.FPN.IN_FEATURES,
+            "out_channels": cfg.MODEL.FPN.OUT_CHANNELS,
+            "norm": cfg.MODEL.FPN.NORM,
+            "top_block": _top_block(cfg, bottom_up),
+            "fuse_type": cfg.MODEL.FPN.FUSE_TYPE,
+            "block": node.BLOCK,
+            "block_features": node.BLOCK_FEATURES,
+            "block_options": block_options(node, node.BLOCK) if node.BLOCK else {},
+        }
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """
+        Args:
+            x: (B, C, H, W), the input of the bottom-up network.
+
+        Returns:
+            "p<k>" → (B, out_channels, ⌈H/2^k⌉, ⌈W/2^k⌉), from high to low resolution.
+        """
+        bottom_up_features = self.bottom_up(x)
+        results = []
+        refined = x  # what the next finer level interpolates; nothing flows into the coarsest
+        for index, (lateral_conv, relation_block, output_conv) in enumerate(
+            zip(self.lateral_convs, self.relation_blocks, self.output_convs)
+        ):
+            merged = lateral_conv(bottom_up_features[self.in_features[-index - 1]])
+            if index > 0:
+                merged = merged + F.interpolate(refined, scale_factor=2.0, mode="nearest")
+                if self._fuse_type == "avg":
+                    merged = merged / 2
+            refined = relation_block(merged)
+            results.insert(0, output_conv(refined))
+        if self.top_block is not None:
+            source = self.top_block.in_feature
+            if source in bottom_up_features:
+                top_block_input = bottom_up_features[source]
+            else:
+                top_block_input = results[self._out_features.index(source)]
+            results.extend(self.top_block(top_block_input))
+        return {name: result for name, result in zip(self._out_features, results)}
+
+
+def _check_features(key: str, features: Sequence[str], available: Sequence[str]) -> None:
+    unknown = [feature for feature in features if feature not in available]
+    if unknown:
+        raise ValueError(
+            f"{key} names {', '.join(unknown)}, but only {', '.join(available)} can be used here"
+        )
+
+
+def _top_block(cfg: CfgNode, bottom_up: Backbone) -> nn.Module | None:
+    """What extends the pyramid beyond its coarsest level, as MODEL.ENL_FPN.TOP_BLOCK names it."""
+    name = cfg.MODEL.ENL_FPN.TOP_BLOCK
+    if name == "LastLevelMaxPool":
+        return LastLevelMaxPool()
+    if name == "LastLevelP6P7":
+        coarsest = cfg.MODEL.FPN.IN_FEATURES[-1]
+        channels = bottom_up.output_shape()[coarsest].channels
+        return LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature=coarsest)
+    if name == "":
+        return None
+    raise ValueError(
+        f"{NODE}.TOP_BLOCK must be 'LastLevelMaxPool', 'LastLevelP6P7' or '', got {name!r}"
+    )

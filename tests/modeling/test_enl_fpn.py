@@ -1,0 +1,207 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+from detectron2.modeling.backbone import Backbone
+from detectron2.modeling.backbone.fpn import FPN
+from torch import nn
+
+from enl_detectron2.modeling import ENL_FPN, RELATION_BLOCK_REGISTRY
+
+IMAGE = (2, 3, 128, 192)
+
+
+class Maps(Backbone):
+    """A bottom-up network that hands over the maps it is given: one channel, strides 4 to 32."""
+
+    def output_shape(self):
+        return {f"res{k}": ShapeSpec(channels=1, stride=2**k) for k in range(2, 6)}
+
+    def forward(self, maps):
+        return maps
+
+
+def random_maps(height=4, width=6):
+    """Bottom-up maps, coarsest height × width."""
+    return {f"res{k}": torch.randn(1, 1, height << (5 - k), width << (5 - k)) for k in range(2, 6)}
+
+
+def build(cfg, name="ENL_FPN", **keys):
+    """The backbone ``name``, with keys of MODEL.ENL_FPN, always from the same random numbers."""
+    cfg = cfg.clone()
+    cfg.MODEL.BACKBONE.NAME = name
+    for key, value in keys.items():
+        cfg.MODEL.ENL_FPN[key] = value
+    torch.manual_seed(0)
+    return build_backbone(cfg).eval()
+
+
+def assert_same_outputs(backbone, reference):
+    """Bit for bit, in order, on the same weights."""
+    backbone.load_state_dict(reference.state_dict(), strict=False)
+    images = torch.randn(IMAGE)
+    outputs, expected = backbone(images), reference(images)
+    assert list(outputs) == list(expected)
+    for name in expected:
+        assert torch.equal(outputs[name], expected[name]), name
+
+
+@pytest.mark.parametrize("fuse_type", ["sum", "avg"])
+@pytest.mark.parametrize(
+    "reference, top_block",
+    [
+        ("build_resnet_fpn_backbone", "LastLevelMaxPool"),
+        ("build_retinanet_resnet_fpn_backbone", "LastLevelP6P7"),
+    ],
+)
+@torch.no_grad()
+def test_without_a_block_it_is_detectron2s_fpn(slim_cfg, reference, top_block, fuse_type):
+    slim_cfg.MODEL.FPN.FUSE_TYPE = fuse_type
+    plain = build(slim_cfg, BLOCK="", TOP_BLOCK=top_block)
+    detectron2_fpn = build(slim_cfg, reference)
+    assert plain.state_dict().keys() == detectron2_fpn.state_dict().keys()
+    assert plain.output_shape() == detectron2_fpn.output_shape()
+    assert_same_outputs(plain, detectron2_fpn)
+
+
+@torch.no_grad()
+def test_blocks_with_out_at_zero_change_nothing(slim_cfg):
+    enl = build(slim_cfg)
+    for block in enl.relation_blocks[:3]:
+        nn.init.zeros_(block.out.weight)
+    assert_same_outputs(enl, build(slim_cfg, "build_resnet_fpn_backbone"))
+
+
+@torch.no_grad()
+def test_a_block_changes_its_own_level_and_all_finer_ones(slim_cfg):
+    images = torch.randn(IMAGE)
+    plain = build(slim_cfg, BLOCK="")(images)
+    enl = build(slim_cfg, BLOCK_FEATURES=["res4"])(images)
+    changed = {name for name in plain if not torch.equal(plain[name], enl[name])}
+    assert changed == {"p4", "p3", "p2"}
+
+
+def test_one_pixel_of_the_coarsest_map_reaches_all_of_the_finest(slim_cfg):
+    fpn = ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8).double()
+    for block in fpn.relation_blocks[:3]:
+        for parameter in block.parameters():
+            nn.init.normal_(parameter, std=0.5)
+    maps = {name: map_.double() for name, map_ in random_maps().items()}
+    before = fpn(maps)["p2"]
+    maps["res5"][0, 0, 0, 0] += 1
+    after = fpn(maps)["p2"]
+    assert (before != after).any(dim=1).all()
+    plain = ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8, block="").double()
+    before = plain(maps)["p2"]
+    maps["res5"][0, 0, 0, 0] += 1
+    assert not (before != plain(maps)["p2"]).any(dim=1).all()
+
+
+@torch.no_grad()
+def test_blocks_act_before_the_output_convolution_and_the_interpolation(monkeypatch):
+    class Double(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+
+        def forward(self, x):
+            return 2 * x
+
+    monkeypatch.setitem(RELATION_BLOCK_REGISTRY._obj_map, "Double", Double)
+    fpn = ENL_FPN(Maps(), ["res3", "res4", "res5"], 8, block="Double")
+    maps = random_maps()
+    refined5 = 2 * fpn.fpn_lateral5(maps["res5"])
+    refined4 = 2 * (fpn.fpn_lateral4(maps["res4"]) + F.interpolate(refined5, scale_factor=2.0))
+    refined3 = 2 * (fpn.fpn_lateral3(maps["res3"]) + F.interpolate(refined4, scale_factor=2.0))
+    outputs = fpn(maps)
+    assert torch.equal(outputs["p5"], fpn.fpn_output5(refined5))
+    assert torch.equal(outputs["p4"], fpn.fpn_output4(refined4))
+    assert torch.equal(outputs["p3"], fpn.fpn_output3(refined3))
+
+
+@pytest.mark.parametrize(
+    "features", [["res2", "res3", "res4", "res5"], ["res2"], ["res5", "res3"], []]
+)
+def test_any_levels_may_have_blocks(slim_cfg, features):
+    backbone = build(slim_cfg, BLOCK_FEATURES=features)
+    keys = {name.split(".")[0] for name in backbone.state_dict() if "relation" in name}
+    assert keys == {f"fpn_relation{feature[-1]}" for feature in features}
+    assert backbone(torch.randn(IMAGE))["p2"].shape == (2, 16, 32, 48)
+
+
+def test_only_the_blocks_keys_are_new_to_a_plain_fpns_checkpoint(slim_cfg):
+    plain, enl = build(slim_cfg, "build_resnet_fpn_backbone"), build(slim_cfg)
+    missing, unexpected = enl.load_state_dict(plain.state_dict(), strict=False)
+    assert unexpected == []
+    assert set(missing) == {
+        f"fpn_relation{level}.{projection}.{kind}"
+        for level in (3, 4, 5)
+        for projection in ("theta", "phi", "g", "out")
+        for kind in ("weight", "bias")
+    }
+
+
+def test_options_reach_every_block(slim_cfg):
+    backbone = build(
+        slim_cfg, PHI_NORM="mean", THETA_NORM="tanh", POSITION="l1_add", L1_SCALE=7.0
+    )
+    for block in (backbone.fpn_relation3, backbone.fpn_relation4, backbone.fpn_relation5):
+        assert (block.phi_norm, block.theta_norm, block.position.scale) == ("mean", "tanh", 7.0)
+    assert build(slim_cfg, NUM_FREQUENCIES=4).fpn_relation5.position.num_frequencies == 4
+
+
+def test_a_pyramid_may_end_below_res5(slim_cfg):
+    slim_cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4"]
+    backbone = build(slim_cfg, BLOCK_FEATURES=["res3", "res4"])
+    assert list(backbone(torch.randn(IMAGE))) == ["p2", "p3", "p4", "p5"]
+
+
+def test_the_bottom_up_may_be_any_registered_backbone(slim_cfg, monkeypatch):
+    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "build_maps", lambda cfg, input_shape: Maps())
+    backbone = build(slim_cfg, BOTTOM_UP="build_maps")
+    assert isinstance(backbone, FPN)
+    assert backbone(random_maps())["p2"].shape == (1, 16, 32, 48)
+
+
+def test_a_projects_own_block_reads_its_own_key(slim_cfg, monkeypatch):
+    class Gain(nn.Module):
+        def __init__(self, channels, *, gain):
+            super().__init__()
+            self.gain = gain
+
+    monkeypatch.setitem(RELATION_BLOCK_REGISTRY._obj_map, "Gain", Gain)
+    slim_cfg.MODEL.ENL_FPN.GAIN = 3.0
+    assert build(slim_cfg, BLOCK="Gain").fpn_relation5.gain == 3.0
+
+
+@pytest.mark.parametrize(
+    "key, value, legal",
+    [
+        ("BLOCK", "NonLocul", "ENLBlock"),
+        ("BLOCK_FEATURES", ["res3", "res7"], "res2, res3, res4, res5"),
+        ("BOTTOM_UP", "resnet", "build_resnet_backbone"),
+        ("TOP_BLOCK", "maxpool", "'LastLevelMaxPool'"),
+        ("PHI_NORM", "sum", "'softmax', 'mean', 'none'"),
+        ("THETA_NORM", "relu", "'none', 'tanh'"),
+        ("POSITION", "cos", "'cos_add', 'l1_add', 'none'"),
+        ("NUM_FREQUENCIES", 0, "at least 1"),
+        ("L1_SCALE", -1.0, "above 0"),
+    ],
+)
+def test_a_wrong_key_is_named_with_what_may_be(slim_cfg, key, value, legal):
+    keys = {"POSITION": "l1_add"} if key == "L1_SCALE" else {}
+    with pytest.raises(ValueError) as error:
+        build(slim_cfg, **{**keys, key: value})
+    assert f"MODEL.ENL_FPN.{key}" in str(error.value)
+    assert legal in str(error.value)
+
+
+def test_a_feature_that_the_bottom_up_does_not_produce_is_named(slim_cfg):
+    slim_cfg.MODEL.FPN.IN_FEATURES = ["res2", "res6"]
+    with pytest.raises(ValueError, match="MODEL.FPN.IN_FEATURES.* names res6, but only res2, res3"):
+        build(slim_cfg)
+
+
+def test_an_option_that_the_block_does_not_have_is_named():
+    with pytest.raises(ValueError, match="ENLBlock has no option 'gain'; it takes .*phi_norm"):
+        ENL_FPN(Maps(), ["res5"], 8, block_features=["res5"], block_options={"gain": 1})
