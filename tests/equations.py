@@ -1,12 +1,35 @@
-"""The blocks' equations as written in the papers, in float64, with every N×N matrix formed.
+"""The blocks' equations as written in the papers, in float64, with every N×N matrix formed, and
+what it takes to hold a block against them.
 
-Independent of the package on purpose: positions are enumerated, and matrices are filled entry by
-entry or by their textbook formula.
+The equations are independent of the package on purpose: positions are enumerated, and matrices are
+filled entry by entry or by their textbook formula.
 """
 
 import math
 
 import torch
+
+
+def awake(block):
+    """The block in float64, with weights large enough for every part of it to matter."""
+    torch.manual_seed(0)
+    for parameter in block.double().parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return block
+
+
+def relative_error(actual, expected):
+    return ((actual - expected).norm() / expected.norm()).item()
+
+
+def as_function(block, x):
+    """The block as a function of its input and all its parameters, and those arguments."""
+    names, parameters = zip(*block.named_parameters(), strict=True)
+
+    def function(x, *values):
+        return torch.func.functional_call(block, dict(zip(names, values, strict=True)), (x,))
+
+    return function, (x, *parameters)
 
 
 def positions(height, width):
@@ -82,5 +105,19 @@ def enl(block, x, *, phi_norm, theta_norm, position, num_frequencies=9, l1_scale
         if theta_norm == "tanh":
             theta = theta.tanh()
         return combine(theta.T @ phi, position, height, width, num_frequencies, l1_scale)
+
+    return residual_block(block, x, affinity_of)
+
+
+def non_local(block, x, *, affinity_norm, position, num_frequencies=9, l1_scale=50.0):
+    """The non-local block with its affinity written out."""
+
+    def affinity_of(theta, phi, height, width):
+        affinity = theta.T @ phi
+        if affinity_norm == "softmax":
+            affinity = affinity.exp() / affinity.exp().sum(dim=1, keepdim=True)
+        else:
+            affinity = affinity / (height * width)
+        return combine(affinity, position, height, width, num_frequencies, l1_scale)
 
     return residual_block(block, x, affinity_of)

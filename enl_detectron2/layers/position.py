@@ -101,14 +101,21 @@ class CosPosition(nn.Module):
         coefficients = basis_h.T @ g @ basis_w
         return basis_h @ coefficients @ basis_w.T
 
+    def matrix(self, g: Tensor) -> Tensor:
+        """(N, N): L itself, for the positions of ``g`` in the order of ``flatten``."""
+        basis_h, basis_w = self.basis(g.shape[2], g), self.basis(g.shape[3], g)
+        return torch.kron(basis_h @ basis_h.T, basis_w @ basis_w.T)
+
     def extra_repr(self) -> str:
         return f"num_frequencies={self.num_frequencies}"
 
 
 class L1Position(nn.Module):
-    """``L(i, j) = exp(−‖p_i − p_j‖₁ / scale)``, each row divided by its sum.
+    """``L(i, j) = exp(−‖p_i − p_j‖₁ / scale)`` over the distance of two positions, in cells.
 
-    The exponent splits into height and width, so ``L = K_h ⊗ K_w``, and the row sums split with it.
+    The exponent splits into height and width, so ``L = K_h ⊗ K_w``. What is added to an affinity
+    has each of its rows divided by the row's sum, which splits likewise: a row of the affinity sums
+    to 1, and the raw rows, which sum to thousands on a large map, would swamp it.
     """
 
     def __init__(self, scale: float = 50.0):
@@ -125,13 +132,19 @@ class L1Position(nn.Module):
         self.scale = float(scale)
 
     def kernel(self, length: int, like: Tensor) -> Tensor:
-        """(length, length): the row-normalised kernel along one direction."""
-        kernel = l1_kernel(length, self.scale, dtype=like.dtype, device=like.device)
-        return kernel / kernel.sum(dim=1, keepdim=True)
+        """(length, length): K along one direction, as ``like`` is stored."""
+        return l1_kernel(length, self.scale, dtype=like.dtype, device=like.device)
 
     def forward(self, g: Tensor) -> Tensor:
-        """``L g = K_h g K_wᵀ`` for each channel: (B, D, H, W) in, the same out."""
-        return self.kernel(g.shape[2], g) @ g @ self.kernel(g.shape[3], g).T
+        """``L g = K_h g K_wᵀ``, rows normalised, for each channel: (B, D, H, W) in, the same out."""
+        kernel_h, kernel_w = self.kernel(g.shape[2], g), self.kernel(g.shape[3], g)
+        kernel_h = kernel_h / kernel_h.sum(dim=1, keepdim=True)
+        kernel_w = kernel_w / kernel_w.sum(dim=1, keepdim=True)
+        return kernel_h @ g @ kernel_w.T
+
+    def matrix(self, g: Tensor) -> Tensor:
+        """(N, N): L itself, at most 1, for the positions of ``g`` in the order of ``flatten``."""
+        return torch.kron(self.kernel(g.shape[2], g), self.kernel(g.shape[3], g))
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}"

@@ -4,7 +4,13 @@ from torch import Tensor, nn
 
 from .options import InvalidOption
 
-INIT_STD = 0.01  # of every projection's weights, in both papers
+INIT_STD = 0.01  # in both papers
+
+
+def init_projection(projection: nn.Conv2d) -> None:
+    """Gaussian weights with σ = 0.01, biases at zero."""
+    nn.init.normal_(projection.weight, std=INIT_STD)
+    nn.init.zeros_(projection.bias)
 
 
 class RelationBlock(nn.Module):
@@ -33,8 +39,7 @@ class RelationBlock(nn.Module):
         self.g = nn.Conv2d(channels, inner_channels, kernel_size=1)
         self.out = nn.Conv2d(inner_channels, channels, kernel_size=1)
         for projection in (self.theta, self.phi, self.g, self.out):
-            nn.init.normal_(projection.weight, std=INIT_STD)
-            nn.init.zeros_(projection.bias)
+            init_projection(projection)
 
     def relate(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
         """``y`` from θ, φ and g, each (B, D, H, W); the same shape out."""

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 from torch import nn
 
-from enl_detectron2.layers import ENLBlock, InvalidOption
+from enl_detectron2.layers import Conv5x5Block, ENLBlock, InvalidOption, NonLocalBlock
 
 RELATION_BLOCK_REGISTRY = Registry("RELATION_BLOCK")
 RELATION_BLOCK_REGISTRY.__doc__ = """
@@ -21,6 +21,8 @@ an argument ``position`` reads ``MODEL.ENL_FPN.POSITION``, and a new one with an
 reads ``MODEL.ENL_FPN.GAIN``, once the project's own code has added that key.
 """
 RELATION_BLOCK_REGISTRY.register(ENLBlock)
+RELATION_BLOCK_REGISTRY.register(NonLocalBlock)
+RELATION_BLOCK_REGISTRY.register(Conv5x5Block)
 
 
 def check_registered(registry: Registry, name: str, key: str) -> None:

@@ -3,6 +3,7 @@ import itertools
 import equations
 import pytest
 import torch
+from equations import awake, relative_error
 
 from enl_detectron2.layers import ENLBlock, InvalidOption
 
@@ -13,24 +14,11 @@ VARIANTS = list(itertools.product(PHI_NORMS, THETA_NORMS, POSITIONS))
 SIZES = [(1, 1), (1, 6), (5, 1), (3, 8), (7, 9), (11, 13)]
 
 
-def awake_block(channels=6, **options):
-    """A block in float64 whose weights are large enough for every part of it to matter."""
-    torch.manual_seed(0)
-    block = ENLBlock(channels, **options).double()
-    for parameter in block.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return block
-
-
-def relative_error(actual, expected):
-    return ((actual - expected).norm() / expected.norm()).item()
-
-
 @pytest.mark.parametrize("phi_norm, theta_norm, position", VARIANTS)
 @pytest.mark.parametrize("height, width", SIZES)
 def test_equals_the_written_out_equations(phi_norm, theta_norm, position, height, width):
     options = {"phi_norm": phi_norm, "theta_norm": theta_norm, "position": position}
-    block = awake_block(**options)
+    block = awake(ENLBlock(6, **options))
     x = torch.randn(2, 6, height, width, dtype=torch.float64)
     expected = equations.enl(block, x, **options)
     assert relative_error(block(x), expected) < 1e-10
@@ -39,7 +27,7 @@ def test_equals_the_written_out_equations(phi_norm, theta_norm, position, height
 @pytest.mark.parametrize("num_frequencies, l1_scale, position", [(2, 50, "cos_add"), (9, 3, "l1_add")])
 def test_position_options_reach_the_equations(num_frequencies, l1_scale, position):
     options = {"position": position, "num_frequencies": num_frequencies, "l1_scale": l1_scale}
-    block = awake_block(**options)
+    block = awake(ENLBlock(6, **options))
     x = torch.randn(1, 6, 6, 7, dtype=torch.float64)
     expected = equations.enl(block, x, phi_norm="softmax", theta_norm="none", **options)
     assert relative_error(block(x), expected) < 1e-10
@@ -47,7 +35,7 @@ def test_position_options_reach_the_equations(num_frequencies, l1_scale, positio
 
 @pytest.mark.parametrize("phi_norm, theta_norm, position", VARIANTS)
 def test_memory_layout_does_not_matter(phi_norm, theta_norm, position):
-    block = awake_block(phi_norm=phi_norm, theta_norm=theta_norm, position=position)
+    block = awake(ENLBlock(6, phi_norm=phi_norm, theta_norm=theta_norm, position=position))
     x = torch.randn(2, 6, 7, 5, dtype=torch.float64)
     expected = block(x)
     channels_last = x.to(memory_format=torch.channels_last)
@@ -58,14 +46,14 @@ def test_memory_layout_does_not_matter(phi_norm, theta_norm, position):
 
 
 def test_images_of_a_batch_do_not_see_each_other():
-    block = awake_block()
+    block = awake(ENLBlock(6))
     x = torch.randn(3, 6, 8, 9, dtype=torch.float64)
     apart = torch.cat([block(image) for image in x.split(1)])
     assert relative_error(block(x), apart) < 1e-12
 
 
 def test_every_position_reaches_every_other():
-    block = awake_block(position="none")
+    block = awake(ENLBlock(6, position="none"))
     x = torch.randn(1, 6, 10, 12, dtype=torch.float64)
     changed = x.clone()
     changed[:, :, 0, 0] += 1
@@ -74,16 +62,10 @@ def test_every_position_reaches_every_other():
 
 @pytest.mark.parametrize("phi_norm, theta_norm, position", VARIANTS)
 def test_gradients_are_those_of_the_function(phi_norm, theta_norm, position):
-    block = awake_block(
-        channels=4, phi_norm=phi_norm, theta_norm=theta_norm, position=position, num_frequencies=2
-    )
+    options = {"phi_norm": phi_norm, "theta_norm": theta_norm, "position": position}
+    block = awake(ENLBlock(4, num_frequencies=2, **options))
     x = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)
-    names, parameters = zip(*block.named_parameters(), strict=True)
-
-    def function(x, *values):
-        return torch.func.functional_call(block, dict(zip(names, values, strict=True)), (x,))
-
-    assert torch.autograd.gradcheck(function, (x, *parameters))
+    assert torch.autograd.gradcheck(*equations.as_function(block, x))
 
 
 @pytest.mark.parametrize("channels, expected", [(256, 131_712), (1024, 2_099_712)])
