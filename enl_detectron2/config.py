@@ -16,15 +16,26 @@ def add_enl_config(cfg: CN) -> None:
     cfg.MODEL.ENL_FPN.BLOCK = "ENLBlock"
     # The members of MODEL.FPN.IN_FEATURES whose merged level gets a block of its own.
     cfg.MODEL.ENL_FPN.BLOCK_FEATURES = ["res3", "res4", "res5"]
-    # How ENLBlock normalises φ over the map, "softmax", "mean" or "none", and θ, "none" or "tanh".
+    # ENLBlock: how φ is normalised over the map, "softmax", "mean" or "none", and θ, "none" or "tanh".
     cfg.MODEL.ENL_FPN.PHI_NORM = "softmax"
     cfg.MODEL.ENL_FPN.THETA_NORM = "none"
-    # Relative position: "cos_add", "l1_add" or "none".
+    # NonLocalBlock: how the affinity is normalised, "softmax" or "mean".
+    cfg.MODEL.ENL_FPN.AFFINITY_NORM = "softmax"
+    # Relative position: "cos_add", "l1_add" or "none"; NonLocalBlock knows "cos_mul", "l1_mul" too.
     cfg.MODEL.ENL_FPN.POSITION = "cos_add"
     # Frequencies of the cosine term, along each direction.
     cfg.MODEL.ENL_FPN.NUM_FREQUENCIES = 9
     # Distance over which the l1 term falls by a factor e, in cells of the feature map.
     cfg.MODEL.ENL_FPN.L1_SCALE = 50.0
+
+    # The backbone build_non_local_resnet_backbone: a ResNet with one NonLocalBlock, right before the
+    # last residual block of this stage. The other keys are as above.
+    cfg.MODEL.NON_LOCAL_RESNET = CN()
+    cfg.MODEL.NON_LOCAL_RESNET.STAGE = "res4"
+    cfg.MODEL.NON_LOCAL_RESNET.AFFINITY_NORM = "softmax"
+    cfg.MODEL.NON_LOCAL_RESNET.POSITION = "none"
+    cfg.MODEL.NON_LOCAL_RESNET.NUM_FREQUENCIES = 9
+    cfg.MODEL.NON_LOCAL_RESNET.L1_SCALE = 50.0
 
     # Data sets in COCO format: [[name, annotation file, image folder], ...]. DATASETS.TRAIN and
     # DATASETS.TEST may then use the names. Relative paths are looked up in $DETECTRON2_DATASETS,

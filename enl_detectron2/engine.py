@@ -1,17 +1,50 @@
-"""detectron2's trainer with the COCO evaluator, and the set-up of one run."""
+"""One run, from a YAML file or a LazyConfig: detectron2's trainers with the COCO evaluator."""
 
 import argparse
 import os
+from typing import Any
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.data import MetadataCatalog
-from detectron2.engine import DefaultTrainer, default_setup
-from detectron2.evaluation import COCOEvaluator
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    SimpleTrainer,
+    create_ddp_model,
+    default_setup,
+    default_writers,
+    hooks,
+)
+from detectron2.evaluation import (
+    COCOEvaluator,
+    inference_on_dataset,
+    print_csv_format,
+    verify_results,
+)
+from detectron2.utils import comm
+from omegaconf import DictConfig
+from torch import nn
 
 from .config import add_enl_config
 from .data import register_coco_format
 
 COCO_MAX_DETECTIONS = 100  # an image, in COCO's own metrics
+
+
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Trains, or with ``--eval-only`` evaluates, the model of ``args.config_file``.
+
+    Args:
+        args: of detectron2's ``default_argument_parser``; the file is a ``.yaml`` or a LazyConfig
+            ``.py`` with model, dataloader, optimizer, lr_multiplier and train, as in detectron2.
+
+    Returns:
+        With ``--eval-only`` the metrics, on the main process.
+    """
+    if args.config_file.endswith(".py"):
+        return _run_lazy(args)
+    return _run_yaml(args)
 
 
 class Trainer(DefaultTrainer):
@@ -43,7 +76,7 @@ class Trainer(DefaultTrainer):
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """The configuration of a run, frozen, with its data sets registered and its logger started.
+    """The configuration of a run from YAML, frozen; its data sets registered, its logger started.
 
     Args:
         args: of detectron2's ``default_argument_parser``.
@@ -59,3 +92,60 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     default_setup(cfg, args)
     return cfg
+
+
+def _run_yaml(args: argparse.Namespace) -> dict[str, Any] | None:
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
+    return None
+
+
+def _run_lazy(args: argparse.Namespace) -> dict[str, Any] | None:
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    default_setup(cfg, args)
+    model = instantiate(cfg.model).to(cfg.train.device)
+    if args.eval_only:
+        model = create_ddp_model(model)
+        checkpointer = DetectionCheckpointer(model, save_dir=cfg.train.output_dir)
+        checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+        return _evaluate_lazy(cfg, model)
+
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    model = create_ddp_model(model, **cfg.train.ddp)
+    trainer_class = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
+    trainer = trainer_class(model, instantiate(cfg.dataloader.train), optimizer)
+    checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    trainer.register_hooks(
+        [hooks.IterationTimer(), hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))]
+    )
+    if comm.is_main_process():
+        trainer.register_hooks([hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)])
+    trainer.register_hooks([hooks.EvalHook(cfg.train.eval_period, lambda: _evaluate_lazy(cfg, model))])
+    if comm.is_main_process():
+        writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
+        trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
+
+    checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
+    resumed = args.resume and checkpointer.has_checkpoint()
+    trainer.train(trainer.iter + 1 if resumed else 0, cfg.train.max_iter)
+    return None
+
+
+def _evaluate_lazy(cfg: DictConfig, model: nn.Module) -> dict[str, Any] | None:
+    results = inference_on_dataset(
+        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+    )
+    if comm.is_main_process():
+        print_csv_format(results)
+    return results

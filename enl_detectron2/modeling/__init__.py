@@ -1,4 +1,10 @@
 from .build import RELATION_BLOCK_REGISTRY
 from .enl_fpn import ENL_FPN
+from .non_local_resnet import build_non_local_resnet_backbone, insert_non_local_block
 
-__all__ = ["ENL_FPN", "RELATION_BLOCK_REGISTRY"]
+__all__ = [
+    "ENL_FPN",
+    "RELATION_BLOCK_REGISTRY",
+    "build_non_local_resnet_backbone",
+    "insert_non_local_block",
+]

@@ -1,0 +1,6 @@
+"""+3NL TD, affinity plus the l1 kernel."""
+
+from .nl_rcnn_R50 import dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.block_options.position = "l1_add"
+train.output_dir = "./output/ablations_600px/nl_l1_add_rcnn_R50"

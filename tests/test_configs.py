@@ -1,0 +1,242 @@
+"""Every file in configs/ builds, trains and infers; a YAML file and its LazyConfig are one model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ResNet, build_model
+from detectron2.modeling.backbone.resnet import BottleneckBlock
+from detectron2.solver import build_optimizer
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from enl_detectron2 import add_enl_config
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+LAZY = CONFIGS / "lazy"
+YAML_FILES = sorted(CONFIGS.rglob("*.yaml"))
+LAZY_FILES = sorted(path for path in LAZY.rglob("*.py") if path.parent.name != "common")
+
+# Enough for every level of the pyramid to have a few positions.
+IMAGE_SIZE = (96, 128)
+CHANNELS = 16  # of the pyramid
+
+
+def relative(path):
+    return str(path.relative_to(CONFIGS))
+
+
+def yaml_of(lazy_path):
+    return CONFIGS / lazy_path.relative_to(LAZY).with_suffix(".yaml")
+
+
+def load_yaml(path, device="cpu"):
+    cfg = get_cfg()
+    add_enl_config(cfg)
+    cfg.merge_from_file(str(path))
+    cfg.MODEL.DEVICE = device
+    # Random weights score nothing above the usual threshold.
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
+    return cfg
+
+
+def load_lazy(path):
+    model = LazyConfig.load(str(path)).model
+    if "roi_heads" in model:
+        model.roi_heads.box_predictor.test_score_thresh = 0.0
+    else:
+        model.test_score_thresh = 0.0
+    return model
+
+
+def narrow_yaml(cfg):
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
+    cfg.MODEL.RESNETS.NUM_GROUPS = min(cfg.MODEL.RESNETS.NUM_GROUPS, 2)
+    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
+    cfg.MODEL.FPN.OUT_CHANNELS = CHANNELS
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 32
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = CHANNELS
+    return cfg
+
+
+def narrow_lazy(model):
+    """The same widths as narrow_yaml's; all else is left to the configuration."""
+    resnet = model.backbone.bottom_up.get("resnet", model.backbone.bottom_up)
+    resnet.stem.out_channels = 8
+    stages = resnet.stages
+    if "depth" in stages:
+        blocks = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}[stages.depth]
+        groups, stride_in_1x1, norm = 1, stages.stride_in_1x1, stages.norm
+    else:
+        blocks = [stage.num_blocks for stage in stages]
+        groups, stride_in_1x1, norm = 2, stages[0].stride_in_1x1, stages[0].norm
+    resnet.stages = [
+        L(ResNet.make_stage)(
+            block_class=BottleneckBlock,
+            num_blocks=num_blocks,
+            stride_per_block=[1 if index == 0 else 2] + [1] * (num_blocks - 1),
+            in_channels=8 if index == 0 else 8 << index,
+            out_channels=16 << index,
+            bottleneck_channels=4 * groups << index,
+            num_groups=groups,
+            stride_in_1x1=stride_in_1x1,
+            norm=norm,
+        )
+        for index, num_blocks in enumerate(blocks)
+    ]
+    model.backbone.out_channels = CHANNELS
+    if "roi_heads" not in model:
+        model.backbone.top_block.in_channels = 128
+        model.head.input_shape = [ShapeSpec(channels=CHANNELS)] * 5
+        # RetinaNetHead's convolutions have the pyramid's width.
+        model.head.conv_dims = [CHANNELS] * 4
+        return model
+    model.proposal_generator.head.in_channels = CHANNELS
+    heads = model.roi_heads
+    heads.box_head.update(
+        input_shape=ShapeSpec(channels=CHANNELS, height=7, width=7), fc_dims=[32, 32]
+    )
+    heads.box_predictor.input_shape = ShapeSpec(channels=32)
+    if "mask_head" in heads:
+        heads.mask_head.update(
+            input_shape=ShapeSpec(channels=CHANNELS, width=14, height=14),
+            conv_dims=[CHANNELS] * 5,
+        )
+    return model
+
+
+def tamed(model):
+    """The model with small residual branches.
+
+    Untrained and with frozen batch norm, each block adds to the activations' variance, and after
+    dozens of blocks no box is a number any more.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("conv3.norm"):
+            torch.nn.init.constant_(module.weight, 0.1)
+    return model
+
+
+def batch():
+    """One random image with two objects, boxes and masks."""
+    generator = torch.Generator().manual_seed(0)
+    instances = Instances(IMAGE_SIZE)
+    instances.gt_boxes = Boxes(torch.tensor([[8.0, 8.0, 40.0, 48.0], [60.0, 20.0, 100.0, 90.0]]))
+    instances.gt_classes = torch.tensor([0, 0])
+    masks = torch.zeros(2, *IMAGE_SIZE, dtype=torch.bool)
+    masks[0, 8:48, 8:40] = True
+    masks[1, 20:90, 60:100] = True
+    instances.gt_masks = BitMasks(masks)
+    image = torch.randint(0, 256, (3, *IMAGE_SIZE), generator=generator, dtype=torch.uint8)
+    return [
+        {"image": image, "height": IMAGE_SIZE[0], "width": IMAGE_SIZE[1], "instances": instances}
+    ]
+
+
+def losses(model):
+    torch.manual_seed(0)  # the heads sample their proposals
+    with EventStorage():
+        return model.train()(batch())
+
+
+def train_one_step(model, optimizer):
+    """One step; returns the names of the relation blocks' parameters."""
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    loss = sum(losses(model).values())
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+    relation = [name for name in before if "relation" in name or "non_local" in name]
+    for name in relation:
+        if name.endswith(("out.weight", "conv.weight")):
+            assert not torch.equal(model.get_parameter(name), before[name]), f"{name} didn't learn"
+    return relation
+
+
+def infer(model):
+    with torch.no_grad():
+        return model.eval()(batch())[0]["instances"]
+
+
+@pytest.mark.parametrize("path", YAML_FILES, ids=relative)
+def test_yaml_trains_a_step_and_infers(path):
+    cfg = narrow_yaml(load_yaml(path))
+    model = tamed(build_model(cfg))
+    assert len(infer(model).pred_boxes) > 0
+    relation = train_one_step(model, build_optimizer(cfg, model))
+    assert bool(relation) == any(name in path.name for name in ("enl_", "nl_", "conv5x5_"))
+
+
+@pytest.mark.parametrize("path", LAZY_FILES, ids=relative)
+def test_lazy_is_the_same_model_as_yaml(path):
+    lazy = instantiate(narrow_lazy(load_lazy(path)))
+    yaml = tamed(build_model(narrow_yaml(load_yaml(yaml_of(path)))))
+    assert list(lazy.state_dict()) == list(yaml.state_dict())
+    lazy.load_state_dict(yaml.state_dict())
+    trainable = {name for name, parameter in yaml.named_parameters() if parameter.requires_grad}
+    assert {n for n, parameter in lazy.named_parameters() if parameter.requires_grad} == trainable
+
+    lazy_losses, yaml_losses = losses(lazy), losses(yaml)
+    assert lazy_losses.keys() == yaml_losses.keys()
+    for name, loss in yaml_losses.items():
+        assert torch.equal(lazy_losses[name], loss), name
+    lazy_instances, yaml_instances = infer(lazy), infer(yaml)
+    assert len(yaml_instances) > 0
+    for name, value in yaml_instances.get_fields().items():
+        value, other = (getattr(v, "tensor", v) for v in (value, lazy_instances.get(name)))
+        assert torch.equal(value, other), name
+
+
+@pytest.mark.parametrize("path", LAZY_FILES, ids=relative)
+def test_lazy_has_the_same_shapes_at_full_width(path):
+    with torch.device("meta"):
+        lazy = instantiate(load_lazy(path))
+        yaml = build_model(load_yaml(yaml_of(path), device="meta"))
+    shapes = {name: tuple(value.shape) for name, value in yaml.state_dict().items()}
+    assert {name: tuple(value.shape) for name, value in lazy.state_dict().items()} == shapes
+
+
+@pytest.mark.parametrize("path", LAZY_FILES, ids=relative)
+def test_lazy_trains_as_yaml_does(path):
+    cfg = load_yaml(yaml_of(path))
+    lazy = LazyConfig.load(str(path))
+    augmentations = lazy.dataloader.train.mapper.augmentations
+    assert lazy.optimizer.lr == cfg.SOLVER.BASE_LR
+    assert lazy.train.max_iter == cfg.SOLVER.MAX_ITER
+    assert lazy.dataloader.train.total_batch_size == cfg.SOLVER.IMS_PER_BATCH
+    assert lazy.train.init_checkpoint == cfg.MODEL.WEIGHTS
+    assert lazy.train.output_dir == cfg.OUTPUT_DIR
+    assert tuple(augmentations[0].short_edge_length) == cfg.INPUT.MIN_SIZE_TRAIN
+    test_size = lazy.dataloader.test.mapper.augmentations[0].short_edge_length
+    assert test_size == cfg.INPUT.MIN_SIZE_TEST
+    assert lazy.dataloader.train.mapper.use_instance_mask == cfg.MODEL.MASK_ON
+
+
+def test_every_system_has_both_forms():
+    systems = {path for path in YAML_FILES if "cpu" not in path.parts}
+    systems = {path for path in systems if not path.name.startswith("Base-")}
+    assert len(systems) == 33  # the papers' 32, and RetinaNet
+    assert {yaml_of(path) for path in LAZY_FILES} == systems
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", YAML_FILES, ids=relative)
+def test_yaml_trains_a_step_and_infers_at_full_width(path):
+    cfg = load_yaml(path)
+    model = tamed(build_model(cfg))
+    assert len(infer(model).pred_boxes) > 0
+    train_one_step(model, build_optimizer(cfg, model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", LAZY_FILES, ids=relative)
+def test_lazy_trains_a_step_and_infers_at_full_width(path):
+    cfg = LazyConfig.load(str(path))
+    model = tamed(instantiate(load_lazy(path)))
+    cfg.optimizer.params.model = model
+    assert len(infer(model).pred_boxes) > 0
+    train_one_step(model, instantiate(cfg.optimizer))
