@@ -1,0 +1,39 @@
+# `make` alone lists the targets. Each sets up what it needs by itself (tools/setup_env.sh).
+
+SETUP := @tools/setup_env.sh
+ifneq ($(PYTHON),)
+# An environment of the user's own: this package is put on its path, not installed in it.
+PY := "$(PYTHON)"
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+else
+PY := .venv/bin/python
+unexport PYTHONPATH PYTHONHOME
+endif
+
+.PHONY: help demo test test-slow lint clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "The first of them builds .venv (Python 3.11); PYTHON=/path/to/python make … uses your environment instead."
+
+demo: ## make the demo's data, train on CPU, evaluate, draw the detections
+	$(SETUP) demo
+	$(PY) demo/relational_digits.py
+
+# One thread in each worker: two workers with a pool of threads each would only get in each other's way.
+test: lint ## lint, then all tests but the slow ones
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+
+test-slow: ## the slow tests (they train)
+	$(SETUP) test
+	$(PY) -m pytest -m slow --timeout 3600
+
+lint: ## ruff's rules and format
+	$(SETUP) test
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+
+clean: ## remove .venv and the caches; results stay
+	rm -rf .venv .venv.old .venv-setup.log .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
