@@ -1,0 +1,160 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.engine import default_argument_parser
+from detectron2.structures import Boxes, Instances
+
+from enl_detectron2.data import register_coco_format
+from enl_detectron2.data.relational_digits import SceneConfig, write_relational_digits
+from enl_detectron2.engine import Trainer, run
+
+ROOT = Path(__file__).parents[1]
+SCENES = SceneConfig(image_size=128, large_side=(32, 48), num_tiny=(2, 3), num_distractors=(1, 2))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A folder with four training and two test scenes."""
+    folder = tmp_path_factory.mktemp("digits")
+    write_relational_digits(folder, num_train=4, num_test=2, config=SCENES)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def forget_data_sets():
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def yaml_arguments(digits, output, *extra):
+    sets = [[f"tiny_{s}", str(digits / f"{s}.json"), str(digits / s)] for s in ("train", "test")]
+    options = {
+        "DATASETS.COCO_FORMAT": sets,
+        "DATASETS.TRAIN": "('tiny_train',)",
+        "DATASETS.TEST": "('tiny_test',)",
+        "SOLVER.IMS_PER_BATCH": 2,
+        "SOLVER.MAX_ITER": 3,
+        "SOLVER.STEPS": "()",
+        "SOLVER.CHECKPOINT_PERIOD": 2,
+        "DATALOADER.NUM_WORKERS": 0,
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
+        "OUTPUT_DIR": str(output),
+    }
+    words = [str(word) for option in options.items() for word in option]
+    config = ROOT / "configs/cpu/digits_enl_rcnn.yaml"
+    return ["--config-file", str(config), *extra, *words]
+
+
+def lazy_arguments(digits, output, *extra):
+    for split in ("train", "test"):
+        if f"tiny_{split}" not in DatasetCatalog.list():
+            register_coco_instances(
+                f"tiny_{split}", {}, str(digits / f"{split}.json"), str(digits / split)
+            )
+    options = {
+        "model.roi_heads.num_classes": 10,
+        "dataloader.train.dataset.names": "tiny_train",
+        "dataloader.test.dataset.names": "tiny_test",
+        "dataloader.train.total_batch_size": 2,
+        "dataloader.train.num_workers": 0,
+        "dataloader.test.num_workers": 0,
+        "dataloader.train.mapper.augmentations.0.short_edge_length": "[128]",
+        "dataloader.test.mapper.augmentations.0.short_edge_length": 128,
+        "model.roi_heads.box_predictor.test_score_thresh": 0.0,
+        # Frozen batch norm needs the pretrained weights that aren't loaded here.
+        "model.backbone.bottom_up.stem.norm": "BN",
+        "model.backbone.bottom_up.stages.norm": "BN",
+        "model.backbone.bottom_up.freeze_at": 0,
+        "train.device": "cpu",
+        "train.max_iter": 3,
+        "train.checkpointer.period": 2,
+        "train.init_checkpoint": '""',
+        "train.output_dir": str(output),
+    }
+    words = [f"{key}={value}" for key, value in options.items()]
+    config = ROOT / "configs/lazy/enl_rcnn_R50.py"
+    return ["--config-file", str(config), *extra, *words]
+
+
+@pytest.mark.parametrize("arguments", [yaml_arguments, lazy_arguments])
+def test_trains_resumes_and_evaluates(digits, tmp_path, arguments):
+    parser = default_argument_parser()
+    run(parser.parse_args(arguments(digits, tmp_path)))
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+    results = tmp_path / "inference/coco_instances_results.json"
+    assert {entry["image_id"] for entry in json.loads(results.read_text())} <= {0, 1}
+    trained = torch.load(tmp_path / "model_final.pth", weights_only=False)
+    assert trained["iteration"] == 2
+
+    # Resumed from the checkpoint after two steps, the third alone is done again.
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    (tmp_path / "metrics.json").unlink()
+    run(parser.parse_args(arguments(digits, tmp_path, "--resume")))
+    lines = (tmp_path / "metrics.json").read_text().splitlines()
+    iterations = [json.loads(line)["iteration"] for line in lines]
+    assert iterations[0] == 2
+
+    results.unlink()
+    metrics = run(parser.parse_args(arguments(digits, tmp_path, "--resume", "--eval-only")))
+    assert {"AP", "AP50", "APs", "APm", "APl"} <= metrics["bbox"].keys()
+    assert results.exists()
+
+
+def test_train_net_is_a_command(digits, tmp_path):
+    command = [sys.executable, ROOT / "train_net.py", *yaml_arguments(digits, tmp_path)]
+    subprocess.run([*command, "SOLVER.MAX_ITER", "1"], check=True, cwd=tmp_path)
+    assert (tmp_path / "model_final.pth").exists()
+
+
+def test_a_missing_file_is_named_before_anything_starts(digits, tmp_path):
+    arguments = yaml_arguments(digits, tmp_path / "output")
+    arguments = [word.replace("train.json", "no.json") for word in arguments]
+    with pytest.raises(FileNotFoundError, match="'tiny_train' has no annotation file .*no.json"):
+        run(default_argument_parser().parse_args(arguments))
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("limit, recall", [(100, 100 / 150), (150, 1.0)])
+def test_the_evaluator_counts_as_many_detections_as_the_config_allows(
+    slim_cfg, tmp_path, limit, recall
+):
+    boxes = [[10 * (i % 15), 10 * (i // 15), 8, 8] for i in range(150)]
+    content = {
+        "info": {},
+        "images": [{"id": 1, "file_name": "a.png", "height": 160, "width": 160}],
+        "annotations": [
+            {"id": i + 1, "image_id": 1, "category_id": 1, "bbox": box, "area": 64, "iscrowd": 0}
+            for i, box in enumerate(boxes)
+        ],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    (tmp_path / "set.json").write_text(json.dumps(content))
+    register_coco_format([["crowded", str(tmp_path / "set.json"), str(tmp_path)]])
+    slim_cfg.TEST.DETECTIONS_PER_IMAGE = limit
+    slim_cfg.OUTPUT_DIR = str(tmp_path)
+    DatasetCatalog.get("crowded")
+
+    found = Instances((160, 160))
+    corners = torch.tensor(boxes, dtype=torch.float32)
+    found.pred_boxes = Boxes(torch.cat([corners[:, :2], corners[:, :2] + corners[:, 2:]], dim=1))
+    found.scores = torch.linspace(1, 0.5, 150)
+    found.pred_classes = torch.zeros(150, dtype=torch.int64)
+    evaluator = Trainer.build_evaluator(slim_cfg, "crowded")
+    evaluator.reset()
+    evaluator.process([{"image_id": 1}], [{"instances": found}])
+    # All boxes are right, so AP is the recall that COCO's 101 points reach.
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100 * recall, abs=1)
+
+
+def test_a_set_of_another_kind_is_refused(slim_cfg):
+    with pytest.raises(ValueError, match="'voc_2007_val' has the evaluator type 'pascal_voc'"):
+        Trainer.build_evaluator(slim_cfg, "voc_2007_val")
