@@ -16,8 +16,9 @@ def add_enl_config(cfg: CN) -> None:
     cfg.MODEL.ENL_FPN.BLOCK = "ENLBlock"
     # The members of MODEL.FPN.IN_FEATURES whose merged level gets a block of its own.
     cfg.MODEL.ENL_FPN.BLOCK_FEATURES = ["res3", "res4", "res5"]
-    # ENLBlock: how φ is normalised over the map, "softmax", "mean" or "none", and θ, "none" or "tanh".
+    # ENLBlock: how φ is normalised over the map, "softmax", "mean" or "none".
     cfg.MODEL.ENL_FPN.PHI_NORM = "softmax"
+    # ENLBlock: how θ is normalised, "none" or "tanh".
     cfg.MODEL.ENL_FPN.THETA_NORM = "none"
     # NonLocalBlock: how the affinity is normalised, "softmax" or "mean".
     cfg.MODEL.ENL_FPN.AFFINITY_NORM = "softmax"
@@ -28,8 +29,8 @@ def add_enl_config(cfg: CN) -> None:
     # Distance over which the l1 term falls by a factor e, in cells of the feature map.
     cfg.MODEL.ENL_FPN.L1_SCALE = 50.0
 
-    # The backbone build_non_local_resnet_backbone: a ResNet with one NonLocalBlock, right before the
-    # last residual block of this stage. The other keys are as above.
+    # The backbone build_non_local_resnet_backbone: a ResNet with one NonLocalBlock, right before
+    # the last residual block of this stage. The other keys are as above.
     cfg.MODEL.NON_LOCAL_RESNET = CN()
     cfg.MODEL.NON_LOCAL_RESNET.STAGE = "res4"
     cfg.MODEL.NON_LOCAL_RESNET.AFFINITY_NORM = "softmax"

@@ -126,15 +126,17 @@ def _run_lazy(args: argparse.Namespace) -> dict[str, Any] | None:
     trainer_class = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
     trainer = trainer_class(model, instantiate(cfg.dataloader.train), optimizer)
     checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
-    trainer.register_hooks(
-        [hooks.IterationTimer(), hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier))]
-    )
+    # In this order: a checkpoint is there if the evaluation fails, and the writers see its metrics.
+    run_hooks = [
+        hooks.IterationTimer(),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        hooks.EvalHook(cfg.train.eval_period, lambda: _evaluate_lazy(cfg, model)),
+    ]
     if comm.is_main_process():
-        trainer.register_hooks([hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer)])
-    trainer.register_hooks([hooks.EvalHook(cfg.train.eval_period, lambda: _evaluate_lazy(cfg, model))])
-    if comm.is_main_process():
+        run_hooks.insert(2, hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
         writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
-        trainer.register_hooks([hooks.PeriodicWriter(writers, period=cfg.train.log_period)])
+        run_hooks.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
+    trainer.register_hooks(run_hooks)
 
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     resumed = args.resume and checkpointer.has_checkpoint()

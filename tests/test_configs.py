@@ -1,4 +1,4 @@
-"""Every file in configs/ builds, trains and infers; a YAML file and its LazyConfig are one model."""
+"""Every file in configs/ builds, trains and infers; YAML and LazyConfig are the same model."""
 
 from pathlib import Path
 

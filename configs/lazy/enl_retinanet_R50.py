@@ -1,6 +1,7 @@
 """RetinaNet R50 with ENL blocks top-down, at strides 32, 16 and 8; P6 and P7 from res5."""
 
 from detectron2 import model_zoo
+
 from enl_detectron2.modeling import ENL_FPN
 
 from .common.coco_1x import dataloader, lr_multiplier, optimizer, train

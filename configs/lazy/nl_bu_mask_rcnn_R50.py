@@ -1,6 +1,7 @@
 """Mask R-CNN R50, +1NL BU: one non-local block bottom-up, before the last block of res4."""
 
 from detectron2.config import LazyCall as L
+
 from enl_detectron2.modeling import insert_non_local_block
 
 from .mask_rcnn_R50 import dataloader, lr_multiplier, model, optimizer, train

@@ -1,6 +1,5 @@
 """The non-local block (Wang et al. 2018; Levi & Ullman, BMVC 2019, equations 1 to 4 and 7)."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .options import InvalidOption, check_choice
+from .options import InvalidOption
 
 
 def dct_basis(
@@ -136,7 +136,7 @@ class L1Position(nn.Module):
         return l1_kernel(length, self.scale, dtype=like.dtype, device=like.device)
 
     def forward(self, g: Tensor) -> Tensor:
-        """``L g = K_h g K_wᵀ``, rows normalised, for each channel: (B, D, H, W) in, the same out."""
+        """``L g = K_h g K_wᵀ`` with normalised rows, for each channel: (B, D, H, W) in and out."""
         kernel_h, kernel_w = self.kernel(g.shape[2], g), self.kernel(g.shape[3], g)
         kernel_h = kernel_h / kernel_h.sum(dim=1, keepdim=True)
         kernel_w = kernel_w / kernel_w.sum(dim=1, keepdim=True)

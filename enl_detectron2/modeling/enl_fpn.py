@@ -133,7 +133,8 @@ class ENL_FPN(FPN):
             else:
                 top_block_input = results[self._out_features.index(source)]
             results.extend(self.top_block(top_block_input))
-        return {name: result for name, result in zip(self._out_features, results)}
+        # A comprehension, as TorchScript knows no dict(zip(...)).
+        return {name: result for name, result in zip(self._out_features, results)}  # noqa: C416
 
 
 def _check_features(key: str, features: Sequence[str], available: Sequence[str]) -> None:

@@ -24,7 +24,9 @@ def test_equals_the_written_out_equations(phi_norm, theta_norm, position, height
     assert relative_error(block(x), expected) < 1e-10
 
 
-@pytest.mark.parametrize("num_frequencies, l1_scale, position", [(2, 50, "cos_add"), (9, 3, "l1_add")])
+@pytest.mark.parametrize(
+    "num_frequencies, l1_scale, position", [(2, 50, "cos_add"), (9, 3, "l1_add")]
+)
 def test_position_options_reach_the_equations(num_frequencies, l1_scale, position):
     options = {"position": position, "num_frequencies": num_frequencies, "l1_scale": l1_scale}
     block = awake(ENLBlock(6, **options))

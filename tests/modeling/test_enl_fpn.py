@@ -142,9 +142,7 @@ def test_only_the_blocks_keys_are_new_to_a_plain_fpns_checkpoint(slim_cfg):
 
 
 def test_options_reach_every_block(slim_cfg):
-    backbone = build(
-        slim_cfg, PHI_NORM="mean", THETA_NORM="tanh", POSITION="l1_add", L1_SCALE=7.0
-    )
+    backbone = build(slim_cfg, PHI_NORM="mean", THETA_NORM="tanh", POSITION="l1_add", L1_SCALE=7.0)
     for block in (backbone.fpn_relation3, backbone.fpn_relation4, backbone.fpn_relation5):
         assert (block.phi_norm, block.theta_norm, block.position.scale) == ("mean", "tanh", 7.0)
     assert build(slim_cfg, NUM_FREQUENCIES=4).fpn_relation5.position.num_frequencies == 4

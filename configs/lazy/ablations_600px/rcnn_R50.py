@@ -1,4 +1,4 @@
-"""Baseline of the 2018 preprint's ablations: Faster R-CNN R50-FPN, the shorter side at 600 pixels."""
+"""Baseline of the 2018 preprint's ablations: the shorter side at 600 pixels."""
 
 from ..rcnn_R50 import dataloader, lr_multiplier, model, optimizer, train
 

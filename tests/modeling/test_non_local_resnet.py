@@ -1,0 +1,148 @@
+import pickle
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import ResNet, build_backbone, build_model
+from detectron2.modeling.backbone import BasicStem
+from torch import nn
+
+from enl_detectron2.modeling import insert_non_local_block
+
+
+@pytest.fixture
+def cfg(slim_cfg):
+    slim_cfg.MODEL.BACKBONE.NAME = "build_non_local_resnet_backbone"
+    slim_cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    return slim_cfg
+
+
+def build(cfg, name="build_non_local_resnet_backbone"):
+    cfg.MODEL.BACKBONE.NAME = name
+    torch.manual_seed(0)
+    return build_backbone(cfg).eval()
+
+
+@pytest.mark.parametrize("depth, groups", [(18, 1), (34, 1), (50, 1), (101, 1), (152, 1), (50, 2)])
+@pytest.mark.parametrize("stage", ["res2", "res4", "res5"])
+def test_the_block_stands_right_before_the_last_residual_block(cfg, depth, groups, stage):
+    cfg.MODEL.RESNETS.DEPTH = depth
+    cfg.MODEL.RESNETS.NUM_GROUPS = groups
+    if depth < 50:
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.NON_LOCAL_RESNET.STAGE = stage
+    plain = list(dict(getattr(build(cfg, "build_resnet_backbone"), stage).named_children()))
+    resnet = build(cfg)
+    blocks = dict(getattr(resnet, stage).named_children())
+    assert list(blocks) == [*plain[:-1], "non_local", plain[-1]]
+    assert blocks["non_local"].theta.in_channels == blocks[plain[-1]].in_channels
+    with torch.no_grad():
+        assert resnet(torch.randn(1, 3, 64, 64)).keys() == {"res2", "res3", "res4", "res5"}
+
+
+@torch.no_grad()
+def test_with_out_at_zero_it_is_the_plain_resnet(cfg):
+    resnet, plain = build(cfg), build(cfg, "build_resnet_backbone")
+    resnet.load_state_dict(plain.state_dict(), strict=False)
+    images = torch.randn(2, 3, 64, 96)
+    expected = plain(images)
+    different = resnet(images)
+    assert torch.equal(different["res3"], expected["res3"])
+    assert not torch.equal(different["res4"], expected["res4"])
+    nn.init.zeros_(resnet.res4.non_local.out.weight)
+    for name, features in resnet(images).items():
+        assert torch.equal(features, expected[name])
+
+
+def new_keys(prefix):
+    names = ("theta", "phi", "g", "out")
+    return {
+        f"{prefix}res4.non_local.{name}.{kind}" for name in names for kind in ("weight", "bias")
+    }
+
+
+def test_a_coco_checkpoint_of_the_plain_detector_fits(slim_cfg, tmp_path):
+    plain_cfg = slim_cfg.clone()
+    plain_cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    plain = build_model(plain_cfg)
+    DetectionCheckpointer(plain, str(tmp_path)).save("plain")
+    slim_cfg.MODEL.ENL_FPN.BLOCK = ""
+    slim_cfg.MODEL.ENL_FPN.BOTTOM_UP = "build_non_local_resnet_backbone"
+    model = build_model(slim_cfg)
+    assert set(model.state_dict()) - set(plain.state_dict()) == new_keys("backbone.bottom_up.")
+    DetectionCheckpointer(model).load(str(tmp_path / "plain.pth"))
+    for name, value in plain.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def caffe2_name(name):
+    """A ResNet's parameter as detectron2's ImageNet weights name it: res4_5_branch2a_bn_s."""
+    branches = {
+        "conv1": "branch2a",
+        "conv2": "branch2b",
+        "conv3": "branch2c",
+        "shortcut": "branch1",
+    }
+    parts = name.split(".")
+    suffix = {"weight": "_bn_s", "bias": "_bn_b"}[parts[-1]] if "norm" in parts else "_w"
+    if parts[0] == "stem":
+        return "res_conv1" + suffix if "norm" in parts else "conv1" + suffix
+    return f"{parts[0]}_{parts[1]}_{branches[parts[2]]}{suffix}"
+
+
+def test_an_imagenet_checkpoint_fits(cfg, tmp_path):
+    plain = build(cfg, "build_resnet_backbone")
+    learnt = dict(plain.named_parameters())
+    for parameter in learnt.values():
+        nn.init.normal_(parameter)
+    arrays = {caffe2_name(name): p.detach().numpy() for name, p in learnt.items()}
+    content = {"model": arrays, "__author__": "Caffe2", "matching_heuristics": True}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
+    resnet = build(cfg)
+    DetectionCheckpointer(resnet).load(str(tmp_path / "R-50.pkl"))
+    assert set(resnet.state_dict()) - set(plain.state_dict()) == new_keys("")
+    for name, value in learnt.items():
+        assert torch.equal(resnet.get_parameter(name), value), name
+
+
+def test_options_reach_the_block(cfg):
+    cfg.MODEL.NON_LOCAL_RESNET.AFFINITY_NORM = "mean"
+    cfg.MODEL.NON_LOCAL_RESNET.POSITION = "cos_add"
+    cfg.MODEL.NON_LOCAL_RESNET.NUM_FREQUENCIES = 5
+    block = build(cfg).res4.non_local
+    assert block.affinity_norm == "mean"
+    assert block.position.num_frequencies == 5
+
+
+def test_a_frozen_stage_does_not_freeze_the_block(cfg):
+    cfg.MODEL.BACKBONE.FREEZE_AT = 4
+    resnet = build(cfg)
+    assert not any(parameter.requires_grad for parameter in resnet.res4[0].parameters())
+    assert all(parameter.requires_grad for parameter in resnet.res4.non_local.parameters())
+
+
+@pytest.mark.parametrize(
+    "key, value, legal",
+    [
+        ("STAGE", "res6", "res2, res3, res4, res5"),
+        ("AFFINITY_NORM", "none", "'softmax', 'mean'"),
+        ("POSITION", "cos", "'none', 'l1_mul', 'l1_add', 'cos_mul', 'cos_add'"),
+    ],
+)
+def test_a_wrong_key_is_named_with_what_may_be(cfg, key, value, legal):
+    cfg.MODEL.NON_LOCAL_RESNET[key] = value
+    with pytest.raises(ValueError, match=f"MODEL.NON_LOCAL_RESNET.{key} .*{legal}"):
+        build(cfg)
+
+
+def test_a_stage_that_was_left_out_is_named(cfg):
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3"]
+    with pytest.raises(ValueError, match="STAGE must be one of res2, res3, .* got 'res4'"):
+        build(cfg)
+
+
+def test_works_on_a_resnet_that_was_made_by_hand():
+    stages = ResNet.make_default_stages(18, norm="BN")
+    resnet = ResNet(BasicStem(norm="BN"), stages, out_features=["res5"])
+    assert insert_non_local_block(resnet, "res3", position="cos_add") is resnet
+    assert resnet.res3.non_local.position is not None
