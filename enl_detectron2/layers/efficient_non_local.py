@@ -1,10 +1,13 @@
 """The efficient non-local block (Levi & Ullman, BMVC 2019, equations 5, 6 and 9)."""
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .options import check_choice
-from .position import position_term
+from .position import CosPosition, position_term
 from .relation_block import RelationBlock
 
 
@@ -17,6 +20,10 @@ class ENLBlock(RelationBlock):
 
     ``φ̂ gᵀ`` is D×D, so the N×N affinity ``F = θᵀ φ̂`` is never formed: O(N·C·D) operations and
     O(N) memory. ``L`` is the position term, see :mod:`enl_detectron2.layers.position`.
+
+    :meth:`relate` is these equations as they stand. :meth:`forward` computes the same with fewer
+    operations and less memory, by taking associativity further: ``gᵀ = xᵀ W_gᵀ + 1 b_gᵀ``, so g is
+    never computed, and what stands left of x in ``out(θᵀ …)`` is one C×C matrix an image.
     """
 
     def __init__(
@@ -67,6 +74,55 @@ class ENLBlock(RelationBlock):
         if self.position is not None:
             y = y + self.position(g)
         return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in, the same out."""
+        x = x.contiguous()
+        maps = x.flatten(2)
+        weight_out = self.out.weight.flatten(1)
+        # out(θᵀ (φ̂ gᵀ)) = weight θ + out's bias, and θ is linear in x, too, or its tanh is.
+        weight = weight_out @ self._context(x).transpose(1, 2)
+        if self.theta_norm == "tanh":
+            query, offset = self.theta(x).flatten(2).tanh(), self.out.bias.expand(x.shape[:2])
+        else:
+            query, offset = maps, weight @ self.theta.bias + self.out.bias
+            weight = weight @ self.theta.weight.flatten(1)
+        # z = (x + W_out L g + offset) + weight query: the first part is the only new map of x's
+        # size, and the product is added to it in place.
+        start = self._add_position(x, offset).flatten(2).to(weight.dtype)
+        return start.baddbmm_(weight, query.to(weight.dtype)).view_as(x)
+
+    def _context(self, x: Tensor) -> Tensor:
+        """φ̂ gᵀ = (φ̂ xᵀ) W_gᵀ + (φ̂ 1) b_gᵀ, (B, D, D)."""
+        phi = self.phi(x).flatten(2)
+        phi = phi.to(torch.promote_types(phi.dtype, torch.float32))  # for the sums over positions
+        if self.phi_norm == "softmax":
+            # φ's own memory becomes that of its exponentials. Subtracting the largest changes
+            # nothing but their range; the softmax's denominator divides the small product instead.
+            phi = phi.sub_(phi.detach().amax(dim=2, keepdim=True)).exp_()
+            total = phi.sum(dim=2, keepdim=True)
+            mass = torch.ones_like(total)
+        else:
+            total = float(phi.shape[2]) if self.phi_norm == "mean" else 1.0
+            mass = phi.sum(dim=2, keepdim=True) / total
+        summary = phi.to(x.dtype) @ x.flatten(2).transpose(1, 2) / total
+        return summary.to(x.dtype) @ self.g.weight.flatten(1).T + (mass * self.g.bias).to(x.dtype)
+
+    def _add_position(self, x: Tensor, offset: Tensor) -> Tensor:
+        """x + W_out (L g) + offset, (B, C, H, W), where offset is (B, C)."""
+        if self.position is None:
+            return x + offset[:, :, None, None]
+        weight_out = self.out.weight.flatten(1)
+        if not isinstance(self.position, CosPosition):
+            position = F.conv2d(self.position(self.g(x)), self.out.weight)
+            return x + offset[:, :, None, None] + position
+        # L is linear and keeps constants, so L g = Ê (W_g Êᵀ x) + b_g: of g only its K coefficients
+        # are computed, and a constant is added as the lowest of them.
+        coefficients = self.position.analyze(x)
+        mixed = weight_out @ self.g.weight.flatten(1) @ coefficients.flatten(2)
+        constant = (offset + weight_out @ self.g.bias) * math.sqrt(x.shape[2] * x.shape[3])
+        mixed = mixed + F.pad(constant[:, :, None], (0, mixed.shape[2] - 1))
+        return self.position.synthesize(mixed.view_as(coefficients), onto=x)
 
     def extra_repr(self) -> str:
         return f"phi_norm={self.phi_norm}, theta_norm={self.theta_norm}"

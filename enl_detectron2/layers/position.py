@@ -5,6 +5,7 @@ the height and one along the width, so that ``L g`` is two small matrix products
 never formed.
 """
 
+import functools
 import math
 
 import torch
@@ -39,12 +40,19 @@ def dct_basis(
     if not 1 <= count <= length:
         raise ValueError(f"count must lie within 1 and length={length}, got {count}")
     # On the CPU, as some accelerators have no float64.
-    sample = torch.arange(length, dtype=torch.float64)
-    frequency = torch.arange(count, dtype=torch.float64)
+    sample = torch.arange(length, dtype=torch.float64, device="cpu")
+    frequency = torch.arange(count, dtype=torch.float64, device="cpu")
     basis = torch.cos(torch.outer(sample + 0.5, frequency) * (math.pi / length))
     basis *= math.sqrt(2 / length)
     basis[:, 0] = math.sqrt(1 / length)
     return basis.to(device=device, dtype=dtype or torch.get_default_dtype())
+
+
+@functools.lru_cache(maxsize=128)
+def _cached_basis(length: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # A tensor made in inference mode could not be saved for the backward pass of a later training.
+    with torch.inference_mode(False):
+        return dct_basis(length, count, dtype=dtype, device=device)
 
 
 def l1_kernel(
@@ -65,7 +73,7 @@ def l1_kernel(
     Returns:
         (length, length), symmetric, at most 1.
     """
-    cell = torch.arange(length, dtype=torch.float64)
+    cell = torch.arange(length, dtype=torch.float64, device="cpu")
     kernel = torch.exp(-(cell[:, None] - cell[None, :]).abs() / scale)
     return kernel.to(device=device, dtype=dtype or torch.get_default_dtype())
 
@@ -93,13 +101,25 @@ class CosPosition(nn.Module):
     def basis(self, length: int, like: Tensor) -> Tensor:
         """(length, min(num_frequencies, length)): E along one direction, as ``like`` is stored."""
         count = min(self.num_frequencies, length)
-        return dct_basis(length, count, dtype=like.dtype, device=like.device)
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            # Part of the graph, so that it follows the size of the graph's input.
+            return dct_basis(length, count, dtype=like.dtype, device=like.device)
+        return _cached_basis(length, count, like.dtype, like.device)
 
     def forward(self, g: Tensor) -> Tensor:
         """``L g = Ê (Êᵀ g)`` for each channel: (B, D, H, W) in, the same out."""
-        basis_h, basis_w = self.basis(g.shape[2], g), self.basis(g.shape[3], g)
-        coefficients = basis_h.T @ g @ basis_w
-        return basis_h @ coefficients @ basis_w.T
+        return self.basis(g.shape[2], g) @ self.analyze(g) @ self.basis(g.shape[3], g).T
+
+    def analyze(self, g: Tensor) -> Tensor:
+        """``Êᵀ g``: the coefficients (B, D, K_h, K_w) of a map (B, D, H, W), the constant first."""
+        return self.basis(g.shape[2], g).T @ (g @ self.basis(g.shape[3], g))
+
+    def synthesize(self, coefficients: Tensor, *, onto: Tensor) -> Tensor:
+        """``onto + Ê c``: a map (B, D, H, W) plus the one that has the given coefficients."""
+        rows = self.basis(onto.shape[2], onto) @ coefficients
+        basis_w = self.basis(onto.shape[3], onto)
+        # One product for all rows of all channels, which adds to what is there.
+        return torch.addmm(onto.flatten(0, 2), rows.flatten(0, 2), basis_w.T).view_as(onto)
 
     def matrix(self, g: Tensor) -> Tensor:
         """(N, N): L itself, for the positions of ``g`` in the order of ``flatten``."""
