@@ -1,0 +1,64 @@
+#!/usr/bin/env python
+"""Writes the table of systems into projects_readme.md, between its two markers.
+
+What the papers report comes from papers_results.yaml, beside this file. Parameters and
+multiply-adds are counted here, of the very configurations that the table links to.
+"""
+
+from pathlib import Path
+
+import yaml
+from tqdm import tqdm
+
+from enl_detectron2.analysis.cost import count_parameters
+from enl_detectron2.analysis.multiply_adds import count_multiply_adds
+from enl_detectron2.analysis.random_model import build_random_model
+from enl_detectron2.config import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "projects_readme.md"
+MARKERS = "<!-- systems: written by docs/make_model_table.py -->\n", "<!-- systems end -->"
+
+COLUMNS = (
+    "configuration",
+    "system",
+    "papers' table",
+    "papers' box AP / APs / APm / APl",
+    "papers' mask AP / APs",
+    "parameters, M",
+    "multiply-adds, G",
+    "AP with this code",
+)
+
+
+def row(config: str, papers: dict) -> list[str]:
+    """The cells of one configuration; its costs are those of one image of its own test size."""
+    cfg = load_config(str(ROOT / f"configs/{config}.yaml"), [])
+    model = build_random_model(cfg, "cpu")
+    # Of 4:3, as COCO's images mostly are.
+    height = cfg.INPUT.MIN_SIZE_TEST
+    multiply_adds = sum(count_multiply_adds(model, (height, round(height * 4 / 3))).values())
+    return [
+        f"[{config}](configs/{config}.yaml)",
+        papers["system"],
+        papers["from"],
+        " / ".join(f"{ap:.2f}" for ap in papers["box"]) or "–",
+        " / ".join(f"{ap:.2f}" for ap in papers.get("mask", [])) or "–",
+        f"{count_parameters(model, trainable=True) / 1e6:.2f}",
+        f"{multiply_adds / 1e9:.1f}",
+        "not yet trained on COCO",
+    ]
+
+
+def main() -> None:
+    papers = yaml.safe_load((ROOT / "docs/papers_results.yaml").read_text())
+    rows = [row(config, results) for config, results in tqdm(papers.items())]
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows]
+    table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    page = PAGE.read_text()
+    start, end = (page.index(marker) for marker in MARKERS)
+    PAGE.write_text(page[:start] + MARKERS[0] + table + page[end:])
+
+
+if __name__ == "__main__":
+    main()
