@@ -1,0 +1,72 @@
+#!/usr/bin/env python
+"""Parameters, multiply-adds, memory and time of one or several configurations, side by side.
+
+    python tools/analyze_cost.py configs/rcnn_R50.yaml configs/enl_rcnn_R50.yaml
+
+Weights aren't loaded: the models are random.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import os
+
+from enl_detectron2.analysis.cost import analyze, format_costs
+
+
+def is_config(argument: str) -> bool:
+    return argument.endswith((".yaml", ".yml", ".py"))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "arguments",
+        nargs="+",
+        metavar="CONFIG … [KEY VALUE …]",
+        help=".yaml or LazyConfig .py files; then overrides for all of them "
+        "(key=value for LazyConfigs)",
+    )
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        default=[800, 1066],
+        metavar=("HEIGHT", "WIDTH"),
+        help="of the image, before padding (default: 800 1066)",
+    )
+    parser.add_argument(
+        "--measure",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="run each model to measure memory and time, on its configuration's device if there",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all numbers to this file too")
+    args = parser.parse_args()
+    args.configs = list(itertools.takewhile(is_config, args.arguments))
+    args.opts = args.arguments[len(args.configs) :]
+    if not args.configs:
+        parser.error(f"{args.arguments[0]} is no .yaml or .py file")
+    for config in args.configs:
+        if not os.path.isfile(config):
+            parser.error(f"there is no file {config}")
+    if min(args.size) < 1:
+        parser.error("--size must be at least 1 1")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    size = tuple(args.size)
+    costs = [analyze(config, args.opts, size, measured=args.measure) for config in args.configs]
+    print(format_costs(costs))
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump([dataclasses.asdict(cost) for cost in costs], file, indent=2)
+
+
+if __name__ == "__main__":
+    main()
