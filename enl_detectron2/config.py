@@ -1,6 +1,26 @@
 """Every key that this project adds to a detectron2 configuration."""
 
+from collections.abc import Sequence
+
 from detectron2.config import CfgNode as CN
+from detectron2.config import LazyConfig, get_cfg
+from omegaconf import DictConfig
+
+
+def load_config(config_file: str, opts: Sequence[str]) -> CN | DictConfig:
+    """A configuration with the project's keys.
+
+    Args:
+        config_file: a .yaml, or a LazyConfig .py.
+        opts: overrides, KEY VALUE … for a .yaml, key=value … for a .py.
+    """
+    if config_file.endswith(".py"):
+        return LazyConfig.apply_overrides(LazyConfig.load(config_file), list(opts))
+    cfg = get_cfg()
+    add_enl_config(cfg)
+    cfg.merge_from_file(config_file)
+    cfg.merge_from_list(list(opts))
+    return cfg
 
 
 def add_enl_config(cfg: CN) -> None:
@@ -37,6 +57,9 @@ def add_enl_config(cfg: CN) -> None:
     cfg.MODEL.NON_LOCAL_RESNET.POSITION = "none"
     cfg.MODEL.NON_LOCAL_RESNET.NUM_FREQUENCIES = 9
     cfg.MODEL.NON_LOCAL_RESNET.L1_SCALE = 50.0
+
+    # "SGD", as everywhere in detectron2, or "AdamW", which learns from scratch in fewer steps.
+    cfg.SOLVER.OPTIMIZER = "SGD"
 
     # Data sets in COCO format: [[name, annotation file, image folder], ...]. DATASETS.TRAIN and
     # DATASETS.TEST may then use the names. Relative paths are looked up in $DETECTRON2_DATASETS,

@@ -4,8 +4,9 @@ import argparse
 import os
 from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from detectron2.config import CfgNode, instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.engine import (
     AMPTrainer,
@@ -22,11 +23,12 @@ from detectron2.evaluation import (
     print_csv_format,
     verify_results,
 )
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
-from .config import add_enl_config
+from .config import load_config
 from .data import register_coco_format
 
 COCO_MAX_DETECTIONS = 100  # an image, in COCO's own metrics
@@ -49,6 +51,30 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
 
 class Trainer(DefaultTrainer):
     """detectron2's ``DefaultTrainer``, evaluated by its ``COCOEvaluator``."""
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """detectron2's SGD, or AdamW with the same treatment of parameters, as the config says.
+
+        Raises:
+            ValueError: if ``SOLVER.OPTIMIZER`` is neither.
+        """
+        if cfg.SOLVER.OPTIMIZER == "SGD":
+            return super().build_optimizer(cfg, model)
+        if cfg.SOLVER.OPTIMIZER != "AdamW":
+            raise ValueError(
+                f"SOLVER.OPTIMIZER must be 'SGD' or 'AdamW', got {cfg.SOLVER.OPTIMIZER!r}"
+            )
+        parameters = get_default_optimizer_params(
+            model,
+            base_lr=cfg.SOLVER.BASE_LR,
+            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+        )
+        return maybe_add_gradient_clipping(cfg, torch.optim.AdamW)(
+            parameters, lr=cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY
+        )
 
     @classmethod
     def build_evaluator(
@@ -84,10 +110,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Raises:
         FileNotFoundError: if a file or folder of ``DATASETS.COCO_FORMAT`` isn't there.
     """
-    cfg = get_cfg()
-    add_enl_config(cfg)
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    cfg = load_config(args.config_file, args.opts)
     register_coco_format(cfg.DATASETS.COCO_FORMAT)
     cfg.freeze()
     default_setup(cfg, args)
@@ -111,7 +134,7 @@ def _run_yaml(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _run_lazy(args: argparse.Namespace) -> dict[str, Any] | None:
-    cfg = LazyConfig.apply_overrides(LazyConfig.load(args.config_file), args.opts)
+    cfg = load_config(args.config_file, args.opts)
     default_setup(cfg, args)
     model = instantiate(cfg.model).to(cfg.train.device)
     if args.eval_only:

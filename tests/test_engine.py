@@ -123,6 +123,21 @@ def test_a_missing_file_is_named_before_anything_starts(digits, tmp_path):
     assert not (tmp_path / "output").exists()
 
 
+def test_the_optimizer_is_the_configs_choice(slim_cfg):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    assert isinstance(Trainer.build_optimizer(slim_cfg, model), torch.optim.SGD)
+    slim_cfg.SOLVER.OPTIMIZER = "AdamW"
+    slim_cfg.SOLVER.BASE_LR = 0.002
+    slim_cfg.SOLVER.WEIGHT_DECAY = 0.05
+    optimizer = Trainer.build_optimizer(slim_cfg, model)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    settings = {(g["lr"], g["weight_decay"]) for g in optimizer.param_groups}
+    assert settings == {(0.002, 0.05), (0.002, 0.0)}  # batch norm doesn't decay
+    slim_cfg.SOLVER.OPTIMIZER = "Adam"
+    with pytest.raises(ValueError, match="SOLVER.OPTIMIZER must be 'SGD' or 'AdamW', got 'Adam'"):
+        Trainer.build_optimizer(slim_cfg, model)
+
+
 @pytest.mark.parametrize("limit, recall", [(100, 100 / 150), (150, 1.0)])
 def test_the_evaluator_counts_as_many_detections_as_the_config_allows(
     slim_cfg, tmp_path, limit, recall
