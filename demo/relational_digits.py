@@ -16,10 +16,19 @@ from detectron2.engine import HookBase, default_argument_parser
 from tqdm import tqdm
 
 from enl_detectron2.analysis.contact_sheet import draw_contact_sheet
-from enl_detectron2.data.relational_digits import write_relational_digits
+from enl_detectron2.data.relational_digits import SceneConfig, write_relational_digits
 from enl_detectron2.engine import Trainer, setup
 
 ROOT = Path(__file__).resolve().parents[1]
+# Small and clear, so that minutes of training are enough. The generator's defaults ask for more.
+SCENES = SceneConfig(
+    image_size=160,
+    num_tiny=(3, 5),
+    large_side=(40, 64),
+    num_distractors=(2, 4),
+    contrast=0.6,
+    noise=0.05,
+)
 
 
 class ProgressBar(HookBase):
@@ -58,7 +67,7 @@ def main() -> None:
     start = time.monotonic()
     os.chdir(ROOT)
     print("1/3 the data: scenes of relational digits, in output/digits", flush=True)
-    write_relational_digits("output/digits")
+    write_relational_digits("output/digits", num_train=2000, config=SCENES)
 
     args = default_argument_parser().parse_args(
         ["--config-file", "configs/cpu/digits_enl_rcnn.yaml", *sys.argv[1:]]
