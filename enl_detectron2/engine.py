@@ -1,8 +1,10 @@
 """One run, from a YAML file or a LazyConfig: detectron2's trainers with the COCO evaluator."""
 
 import argparse
+import functools
 import os
 from typing import Any
+from unittest import mock
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -15,6 +17,7 @@ from detectron2.engine import (
     create_ddp_model,
     default_setup,
     default_writers,
+    defaults,
     hooks,
 )
 from detectron2.evaluation import (
@@ -50,7 +53,21 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 class Trainer(DefaultTrainer):
-    """detectron2's ``DefaultTrainer``, evaluated by its ``COCOEvaluator``."""
+    """detectron2's ``DefaultTrainer``, evaluated by its ``COCOEvaluator``; on CPUs, too."""
+
+    def __init__(self, cfg: CfgNode):
+        # DefaultTrainer takes no arguments for this step of its own.
+        replicate = functools.partial(_replicate, cfg.MODEL.DEVICE)
+        with mock.patch.object(defaults, "create_ddp_model", replicate):
+            super().__init__(cfg)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """detectron2's model; on a CPU in the memory format that suits its convolutions best."""
+        model = super().build_model(cfg)
+        if cfg.MODEL.DEVICE == "cpu":
+            model = model.to(memory_format=torch.channels_last)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -133,19 +150,29 @@ def _run_yaml(args: argparse.Namespace) -> dict[str, Any] | None:
     return None
 
 
+def _replicate(device: str, model: nn.Module, **options) -> nn.Module:
+    """detectron2's ``create_ddp_model`` for a model on ``device``.
+
+    detectron2 tells PyTorch which GPU the process has, which a model on the CPU refuses.
+    """
+    if device == "cpu":
+        options["device_ids"] = None
+    return create_ddp_model(model, **options)
+
+
 def _run_lazy(args: argparse.Namespace) -> dict[str, Any] | None:
     cfg = load_config(args.config_file, args.opts)
     default_setup(cfg, args)
     model = instantiate(cfg.model).to(cfg.train.device)
     if args.eval_only:
-        model = create_ddp_model(model)
+        model = _replicate(cfg.train.device, model)
         checkpointer = DetectionCheckpointer(model, save_dir=cfg.train.output_dir)
         checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
         return _evaluate_lazy(cfg, model)
 
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
-    model = create_ddp_model(model, **cfg.train.ddp)
+    model = _replicate(cfg.train.device, model, **cfg.train.ddp)
     trainer_class = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
     trainer = trainer_class(model, instantiate(cfg.dataloader.train), optimizer)
     checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)

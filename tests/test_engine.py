@@ -109,9 +109,12 @@ def test_trains_resumes_and_evaluates(digits, tmp_path, arguments):
     assert results.exists()
 
 
-def test_train_net_is_a_command(digits, tmp_path):
-    command = [sys.executable, ROOT / "train_net.py", *yaml_arguments(digits, tmp_path)]
-    subprocess.run([*command, "SOLVER.MAX_ITER", "1"], check=True, cwd=tmp_path)
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_train_net_is_a_command(digits, tmp_path, processes):
+    arguments = yaml_arguments(digits, tmp_path, "--num-gpus", processes, "--dist-url", "auto")
+    command = [sys.executable, ROOT / "train_net.py", *arguments, "SOLVER.MAX_ITER", "1"]
+    # On the CPU, processes train together as on GPUs.
+    subprocess.run(command, check=True, cwd=tmp_path)
     assert (tmp_path / "model_final.pth").exists()
 
 
