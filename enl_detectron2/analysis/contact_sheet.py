@@ -48,9 +48,8 @@ def draw_contact_sheet(
     names = metadata.thing_classes
     class_of = metadata.thing_dataset_id_to_contiguous_id
 
-    figure, axes = plt.subplots(
-        (len(records) + 1) // 2, 4, figsize=(16, 2.1 * (len(records) + 1)), squeeze=False
-    )
+    rows = (len(records) + 1) // 2
+    figure, axes = plt.subplots(rows, 4, figsize=(16, 4.3 * rows), squeeze=False)
     pairs = axes.reshape(-1, 2)
     for record, (truth_axes, detection_axes) in zip(records, pairs):
         image = read_image(record["file_name"], format="RGB")
