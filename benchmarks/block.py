@@ -1,0 +1,271 @@
+#!/usr/bin/env python
+"""Time and memory of the ENL block, compared with its own four 1×1 convolutions.
+
+    python benchmarks/block.py
+
+The reference is what no direct implementation can avoid: the time of theta, phi, g and out on the
+same input, in the same run. Takes some 5 minutes on two cores; results/block.md says what came out.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import harness
+import torch
+from harness import milliseconds, ratio
+from torch import Tensor
+
+from enl_detectron2.layers import ENLBlock, NonLocalBlock
+from enl_detectron2.layers.relation_block import RelationBlock
+
+CHANNELS = 256
+BATCHES = (1, 2)
+SIZES = ((25, 34), (50, 68), (100, 136), (200, 272))  # strides 32 to 4 of an 800×1088 image
+GROWTH_SIZES = (*SIZES, (400, 544))
+SECONDS = 8  # for the rounds of one line of a table
+SLOWEST = 60  # seconds of one call; slower ones are left out
+LARGEST_AFFINITY = 8e9  # bytes of one call; larger ones are left out
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    block = harness.awake(ENLBlock(CHANNELS))
+    results = {"machine": harness.machine(), "channels": CHANNELS}
+    results["inference"] = [inference(block, *case) for case in cases()]
+    results["training"] = [training(block, *case) for case in cases()]
+    results["memory"] = [memory(block, *case) for case in cases()]
+    results["growth"] = growth(block, GROWTH_SIZES)
+    results["bfloat16"] = [bfloat16(block, size) for size in SIZES[:3]]
+    harness.write_results("block", results, tables(results))
+
+
+def cases() -> list[tuple[int, tuple[int, int]]]:
+    return [(batch, size) for batch in BATCHES for size in SIZES]
+
+
+# ---------------------------------------------------------------------------- what is compared
+
+
+def direct(block: RelationBlock, x: Tensor) -> Tensor:
+    """The block's equations as they stand, see ``relate``."""
+    return RelationBlock.forward(block, x)
+
+
+def four_convolutions(block: RelationBlock, x: Tensor) -> Tensor:
+    """The projections alone. Nothing is kept of φ and g, so that they cost no more than need be."""
+    block.phi(x)
+    block.g(x)
+    return block.out(block.theta(x))
+
+
+def explicit_non_local(block: RelationBlock, x: Tensor) -> Tensor:
+    """A non-local block with the N×N softmax of its affinity in memory."""
+    theta, phi, g = (part(x).flatten(2) for part in (block.theta, block.phi, block.g))
+    affinity = (theta.transpose(1, 2) @ phi).softmax(dim=2)
+    y = (affinity @ g.transpose(1, 2)).transpose(1, 2)
+    return x + block.out(y.reshape(*y.shape[:2], *x.shape[2:]))
+
+
+# ---------------------------------------------------------------------------- measurements
+
+
+@torch.no_grad()
+def inference(block: ENLBlock, batch: int, size: tuple[int, int]) -> Row:
+    x = harness.random_map(batch, CHANNELS, size)
+    functions = {
+        "four": partial(four_convolutions, block, x),
+        "enl": partial(block, x),
+        "direct": partial(direct, block, x),
+    }
+    return timed_row(batch, size, functions)
+
+
+def training(block: ENLBlock, batch: int, size: tuple[int, int]) -> Row:
+    """Forward and backward, with gradients of the input and of all parameters."""
+    x = harness.random_map(batch, CHANNELS, size).requires_grad_()
+    gradient = torch.ones_like(x)
+    inner_gradient = torch.ones_like(x[:, : CHANNELS // 2])
+
+    def convolutions() -> list[Tensor]:
+        return [block.out(block.theta(x)), block.phi(x), block.g(x)]
+
+    def step(forward: Callable[[], list[Tensor]]) -> None:
+        x.grad = None
+        block.zero_grad()
+        outputs = forward()
+        torch.autograd.backward(outputs, [gradient, inner_gradient, inner_gradient][: len(outputs)])
+
+    functions = {
+        "four": partial(step, convolutions),
+        "enl": partial(step, lambda: [block(x)]),
+        "direct": partial(step, lambda: [direct(block, x)]),
+    }
+    return timed_row(batch, size, functions)
+
+
+def timed_row(batch: int, size: tuple[int, int], functions: dict[str, Callable]) -> Row:
+    times = harness.interleaved_times(functions, seconds=SECONDS)
+    return {
+        "batch": batch,
+        "size": size,
+        "rounds": len(times["enl"]),
+        "ms": milliseconds(times),
+        "enl_to_four": ratio(times, "enl", "four"),
+        "enl_to_direct": ratio(times, "enl", "direct"),
+    }
+
+
+def memory(block: ENLBlock, batch: int, size: tuple[int, int]) -> Row:
+    """In multiples of the input's bytes, which are the output's, too."""
+    x = harness.random_map(batch, CHANNELS, size)
+    variable = x.clone().requires_grad_()
+
+    def beyond_output(function: Callable[[Tensor], Tensor]) -> float:
+        with torch.no_grad():
+            return harness.peak_bytes(partial(function, x)) / x.nbytes - 1
+
+    def saved(function: Callable[[Tensor], Tensor]) -> float:
+        known = [variable, *block.parameters()]
+        return harness.saved_bytes(partial(function, variable), known) / x.nbytes
+
+    forms = {"enl": block, "direct": partial(direct, block)}
+    return {
+        "batch": batch,
+        "size": size,
+        "inference": {name: beyond_output(form) for name, form in forms.items()},
+        "saved": {name: saved(form) for name, form in forms.items()},
+    }
+
+
+@torch.no_grad()
+def growth(block: ENLBlock, sizes: Sequence[tuple[int, int]]) -> list[Row]:
+    """One image, more and more positions, beside the non-local block in its two forms."""
+    non_local = harness.awake(NonLocalBlock(CHANNELS))
+    rows: list[Row] = []
+    for size in sizes:
+        x = harness.random_map(1, CHANNELS, size)
+        functions = {
+            "four": partial(four_convolutions, block, x),
+            "enl": partial(block, x),
+            "sdpa": partial(non_local, x),
+            "explicit": partial(explicit_non_local, non_local, x),
+        }
+        positions = x[0, 0].numel()
+        # Softmax needs a second matrix beside the affinity.
+        if 2 * positions**2 * x.element_size() > LARGEST_AFFINITY:
+            del functions["explicit"]
+        if rows and expected_seconds(rows[-1], "sdpa", positions) > SLOWEST:
+            del functions["sdpa"]
+        times = harness.interleaved_times(functions, seconds=SECONDS)
+        ratios = {name: ratio(times, name, "enl") for name in functions}
+        rows.append({"size": size, "ms": milliseconds(times), "to_enl": ratios})
+    return rows
+
+
+def expected_seconds(row: Row, name: str, positions: int) -> float:
+    """What a function whose cost grows with the square of the positions will need, from a row of
+    fewer; without end if it was left out there already."""
+    height, width = row["size"]
+    return row["ms"].get(name, float("inf")) / 1e3 * (positions / (height * width)) ** 2
+
+
+@torch.no_grad()
+def bfloat16(block: ENLBlock, size: tuple[int, int]) -> Row:
+    x = harness.random_map(1, CHANNELS, size)
+
+    def autocast(function: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return function(x)
+
+    functions = {
+        "fp32": partial(block, x),
+        "bfloat16": partial(autocast, block),
+        "four_fp32": partial(four_convolutions, block, x),
+        "four_bfloat16": partial(autocast, partial(four_convolutions, block)),
+    }
+    times = harness.interleaved_times(functions, seconds=SECONDS / 2)
+    exact = functions["fp32"]()
+    error = functions["bfloat16"]().float() - exact
+    return {
+        "size": size,
+        "ms": milliseconds(times),
+        "bfloat16_to_fp32": ratio(times, "bfloat16", "fp32"),
+        "four_bfloat16_to_fp32": ratio(times, "four_bfloat16", "four_fp32"),
+        "relative_error": (error.norm() / exact.norm()).item(),
+    }
+
+
+# ---------------------------------------------------------------------------- tables
+
+
+def tables(results: dict[str, Any]) -> list[str]:
+    return [
+        harness.table("Inference", [time_columns(row) for row in results["inference"]]),
+        harness.table(
+            "Training: forward and backward", [time_columns(row) for row in results["training"]]
+        ),
+        harness.table(
+            "Memory, in multiples of the input", [memory_columns(row) for row in results["memory"]]
+        ),
+        harness.table("Growth, batch 1", [growth_columns(row) for row in results["growth"]]),
+        harness.table("Autocast to bfloat16", [bfloat16_columns(r) for r in results["bfloat16"]]),
+    ]
+
+
+def map_size(row: Row) -> str:
+    height, width = row["size"]
+    return f"{height}×{width}"
+
+
+def time_columns(row: Row) -> Row:
+    return {
+        "batch": row["batch"],
+        "map": map_size(row),
+        "four convolutions ms": row["ms"]["four"],
+        "ENL ms": row["ms"]["enl"],
+        "direct form ms": row["ms"]["direct"],
+        "ENL ÷ four": row["enl_to_four"],
+        "ENL ÷ direct": row["enl_to_direct"],
+        "rounds": row["rounds"],
+    }
+
+
+def memory_columns(row: Row) -> Row:
+    return {
+        "batch": row["batch"],
+        "map": map_size(row),
+        "inference, beyond input and output: ENL": row["inference"]["enl"],
+        "direct form": row["inference"]["direct"],
+        "kept for backward, beyond input: ENL": row["saved"]["enl"],
+        "direct form ": row["saved"]["direct"],
+    }
+
+
+def growth_columns(row: Row) -> Row:
+    return {
+        "map": map_size(row),
+        "four convolutions ms": row["ms"]["four"],
+        "ENL ms": row["ms"]["enl"],
+        "NL, SDPA ms": row["ms"].get("sdpa"),
+        "NL, explicit ms": row["ms"].get("explicit"),
+        "ENL ÷ four": 1 / row["to_enl"]["four"],
+        "SDPA ÷ ENL": row["to_enl"].get("sdpa"),
+        "explicit ÷ ENL": row["to_enl"].get("explicit"),
+    }
+
+
+def bfloat16_columns(row: Row) -> Row:
+    return {
+        "map": map_size(row),
+        "ENL fp32 ms": row["ms"]["fp32"],
+        "ENL bfloat16 ms": row["ms"]["bfloat16"],
+        "ENL bfloat16 ÷ fp32": row["bfloat16_to_fp32"],
+        "four convolutions bfloat16 ÷ fp32": row["four_bfloat16_to_fp32"],
+        "relative error": row["relative_error"],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""What the benchmarks share: interleaved times, memory, the machine, and the files of results."""
+
+import datetime
+import json
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import Tensor, nn
+from torch.autograd.profiler import profile
+
+# The profiler's library greets at the start and the end of each profile, and misses a GPU.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+
+RESULTS = Path(__file__).parent / "results"
+Times = dict[str, list[float]]
+
+
+# ---------------------------------------------------------------------------- time
+
+
+def interleaved_times(
+    functions: Mapping[str, Callable[[], Any]],
+    *,
+    seconds: float,
+    rounds: tuple[int, int] = (3, 100),
+) -> Times:
+    """The times of several functions, taken in turn, so that a slower minute is one for them all.
+
+    Each round calls each function once, in an order drawn anew: what a function finds in the caches
+    is then not always left there by the same other one. A first round isn't counted.
+
+    Args:
+        functions: by name.
+        seconds: about how long the rounds may take together.
+        rounds: the smallest and the largest number of them.
+
+    Returns:
+        for each function its time in each round, in seconds.
+    """
+    first_round = sum(_seconds(function) for function in functions.values())
+    fewest, most = rounds
+    order = list(functions)
+    shuffle = random.Random(0).shuffle
+    times: Times = {name: [] for name in functions}
+    for _ in range(min(max(int(seconds / first_round), fewest), most)):
+        shuffle(order)
+        for name in order:
+            times[name].append(_seconds(functions[name]))
+    return times
+
+
+def ratio(times: Times, numerator: str, denominator: str) -> float:
+    """The median of the ratios of two functions' times in the same round."""
+    return statistics.median(a / b for a, b in zip(times[numerator], times[denominator]))
+
+
+def milliseconds(times: Times) -> dict[str, float]:
+    """The median time of each function."""
+    return {name: 1e3 * statistics.median(own) for name, own in times.items()}
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+# ---------------------------------------------------------------------------- memory
+
+
+def peak_bytes(function: Callable[[], Any]) -> int:
+    """The most that PyTorch has allocated on the CPU at one time for a call, its result included.
+
+    Each allocation and release is in PyTorch's own profile, so views and operations in place add
+    nothing, and what an operation needs inside itself does. What MKL's products keep for
+    themselves isn't PyTorch's, and isn't counted.
+    """
+    function()  # what a first call leaves behind for later ones isn't counted
+    with profile(profile_memory=True) as profiler:
+        result = function()
+    del result  # it had to live until here
+    events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def saved_bytes(function: Callable[[], Any], known: Iterable[Tensor]) -> int:
+    """What autograd keeps for the backward pass of ``function``, each storage once.
+
+    Args:
+        function: what is differentiated.
+        known: tensors that are there anyway, such as the input and the parameters, not counted.
+    """
+    excluded = {_storage(tensor) for tensor in known}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in excluded:
+            kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function()
+    del result  # as long as it lived, so did its graph, and no storage's address was used again
+    return sum(kept.values())
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+# ---------------------------------------------------------------------------- what is measured
+
+
+def awake(module: nn.Module) -> nn.Module:
+    """The module in inference mode, with weights that make what it adds about as large as its
+    input, which the small weights at the start of a training don't."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        fan_in = parameter[0].numel() if parameter.dim() > 1 else parameter.numel()
+        nn.init.normal_(parameter, std=fan_in**-0.5, generator=generator)
+    return module.eval()
+
+
+def random_map(batch: int, channels: int, size: tuple[int, int]) -> Tensor:
+    """(batch, channels, *size) of Gaussian noise, always the same."""
+    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(0))
+
+
+# ---------------------------------------------------------------------------- results
+
+
+def machine() -> dict[str, Any]:
+    """On what, with what and when this runs; ``load`` is that of other processes, about 0 if idle.
+
+    Linux tells processor and load; elsewhere they stay unknown.
+    """
+    try:
+        lines = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines()]
+        cpu = {key.strip(): value.strip() for key, value in (line for line in lines if line[1:])}
+    except OSError:
+        cpu = {}
+    flags = cpu.get("flags", "").split()
+    return {
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
+        "cpu": cpu.get("model name", platform.processor()),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "native_bfloat16": "avx512_bf16" in flags or "amx_bf16" in flags,
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def describe(machine: dict[str, Any]) -> str:
+    """One line about what :func:`machine` found."""
+    bfloat16 = "native" if machine["native_bfloat16"] else "emulated"
+    return (
+        f"{machine['date']} · {machine['cpu']} ({machine['instructions']}, bfloat16 {bfloat16}), "
+        f"{machine['threads']} thread(s), load at the start {machine['load']} · "
+        f"torch {machine['torch']}, Python {machine['python']}"
+    )
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of equal keys as a Markdown table under its title."""
+    cells = [{key: _cell(value) for key, value in row.items()} for row in rows]
+    body = tabulate(
+        cells, headers="keys", tablefmt="github", disable_numparse=True, stralign="right"
+    )
+    return f"## {title}\n\n{body}\n"
+
+
+def _cell(value: Any) -> str:
+    """Numbers to three digits, larger ones whole; a dash for what wasn't measured."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return str(value)
+
+
+def write_results(name: str, results: dict[str, Any], tables: Sequence[str]) -> None:
+    """Prints the tables, and writes them to ``results/name.md`` and all numbers to ``.json``."""
+    text = "\n".join([f"# {name}\n", describe(results["machine"]) + "\n", *tables])
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text)
+    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from enl_detectron2.layers import ENLBlock, NonLocalBlock
+
+
+@pytest.fixture
+def script():
+    import block
+
+    return block
+
+
+def test_explicit_non_local_is_the_block_that_it_stands_for(script):
+    import harness
+
+    non_local = harness.awake(NonLocalBlock(16)).double()
+    x = torch.randn(2, 16, 5, 7, dtype=torch.float64)
+    torch.testing.assert_close(script.explicit_non_local(non_local, x), non_local(x))
+
+
+def test_every_measurement_gives_a_line(script, monkeypatch):
+    import harness
+
+    monkeypatch.setattr(script, "CHANNELS", 16)
+    monkeypatch.setattr(script, "SECONDS", 0)
+    block = harness.awake(ENLBlock(16))
+    small = (4, 6)
+    results = {
+        "inference": [script.inference(block, 2, small)],
+        "training": [script.training(block, 1, small)],
+        "memory": [script.memory(block, 1, small)],
+        "growth": script.growth(block, [small, (8, 12)]),
+        "bfloat16": [script.bfloat16(block, small)],
+    }
+    assert results["bfloat16"][0]["relative_error"] < 2**-6
+    for table in script.tables(results):
+        assert "4×6" in table
+
+
+def test_what_would_take_too_long_is_left_out(script):
+    row = {"size": (10, 10), "ms": {"sdpa": 100.0}}
+    assert script.expected_seconds(row, "sdpa", 200) == pytest.approx(0.4)
+    assert script.expected_seconds(row, "explicit", 200) == float("inf")

@@ -1,0 +1,85 @@
+import time
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def harness():
+    import harness
+
+    return harness
+
+
+@pytest.fixture
+def x():
+    return torch.randn(4, 1000)
+
+
+def test_peak_is_all_that_lives_at_one_time(harness, x):
+    def sum_of_two():
+        first, second = x.exp(), x.sin()
+        return first + second
+
+    assert harness.peak_bytes(sum_of_two) == 3 * x.nbytes
+
+
+def test_peak_forgets_what_was_freed(harness, x):
+    def one_after_the_other():
+        x.exp()
+        x.sin()
+        return x.cos()
+
+    assert harness.peak_bytes(one_after_the_other) == x.nbytes
+
+
+def test_views_and_operations_in_place_need_no_memory(harness, x):
+    assert harness.peak_bytes(lambda: x.view(1000, 4).T[3:].unsqueeze(0)) == 0
+    assert harness.peak_bytes(lambda: x.exp().neg_().relu_().flatten()) == x.nbytes
+
+
+def test_peak_sees_what_an_operation_needs_inside_itself(harness, x):
+    # Strides that a matrix product can't take: it makes a copy by itself.
+    left = torch.randn(2, 3, 5).expand(7, 2, 3, 5)
+    right = torch.randn(7, 2, 5, 4)
+    output = 7 * 2 * 3 * 4 * 4
+    assert harness.peak_bytes(lambda: left @ right) > output
+
+
+def test_saved_counts_a_storage_once_and_nothing_that_is_known(harness, x):
+    weight = torch.randn(1000, 1000, requires_grad=True)
+    x = x.requires_grad_()
+
+    def product_of_views():
+        hidden = x @ weight  # keeps x and weight, both known
+        return hidden[:2] * hidden[2:]  # keeps two views of one storage
+
+    assert harness.saved_bytes(product_of_views, [x, weight]) == x.nbytes
+    assert harness.saved_bytes(product_of_views, [x]) == x.nbytes + weight.nbytes
+
+
+def test_saved_counts_storages_that_follow_each_other(harness, x):
+    x = x.requires_grad_()
+    # Each result is kept by the next operation.
+    assert harness.saved_bytes(lambda: x.exp().sin().sin(), [x]) == 2 * x.nbytes
+
+
+def test_times_are_of_the_same_rounds(harness):
+    called = []
+
+    def take(name, seconds):
+        called.append(name)
+        time.sleep(seconds)
+
+    functions = {"short": lambda: take("short", 0.002), "long": lambda: take("long", 0.02)}
+    times = harness.interleaved_times(functions, seconds=0.1, rounds=(2, 4))
+    assert len(times["short"]) == len(times["long"]) <= 4
+    pairs = [set(called[i : i + 2]) for i in range(0, len(called), 2)]
+    assert pairs == [{"short", "long"}] * (len(times["long"]) + 1)  # and one to warm up
+    assert harness.ratio(times, "long", "short") > 2
+
+
+def test_ratio_is_the_median_over_rounds(harness):
+    # The machine is twice as slow in the second round, and hangs once in the third.
+    times = {"a": [3.0, 6.0, 30.0], "b": [1.0, 2.0, 1.0]}
+    assert harness.ratio(times, "a", "b") == 3
