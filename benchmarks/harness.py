@@ -1,5 +1,6 @@
 """What the benchmarks share: interleaved times, memory, the machine, and the files of results."""
 
+import ctypes
 import datetime
 import json
 import os
@@ -65,6 +66,27 @@ def ratio(times: Times, numerator: str, denominator: str) -> float:
 def milliseconds(times: Times) -> dict[str, float]:
     """The median time of each function."""
     return {name: 1e3 * statistics.median(own) for name, own in times.items()}
+
+
+def keep_freed_memory() -> bool:
+    """Lets this process keep the memory it frees, for its next calls, from now on.
+
+    By default glibc returns large blocks to the system, and the next call pays for fresh pages: on
+    large maps that costs more than the work in them. What keeps its memory, as PyTorch does on
+    GPUs, pays once.
+
+    Returns:
+        whether it does; other C libraries have no such switch.
+    """
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # glibc's malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(
+        mallopt(trim_threshold, 2**31 - 1)
+        and mallopt(mmap_threshold, 2**30)
+        and mallopt(mmap_max, 0)
+    )
 
 
 def _seconds(function: Callable[[], Any]) -> float:

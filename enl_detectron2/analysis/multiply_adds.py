@@ -148,10 +148,11 @@ _RULES: dict[str, Handle] = {
 _NOTHING_TO_COUNT_BECAUSE = {
     "element by element, or over one tensor's elements: nothing is multiplied and summed": """
         aten::abs aten::add aten::add_ aten::amax aten::cos aten::div aten::div_ aten::exp
-        aten::exp_ aten::log2 aten::mean aten::mul aten::mul_ aten::neg aten::reciprocal aten::rsub
-        aten::sigmoid aten::sigmoid_ aten::softmax aten::sqrt aten::sub aten::sub_ aten::sum
-        aten::tanh""",
-    "one factor and one offset for each element": "aten::batch_norm aten::group_norm",
+        aten::exp_ aten::log2 aten::mean aten::mul aten::mul_ aten::neg aten::pow aten::reciprocal
+        aten::rsub aten::sigmoid aten::sigmoid_ aten::softmax aten::sqrt aten::sub aten::sub_
+        aten::sum aten::tanh""",
+    "one factor and one offset for each element": """
+        aten::batch_norm aten::group_norm aten::layer_norm""",
     "products of all pairs, which are not summed": "aten::outer aten::kron",
     "pooling, or resampling with no weights but interpolation's; an adaptive RoIAlign has as many "
     "samples as its boxes are large": """

@@ -96,15 +96,17 @@ class ENLBlock(RelationBlock):
         """φ̂ gᵀ = (φ̂ xᵀ) W_gᵀ + (φ̂ 1) b_gᵀ, (B, D, D)."""
         phi = self.phi(x).flatten(2)
         phi = phi.to(torch.promote_types(phi.dtype, torch.float32))  # for the sums over positions
-        if self.phi_norm == "softmax":
+        total = mass = torch.ones_like(phi[:, :, :1])
+        if self.phi_norm != "softmax":
+            total = total * phi.shape[2] if self.phi_norm == "mean" else total
+            mass = phi.sum(dim=2, keepdim=True) / total
+        elif phi.requires_grad or torch.jit.is_tracing():  # a trace must serve both cases
+            phi = phi.softmax(dim=2)
+        else:
             # φ's own memory becomes that of its exponentials. Subtracting the largest changes
             # nothing but their range; the softmax's denominator divides the small product instead.
-            phi = phi.sub_(phi.detach().amax(dim=2, keepdim=True)).exp_()
+            phi = phi.sub_(phi.amax(dim=2, keepdim=True)).exp_()
             total = phi.sum(dim=2, keepdim=True)
-            mass = torch.ones_like(total)
-        else:
-            total = float(phi.shape[2]) if self.phi_norm == "mean" else 1.0
-            mass = phi.sum(dim=2, keepdim=True) / total
         summary = phi.to(x.dtype) @ x.flatten(2).transpose(1, 2) / total
         return summary.to(x.dtype) @ self.g.weight.flatten(1).T + (mass * self.g.bias).to(x.dtype)
 
@@ -119,7 +121,7 @@ class ENLBlock(RelationBlock):
         # L is linear and keeps constants, so L g = Ê (W_g Êᵀ x) + b_g: of g only its K coefficients
         # are computed, and a constant is added as the lowest of them.
         coefficients = self.position.analyze(x)
-        mixed = weight_out @ self.g.weight.flatten(1) @ coefficients.flatten(2)
+        mixed = weight_out @ (self.g.weight.flatten(1) @ coefficients.flatten(2))
         constant = (offset + weight_out @ self.g.bias) * math.sqrt(x.shape[2] * x.shape[3])
         mixed = mixed + F.pad(constant[:, :, None], (0, mixed.shape[2] - 1))
         return self.position.synthesize(mixed.view_as(coefficients), onto=x)

@@ -108,18 +108,21 @@ class CosPosition(nn.Module):
 
     def forward(self, g: Tensor) -> Tensor:
         """``L g = Ê (Êᵀ g)`` for each channel: (B, D, H, W) in, the same out."""
-        return self.basis(g.shape[2], g) @ self.analyze(g) @ self.basis(g.shape[3], g).T
+        return self.basis(g.shape[2], g) @ (self.analyze(g) @ self.basis(g.shape[3], g).T)
 
     def analyze(self, g: Tensor) -> Tensor:
         """``Êᵀ g``: the coefficients (B, D, K_h, K_w) of a map (B, D, H, W), the constant first."""
-        return self.basis(g.shape[2], g).T @ (g @ self.basis(g.shape[3], g))
+        # The height first: that product reads the map as it lies in memory, in long rows.
+        return (self.basis(g.shape[2], g).T @ g) @ self.basis(g.shape[3], g)
 
     def synthesize(self, coefficients: Tensor, *, onto: Tensor) -> Tensor:
         """``onto + Ê c``: a map (B, D, H, W) plus the one that has the given coefficients."""
-        rows = self.basis(onto.shape[2], onto) @ coefficients
-        basis_w = self.basis(onto.shape[3], onto)
-        # One product for all rows of all channels, which adds to what is there.
-        return torch.addmm(onto.flatten(0, 2), rows.flatten(0, 2), basis_w.T).view_as(onto)
+        basis_h, basis_w = self.basis(onto.shape[2], onto), self.basis(onto.shape[3], onto)
+        columns = (coefficients @ basis_w.T).flatten(0, 1)
+        # One product for each channel, which adds to what is there as it writes.
+        return torch.baddbmm(
+            onto.flatten(0, 1), basis_h.expand(columns.shape[0], -1, -1), columns
+        ).view_as(onto)
 
     def matrix(self, g: Tensor) -> Tensor:
         """(N, N): L itself, for the positions of ``g`` in the order of ``flatten``."""

@@ -32,6 +32,7 @@ def test_every_measurement_gives_a_line(script, monkeypatch):
         "memory": [script.memory(block, 1, small)],
         "growth": script.growth(block, [small, (8, 12)]),
         "bfloat16": [script.bfloat16(block, small)],
+        "keeps_freed_memory": True,
     }
     assert results["bfloat16"][0]["relative_error"] < 2**-6
     for table in script.tables(results):

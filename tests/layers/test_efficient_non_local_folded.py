@@ -162,6 +162,14 @@ def test_threads_share_the_block():
     assert len(results) == 4
 
 
+def test_a_call_leaves_nothing_on_the_block():
+    # DataParallel calls shallow copies of a module, whose state they share.
+    block = make_block(("softmax", "none", "cos_add"))
+    before = {name: dict(vars(module)) for name, module in block.named_modules()}
+    block(torch.randn(2, 16, 12, 20)).sum().backward()
+    assert {name: dict(vars(module)) for name, module in block.named_modules()} == before
+
+
 def test_a_trace_holds_the_basis_of_its_own_size():
     block = make_block(("softmax", "none", "cos_add"))
     x = torch.randn(1, 16, 12, 20)
