@@ -1,7 +1,5 @@
 """The efficient non-local block (Levi & Ullman, BMVC 2019, equations 5, 6 and 9)."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -77,6 +75,11 @@ class ENLBlock(RelationBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in, the same out."""
+        if torch.jit.is_scripting():  # which can't hold the folded form
+            return x + self.out(self.relate(self.theta(x), self.phi(x), self.g(x)))
+        return self._forward_folded(x)
+
+    def _forward_folded(self, x: Tensor) -> Tensor:
         x = x.contiguous()
         maps = x.flatten(2)
         weight_out = self.out.weight.flatten(1)
@@ -122,7 +125,7 @@ class ENLBlock(RelationBlock):
         # are computed, and a constant is added as the lowest of them.
         coefficients = self.position.analyze(x)
         mixed = weight_out @ (self.g.weight.flatten(1) @ coefficients.flatten(2))
-        constant = (offset + weight_out @ self.g.bias) * math.sqrt(x.shape[2] * x.shape[3])
+        constant = (offset + weight_out @ self.g.bias) * (x.shape[2] * x.shape[3]) ** 0.5
         mixed = mixed + F.pad(constant[:, :, None], (0, mixed.shape[2] - 1))
         return self.position.synthesize(mixed.view_as(coefficients), onto=x)
 

@@ -55,9 +55,9 @@ class NonLocalBlock(RelationBlock):
     def relate(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
         # Positions as rows of one attention head, (B, 1, N, D), D contiguous. Only so does PyTorch
         # take its fused attention, which never forms F and needs O(N) memory.
-        query, key, value = (
-            map_.flatten(2).transpose(1, 2).unsqueeze(1).contiguous() for map_ in (theta, phi, g)
-        )
+        query, key, value = [
+            map_.flatten(2).transpose(1, 2).unsqueeze(1).contiguous() for map_ in [theta, phi, g]
+        ]
         if self.affinity_norm == "softmax" and not self.multiply:
             y = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         else:
@@ -66,7 +66,7 @@ class NonLocalBlock(RelationBlock):
                 affinity = affinity.softmax(dim=3)
             else:
                 affinity = affinity / affinity.shape[3]
-            if self.multiply:
+            if self.multiply and self.position is not None:
                 affinity = affinity * self.position.matrix(g)
             y = affinity @ value
         y = y.transpose(2, 3).reshape(g.shape)

@@ -9,6 +9,7 @@ import functools
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .options import InvalidOption
@@ -39,13 +40,18 @@ def dct_basis(
     """
     if not 1 <= count <= length:
         raise ValueError(f"count must lie within 1 and length={length}, got {count}")
-    # On the CPU, as some accelerators have no float64.
+    return _basis(length, count).to(device=device, dtype=dtype or torch.get_default_dtype())
+
+
+def _basis(length: int, count: int) -> Tensor:
+    """(length, min(count, length)): the basis in float64.
+
+    No value here becomes a Python number, so that a trace holds for every length. On the CPU, as
+    some accelerators have no float64.
+    """
     sample = torch.arange(length, dtype=torch.float64, device="cpu")
-    frequency = torch.arange(count, dtype=torch.float64, device="cpu")
-    basis = torch.cos(torch.outer(sample + 0.5, frequency) * (math.pi / length))
-    basis *= math.sqrt(2 / length)
-    basis[:, 0] = math.sqrt(1 / length)
-    return basis.to(device=device, dtype=dtype or torch.get_default_dtype())
+    basis = torch.cos(torch.outer(sample + 0.5, sample[:count]) * math.pi / length)
+    return F.normalize(basis, dim=0)
 
 
 @functools.lru_cache(maxsize=128)
@@ -73,9 +79,13 @@ def l1_kernel(
     Returns:
         (length, length), symmetric, at most 1.
     """
+    return _kernel(length, scale).to(device=device, dtype=dtype or torch.get_default_dtype())
+
+
+def _kernel(length: int, scale: float) -> Tensor:
+    """(length, length): the kernel in float64, see :func:`_basis`."""
     cell = torch.arange(length, dtype=torch.float64, device="cpu")
-    kernel = torch.exp(-(cell[:, None] - cell[None, :]).abs() / scale)
-    return kernel.to(device=device, dtype=dtype or torch.get_default_dtype())
+    return torch.exp(-(cell[:, None] - cell[None, :]).abs() / scale)
 
 
 class CosPosition(nn.Module):
@@ -100,10 +110,10 @@ class CosPosition(nn.Module):
 
     def basis(self, length: int, like: Tensor) -> Tensor:
         """(length, min(num_frequencies, length)): E along one direction, as ``like`` is stored."""
-        count = min(self.num_frequencies, length)
-        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if torch.jit.is_scripting() or torch.jit.is_tracing() or torch.compiler.is_compiling():
             # Part of the graph, so that it follows the size of the graph's input.
-            return dct_basis(length, count, dtype=like.dtype, device=like.device)
+            return _basis(length, self.num_frequencies).to(like)
+        count = min(self.num_frequencies, length)
         return _cached_basis(length, count, like.dtype, like.device)
 
     def forward(self, g: Tensor) -> Tensor:
@@ -156,7 +166,7 @@ class L1Position(nn.Module):
 
     def kernel(self, length: int, like: Tensor) -> Tensor:
         """(length, length): K along one direction, as ``like`` is stored."""
-        return l1_kernel(length, self.scale, dtype=like.dtype, device=like.device)
+        return _kernel(length, self.scale).to(like)
 
     def forward(self, g: Tensor) -> Tensor:
         """``L g = K_h g K_wᵀ`` with normalised rows, for each channel: (B, D, H, W) in and out."""

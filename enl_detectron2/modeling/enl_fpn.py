@@ -136,6 +136,13 @@ class ENL_FPN(FPN):
         # A comprehension, as TorchScript knows no dict(zip(...)).
         return {name: result for name, result in zip(self._out_features, results)}  # noqa: C416
 
+    def __prepare_scriptable__(self) -> "ENL_FPN":
+        # TorchScript knows no lists of modules. detectron2.export gives FPN this method, for its
+        # two lists.
+        scriptable = super().__prepare_scriptable__()
+        scriptable.relation_blocks = nn.ModuleList(scriptable.relation_blocks)
+        return scriptable
+
 
 def _check_features(key: str, features: Sequence[str], available: Sequence[str]) -> None:
     unknown = [feature for feature in features if feature not in available]
