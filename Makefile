@@ -10,10 +10,10 @@ PY := .venv/bin/python
 unexport PYTHONPATH PYTHONHOME
 endif
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow test-browser lint clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "The first of them builds .venv (Python 3.11); PYTHON=/path/to/python make … uses your environment instead."
 
@@ -29,6 +29,11 @@ test: lint ## lint, then all tests but the slow ones
 test-slow: ## the slow tests (they train)
 	$(SETUP) test
 	$(PY) -m pytest -m slow --timeout 3600
+
+# `make test` runs these too if it finds a browser; here a missing one is an error.
+test-browser: ## the attention explorer in a headless Chromium (CHROMIUM=/path/to/it)
+	$(SETUP) test
+	CHROMIUM="$${CHROMIUM:-chromium}" $(PY) -m pytest tests/analysis/test_explorer_browser.py
 
 lint: ## ruff's rules and format
 	$(SETUP) test

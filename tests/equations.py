@@ -94,30 +94,36 @@ def residual_block(block, x, affinity_of):
     return torch.stack(outputs).reshape(batch, channels, height, width)
 
 
-def enl(block, x, *, phi_norm, theta_norm, position, num_frequencies=9, l1_scale=50.0):
-    """The efficient non-local block with its affinity θᵀφ̂ (+ L) written out."""
-
-    def affinity_of(theta, phi, height, width):
-        if phi_norm == "softmax":
-            phi = phi.exp() / phi.exp().sum(dim=1, keepdim=True)
-        elif phi_norm == "mean":
-            phi = phi / (height * width)
-        if theta_norm == "tanh":
-            theta = theta.tanh()
-        return combine(theta.T @ phi, position, height, width, num_frequencies, l1_scale)
-
-    return residual_block(block, x, affinity_of)
+def enl_affinity(
+    theta, phi, height, width, *, phi_norm, theta_norm, position, num_frequencies=9, l1_scale=50.0
+):
+    """F̃ of the efficient non-local block (N×N): θᵀφ̂ (+ L)."""
+    if phi_norm == "softmax":
+        phi = phi.exp() / phi.exp().sum(dim=1, keepdim=True)
+    elif phi_norm == "mean":
+        phi = phi / (height * width)
+    if theta_norm == "tanh":
+        theta = theta.tanh()
+    return combine(theta.T @ phi, position, height, width, num_frequencies, l1_scale)
 
 
-def non_local(block, x, *, affinity_norm, position, num_frequencies=9, l1_scale=50.0):
+def enl(block, x, **options):
+    """The efficient non-local block with its affinity written out."""
+    return residual_block(block, x, lambda *args: enl_affinity(*args, **options))
+
+
+def non_local_affinity(
+    theta, phi, height, width, *, affinity_norm, position, num_frequencies=9, l1_scale=50.0
+):
+    """F̃ of the non-local block (N×N)."""
+    affinity = theta.T @ phi
+    if affinity_norm == "softmax":
+        affinity = affinity.exp() / affinity.exp().sum(dim=1, keepdim=True)
+    else:
+        affinity = affinity / (height * width)
+    return combine(affinity, position, height, width, num_frequencies, l1_scale)
+
+
+def non_local(block, x, **options):
     """The non-local block with its affinity written out."""
-
-    def affinity_of(theta, phi, height, width):
-        affinity = theta.T @ phi
-        if affinity_norm == "softmax":
-            affinity = affinity.exp() / affinity.exp().sum(dim=1, keepdim=True)
-        else:
-            affinity = affinity / (height * width)
-        return combine(affinity, position, height, width, num_frequencies, l1_scale)
-
-    return residual_block(block, x, affinity_of)
+    return residual_block(block, x, lambda *args: non_local_affinity(*args, **options))

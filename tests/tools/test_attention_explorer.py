@@ -1,0 +1,61 @@
+import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools/attention_explorer.py"
+
+
+@pytest.fixture
+def run(monkeypatch, slim_detector, tmp_path):
+    """Runs the tool on images; the pages go to ``tmp_path/pages``."""
+
+    def run(*images, options=()):
+        arguments = [
+            *(str(TOOL), "--config-file", slim_detector, "--input", *images),
+            *("--output", str(tmp_path / "pages"), *options),
+        ]
+        monkeypatch.setattr(sys, "argv", arguments)
+        runpy.run_path(str(TOOL), run_name="__main__")
+
+    return run
+
+
+def test_one_image_is_one_page(run, image_files, tmp_path):
+    run(image_files[0], options=["--confidence-threshold", "0"])
+    (page,) = (tmp_path / "pages").iterdir()
+    assert page.name == "image 0.html"
+    text = page.read_text(encoding="utf-8")
+    assert '"title":"image 0.png"' in text and '"in_gallery":false' in text
+    assert len(re.findall('"stride":', text)) == 3
+    assert '"label":"class ' in text  # what it found, of a set whose names aren't there
+
+
+def test_several_images_have_a_gallery_and_a_broken_one_is_left_out(run, image_files, tmp_path):
+    (tmp_path / "more").mkdir()
+    same_name = shutil.copy(image_files[1], str(tmp_path / "more/image 0.png"))
+    broken = tmp_path / "broken.png"
+    broken.write_text("no image")
+    with pytest.raises(SystemExit, match="could not read .*broken.png"):
+        run(*image_files, str(broken), same_name)
+    names = {page.name for page in (tmp_path / "pages").iterdir()}
+    assert names == {"image 0.html", "image 1.html", "image 0-2.html", "index.html"}
+    gallery = (tmp_path / "pages/index.html").read_text(encoding="utf-8")
+    assert re.findall('<a href="([^"]*)"', gallery) == [
+        "image%200.html",
+        "image%201.html",
+        "image%200-2.html",
+    ]
+    assert '"in_gallery":true' in (tmp_path / "pages/image 1.html").read_text(encoding="utf-8")
+
+
+def test_keeps_what_is_there(run, image_files, tmp_path, capsys):
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages/mine.txt").write_text("mine")
+    with pytest.raises(SystemExit):
+        run(image_files[0])
+    assert "is there already" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "pages").iterdir()] == ["mine.txt"]

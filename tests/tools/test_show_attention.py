@@ -1,0 +1,64 @@
+import runpy
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools/show_attention.py"
+
+
+@pytest.fixture
+def run(monkeypatch):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
+        runpy.run_path(str(TOOL), run_name="__main__")
+
+    return run
+
+
+def test_draws_a_row_of_panels_for_each_block(run, slim_detector, image_files, tmp_path):
+    image = ["image", "--config-file", slim_detector, "--input", image_files[0], "--at", 100, 20]
+    run(*image, "--output", tmp_path / "new/all.png")
+    run(*image, "--block", "backbone.fpn_relation3", "--output", tmp_path / "one.png")
+    all_height, one_height = (
+        cv2.imread(str(tmp_path / name)).shape[0] for name in ("new/all.png", "one.png")
+    )
+    assert all_height == pytest.approx(3 * one_height, abs=3)
+
+
+def test_draws_filters(run, tmp_path):
+    run("filters", "--size", 5, 8, "--at", 0.2, 0.9, "--output", tmp_path / "filters.png")
+    assert cv2.imread(str(tmp_path / "filters.png")) is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--at", 500, 20], "the point lies outside the image"),
+        (["--block", "res9"], "--block res9: the model's blocks are backbone.fpn_relation5, "),
+        (["--opts", "MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
+        (["--opts", "MODEL.WEIGHTS", "no.pth"], "MODEL.WEIGHTS: no.pth can't be loaded"),
+        (["--opts", "MODEL.ENL_FPN.BLOCK", ""], "no attention to show"),
+        (["--input", __file__], "can't be read as an image"),
+    ],
+)
+def test_says_in_one_sentence_what_is_wrong(
+    run, slim_detector, image_files, tmp_path, arguments, sentence
+):
+    output = tmp_path / "not.png"
+    with pytest.raises(SystemExit) as stopped:
+        run(
+            *("image", "--config-file", slim_detector, "--input", image_files[0]),
+            *("--output", output, *arguments),
+        )
+    assert sentence in str(stopped.value.code) and "\n" not in str(stopped.value.code)
+    assert not output.exists()
+
+
+def test_keeps_what_is_there(run, tmp_path, capsys):
+    (tmp_path / "filters.png").write_text("mine")
+    with pytest.raises(SystemExit):
+        run("filters", "--output", tmp_path / "filters.png")
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / "filters.png").read_text() == "mine"

@@ -1,0 +1,115 @@
+#!/usr/bin/env python
+"""What a point of an image looks at, and the position term's filters, as pictures.
+
+    python tools/show_attention.py image --config-file CONFIG --input IMAGE --at X Y \\
+        --output attention.png --opts MODEL.WEIGHTS model.pth
+    python tools/show_attention.py filters --size 25 34 --size 100 136 --output filters.png
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from detectron2.data.detection_utils import read_image
+
+from enl_detectron2.analysis.attention import capture_attention
+from enl_detectron2.analysis.attention_figures import draw_attention, draw_position_filters
+from enl_detectron2.analysis.detector import load_detector
+from enl_detectron2.config import load_config
+from enl_detectron2.layers import CosPosition
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    image = commands.add_parser("image", help="one point of an image, in each relation block")
+    image.add_argument("--config-file", required=True, help=".yaml or LazyConfig .py")
+    image.add_argument("--input", required=True, help="image file")
+    image.add_argument(
+        "--at", nargs=2, type=float, metavar=("X", "Y"), help="pixel (default: the middle)"
+    )
+    image.add_argument("--block", nargs="+", help="names of blocks to show (default: all)")
+    image.add_argument(
+        "--confidence-threshold",
+        type=float,
+        default=0.5,
+        help="detections below are not outlined (default: 0.5)",
+    )
+    image.add_argument("--output", required=True, help="picture to write")
+    image.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="overrides of the configuration"
+    )
+
+    filters = commands.add_parser("filters", help="rows of the cosine position term Ê Êᵀ")
+    filters.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        action="append",
+        metavar=("H", "W"),
+        help="cells of a map; may be repeated (default: 25 34, 50 68)",
+    )
+    filters.add_argument(
+        "--at",
+        nargs=2,
+        type=float,
+        action="append",
+        metavar=("X", "Y"),
+        help="point of the map from 0 to 1; may be repeated (default: the middle, an edge's "
+        "middle, near a corner)",
+    )
+    filters.add_argument("--num-frequencies", type=int, default=9, help="(default: 9)")
+    filters.add_argument("--output", required=True, help="picture to write")
+
+    args = parser.parse_args()
+    if args.command == "image" and not os.path.isfile(args.config_file):
+        parser.error(f"there is no file {args.config_file}")
+    if os.path.exists(args.output):
+        parser.error(f"{args.output} is there already: choose another name, or delete it")
+    if args.command == "filters" and args.size and min(map(min, args.size)) < 1:
+        parser.error("--size must be at least 1 1")
+    return args
+
+
+def show_image(args: argparse.Namespace) -> None:
+    detector = load_detector(load_config(args.config_file, args.opts))
+    output, attention = capture_attention(detector.model, detector.read(args.input))
+    blocks = args.block or list(attention)
+    if unknown := [block for block in blocks if block not in attention]:
+        raise ValueError(f"--block {unknown[0]}: the model's blocks are {', '.join(attention)}")
+    image = read_image(args.input, format="RGB")
+    height, width = image.shape[:2]
+    detections = output["instances"].to("cpu")
+    found = detections[detections.scores >= args.confidence_threshold]
+    draw_attention(
+        image,
+        {block: attention[block] for block in blocks},
+        args.at or (width / 2, height / 2),
+        args.output,
+        boxes=found.pred_boxes.tensor.numpy(),
+    )
+
+
+def show_filters(args: argparse.Namespace) -> None:
+    draw_position_filters(
+        CosPosition(args.num_frequencies),
+        args.size or [(25, 34), (50, 68)],
+        args.at or [(0.5, 0.5), (0.5, 0.0), (0.1, 0.1)],
+        args.output,
+    )
+
+
+def main() -> None:
+    args = parse_args()
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        {"image": show_image, "filters": show_filters}[args.command](args)
+    except ValueError as error:
+        raise SystemExit(f"show_attention.py: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
