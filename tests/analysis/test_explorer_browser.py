@@ -1,5 +1,7 @@
 """The attention explorer in a browser: what it draws is what analysis/attention.py computes."""
 
+import shutil
+
 import matplotlib
 import numpy as np
 import pytest
@@ -58,6 +60,8 @@ def browser(tmp_path_factory):
     chromium = find_chromium()
     if chromium is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed (docs/attention.md)")
+    if shutil.which(chromium) is None:
+        pytest.fail(f"there is no browser {chromium}: docs/attention.md says how to install one")
     page = Page(chromium, tmp_path_factory.mktemp("profile"))
     yield page
     page.close()
