@@ -69,16 +69,16 @@ def write_explorer(
         ValueError: if the model has no block whose attention could be shown.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pages: dict[str, tuple[str, np.ndarray, int]] = {}
+    pages: dict[str, tuple[str, str, int]] = {}
     unreadable = []
     for image_file in image_files:
         try:
             record = detector.read(image_file)
-            image = read_image(image_file, format="RGB")
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             logger.error("left out: %s", error)
             unreadable.append(image_file)
             continue
+        image = read_image(image_file, format="RGB")
         output, attention = capture_attention(detector.model, record)
         found = output["instances"].to("cpu")
         found = found[found.scores >= score_threshold]
@@ -96,7 +96,7 @@ def write_explorer(
         )
         page_file = _new_name(Path(image_file).stem, pages)
         (folder / page_file).write_text(page, encoding="utf-8")
-        pages[page_file] = (title, image, len(detections))
+        pages[page_file] = (title, thumbnail(image), len(detections))
         logger.info("%s, %.1f MB", folder / page_file, len(page) / 1e6)
     if len(image_files) > 1:
         (folder / "index.html").write_text(gallery_page(pages, caption), encoding="utf-8")
@@ -157,25 +157,28 @@ def explorer_page(
     )
 
 
-def gallery_page(pages: Mapping[str, tuple[str, np.ndarray, int]], caption: str = "") -> str:
-    """The HTML that links pages, by file name: their title, image and number of detections."""
-    entries = []
-    for page_file, (title, image, count) in pages.items():
-        height, width = image.shape[:2]
-        thumbnail_width = min(width, THUMBNAIL_WIDTH)
-        size = (thumbnail_width, max(1, round(height * thumbnail_width / width)))
-        thumbnail = _jpeg(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-        entries.append(
-            f'<a href="{urllib.parse.quote(page_file)}"><img src="{thumbnail}" alt="">'
-            f"<span>{html.escape(title)}"
-            f"<small>{count} detection{'' if count == 1 else 's'}</small></span></a>"
-        )
+def gallery_page(pages: Mapping[str, tuple[str, str, int]], caption: str = "") -> str:
+    """The HTML that links pages, by file name: title, thumbnail and number of detections of each."""
+    entries = [
+        f'<a href="{urllib.parse.quote(page_file)}"><img src="{picture}" alt="">'
+        f"<span>{html.escape(title)}"
+        f"<small>{count} detection{'' if count == 1 else 's'}</small></span></a>"
+        for page_file, (title, picture, count) in pages.items()
+    ]
     return _fill(
         "gallery.html",
         style=_read("explorer.css"),
         caption=html.escape(caption),
         entries="\n".join(entries),
     )
+
+
+def thumbnail(image: np.ndarray) -> str:
+    """A data URL of an image (height, width, 3), RGB, uint8, as small as the gallery shows it."""
+    height, width = image.shape[:2]
+    small_width = min(width, THUMBNAIL_WIDTH)
+    size = (small_width, max(1, round(height * small_width / width)))
+    return _jpeg(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
 
 
 def _level(name: str, block: Attention) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from enl_detectron2.analysis.attention import Attention
-from enl_detectron2.analysis.explorer import Detection, explorer_page, gallery_page
+from enl_detectron2.analysis.explorer import Detection, explorer_page, gallery_page, thumbnail
 from enl_detectron2.layers import CosPosition, L1Position
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -94,7 +94,7 @@ def test_no_name_ends_the_page_early_or_fills_in_a_part():
 
 def test_nothing_in_a_page_comes_from_elsewhere():
     page = explorer_page(IMAGE, {"block": attention()}, [], "name", in_gallery=True)
-    gallery = gallery_page({"a page#1.html": ("a page#1.png", IMAGE, 1)}, "model <1>")
+    gallery = gallery_page({"a page#1.html": ("a page#1.png", thumbnail(IMAGE), 1)}, "model <1>")
     for text in (page, gallery):
         starts = set(re.findall(r'(?:src|href)="([^"]{0,5})', text))
         assert starts <= {"", "data:", "index", "a%20p"}

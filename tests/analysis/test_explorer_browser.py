@@ -11,7 +11,7 @@ from equations import awake
 
 from enl_detectron2.analysis.attention import block_attention
 from enl_detectron2.analysis.attention_figures import COLOUR_MAP
-from enl_detectron2.analysis.explorer import Detection, explorer_page, gallery_page
+from enl_detectron2.analysis.explorer import Detection, explorer_page, gallery_page, thumbnail
 from enl_detectron2.layers import ENLBlock, NonLocalBlock
 
 # Padded to 96×160 pixels, as a detector pads. Blocks of each kind, with each way to combine.
@@ -50,7 +50,10 @@ def folder(attention, tmp_path_factory):
     for name, detections in (("first.html", DETECTIONS), ("empty.html", [])):
         page = explorer_page(IMAGE, attention, detections, name, "a model", in_gallery=True)
         (folder / name).write_text(page, encoding="utf-8")
-    gallery = gallery_page({"first.html": ("first", IMAGE, 2), "empty.html": ("empty", IMAGE, 0)})
+    picture = thumbnail(IMAGE)
+    gallery = gallery_page(
+        {"first.html": ("first", picture, 2), "empty.html": ("empty", picture, 0)}
+    )
     (folder / "index.html").write_text(gallery, encoding="utf-8")
     return folder
 
