@@ -158,7 +158,7 @@ def explorer_page(
 
 
 def gallery_page(pages: Mapping[str, tuple[str, str, int]], caption: str = "") -> str:
-    """The HTML that links pages, by file name: title, thumbnail and number of detections of each."""
+    """The HTML that links pages by file name: title, thumbnail, number of detections of each."""
     entries = [
         f'<a href="{urllib.parse.quote(page_file)}"><img src="{picture}" alt="">'
         f"<span>{html.escape(title)}"
