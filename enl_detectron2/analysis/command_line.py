@@ -1,0 +1,50 @@
+"""What the tools' command lines have in common."""
+
+import argparse
+import os
+from collections.abc import Iterable
+
+from .palette import MODEL_COLOURS
+
+
+def named_path(argument: str) -> tuple[str, str]:
+    """``NAME=PATH``, a type for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: if it isn't of that form, or nothing is there.
+    """
+    name, _, path = argument.partition("=")
+    if not (name and path):
+        raise argparse.ArgumentTypeError(f"{argument!r} must be NAME=PATH")
+    if not os.path.exists(path):
+        raise argparse.ArgumentTypeError(f"{name!r}: there is no {path}")
+    return name, path
+
+
+def by_name(pairs: Iterable[tuple[str, str]], most: int = len(MODEL_COLOURS)) -> dict[str, str]:
+    """The paths of several models by their names, in the order given.
+
+    Raises:
+        ValueError: if a name comes twice, or there are more than ``most``.
+    """
+    paths: dict[str, str] = {}
+    for name, path in pairs:
+        if name in paths:
+            raise ValueError(f"the name {name!r} is given twice")
+        paths[name] = path
+    if len(paths) > most:
+        raise ValueError(f"{len(paths)} models are too many for one picture, at most {most}")
+    return paths
+
+
+def require_new(*paths: str | os.PathLike) -> None:
+    """Nothing that was written before is overwritten.
+
+    Raises:
+        FileExistsError: names the first of ``paths`` that is there; an empty folder may be.
+    """
+    for path in paths:
+        if os.path.isdir(path) and not os.listdir(path):
+            continue
+        if os.path.lexists(path):
+            raise FileExistsError(f"{path} is there already: choose another name, or delete it")

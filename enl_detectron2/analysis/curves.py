@@ -1,0 +1,90 @@
+"""Training curves of several runs in one plot."""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from .palette import MODEL_COLOURS, MODEL_MARKERS
+
+METRICS = ("total_loss", "bbox/AP", "bbox/APs")
+
+
+def read_metrics(run: str | os.PathLike) -> dict[int, dict[str, float]]:
+    """What a run logged: its metrics by iteration, in order.
+
+    A resumed run does some iterations twice; what was logged last stands. A last line that isn't
+    whole yet, of a run that goes on, is left out.
+
+    Args:
+        run: its ``metrics.json``, or the output folder that holds it.
+
+    Raises:
+        ValueError: if there is none, or it is none of detectron2's; names it.
+    """
+    path = Path(run)
+    path = path / "metrics.json" if path.is_dir() else path
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise ValueError(f"{path} can't be read: {error.strerror}") from error
+    metrics: dict[int, dict[str, float]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            metrics.setdefault(entry["iteration"], {}).update(entry)
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number}, isn't one of detectron2's metrics") from error
+    return dict(sorted(metrics.items()))
+
+
+def plot_curves(
+    runs: Mapping[str, str | os.PathLike],
+    path: str | os.PathLike,
+    *,
+    metrics: Sequence[str] = METRICS,
+) -> None:
+    """Draws each metric of several runs over the iterations, a panel for each.
+
+    Args:
+        runs: their ``metrics.json`` or output folders, by the runs' names.
+        path: the picture to write; its suffix says its format.
+        metrics: keys of ``metrics.json``; those that no run has are left out.
+
+    Raises:
+        ValueError: if a run can't be read, or none has any of the metrics; says what there is.
+    """
+    logged = {name: read_metrics(run) for name, run in runs.items()}
+    known = {key for of_run in logged.values() for entry in of_run.values() for key in entry}
+    drawn = [metric for metric in metrics if metric in known]
+    if not drawn:
+        raise ValueError(
+            f"no run has {' or '.join(metrics)}; there are {', '.join(sorted(known)) or 'none'}"
+        )
+    figure = Figure(figsize=(5.2 * len(drawn), 4.2), layout="constrained")
+    for metric, ax in zip(drawn, figure.subplots(1, len(drawn), squeeze=False)[0]):
+        for name, colour, marker in zip(logged, MODEL_COLOURS, MODEL_MARKERS):
+            points = [
+                (iteration + 1, entry[metric])
+                for iteration, entry in logged[name].items()
+                if math.isfinite(entry.get(metric, math.nan))
+            ]
+            ax.plot(
+                *zip(*points) if points else ([], []),
+                color=colour,
+                marker=marker,
+                markersize=4 if len(points) < 50 else 0,
+                label=name,
+            )
+        ax.set_title(metric)
+        ax.set_xlabel("iterations")
+        ax.set_xlim(left=0)
+        ax.set_ylim(bottom=0)
+        ax.grid(alpha=0.3)
+        ax.legend()
+    figure.savefig(path, dpi=100)
