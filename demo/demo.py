@@ -14,6 +14,7 @@ import argparse
 import glob
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,9 +128,9 @@ def run_on_images(args: argparse.Namespace, detect) -> list[str]:
     window = None
     if args.output:
         targets = [os.path.join(args.output, os.path.basename(file)) for file in files]
-        for target in targets:
-            if targets.count(target) > 1:
-                raise InputError(f"two inputs would both be written to {target}: run them apart")
+        for target, number in Counter(targets).items():
+            if number > 1:
+                raise InputError(f"{number} inputs would be written to {target}: run them apart")
         require_new(*targets)
         os.makedirs(args.output, exist_ok=True)
     else:

@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import get_cfg
 
 from enl_detectron2 import add_enl_config
+from enl_detectron2.analysis.random_model import build_random_model
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -20,3 +22,19 @@ def slim_cfg():
     cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
     cfg.MODEL.FPN.OUT_CHANNELS = 16
     return cfg
+
+
+@pytest.fixture
+def slim_model(slim_cfg, tmp_path):
+    """Two files, the configuration and the weights of a slim model with random weights.
+
+    It takes images as they are, and claims something anywhere, with low scores.
+    """
+    slim_cfg.DATASETS.TEST = ()
+    slim_cfg.INPUT.MIN_SIZE_TEST = 0
+    slim_cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    slim_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    config, weights = tmp_path / "slim.yaml", tmp_path / "slim.pth"
+    config.write_text(slim_cfg.dump())
+    torch.save({"model": build_random_model(slim_cfg, "cpu").state_dict()}, weights)
+    return config, weights

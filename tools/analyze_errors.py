@@ -45,9 +45,7 @@ def main() -> None:
     try:
         results = by_name(args.results)
         require_new(folder)
-        analyses = analyze_errors(
-            args.annotations, results, score_threshold=args.score_threshold
-        )
+        analyses = analyze_errors(args.annotations, results, score_threshold=args.score_threshold)
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(analyses, folder / "errors.csv")
         plot_analyses(analyses, folder / "errors.png")

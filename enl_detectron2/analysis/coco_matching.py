@@ -104,7 +104,7 @@ def match(
     parameters.areaRngLbl = [f"{low}-{high}" for low, high in side_ranges]
     if iou_thresholds is not None:
         parameters.iouThrs = np.array(iou_thresholds)
-    parameters.maxDets = [max(1, *(len(found) for found in detections.imgToAnns.values()), 1)]
+    parameters.maxDets = [max(map(len, detections.imgToAnns.values()), default=1)]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
     return evaluation

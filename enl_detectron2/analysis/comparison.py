@@ -17,6 +17,7 @@ from .palette import MODEL_COLOURS, TRUTH_COLOUR
 
 MOST_MODELS = 3
 PANEL = (480, 1000)  # pixels, the least and the greatest width of an image on a sheet
+GAP, HEAD, FOOT = 0.08, 0.55, 0.35  # inches between, above and below the images
 
 Box = Sequence[float]  # x, y, width, height
 
@@ -27,14 +28,15 @@ class Findings:
 
     Args:
         found: numbers of those small objects that it found.
-        hits: boxes of small detections that are right.
-        false: boxes of small detections that are wrong.
+        hits: detections of small objects that are right, each a box and its label.
+        false: small detections that are wrong, likewise; None for boxes that can't be wrong, such
+            as proposals.
         others: boxes that are only shown, faintly.
     """
 
     found: frozenset[int]
-    hits: list[Box] = field(default_factory=list)
-    false: list[Box] = field(default_factory=list)
+    hits: list[tuple[Box, str]] = field(default_factory=list)
+    false: list[tuple[Box, str]] | None = None
     others: list[Box] = field(default_factory=list)
 
 
@@ -51,7 +53,7 @@ class ImageComparison:
     def difference(self) -> int:
         """How much the models differ: objects only some of them find, plus false ones more."""
         found = [findings.found for findings in self.findings.values()]
-        false = [len(findings.false) for findings in self.findings.values()]
+        false = [len(findings.false or ()) for findings in self.findings.values()]
         only_some = frozenset.union(*found) - frozenset.intersection(*found)
         return len(only_some) + max(false) - min(false)
 
@@ -114,10 +116,13 @@ def _detection_findings(truth: COCO, detections: COCO, small_side: float) -> dic
     evaluation = match(truth, detections, iou_thresholds=[0.5], side_ranges=[EVERY_SIDE])
     found: dict[int, set[int]] = {image_id: set() for image_id in truth.imgs}
     hits, false, others = ({image_id: [] for image_id in truth.imgs} for _ in range(3))
+    names = {number: category["name"] for number, category in truth.cats.items()}
+    if len(names) == 1:  # then it tells nothing
+        names = dict.fromkeys(names, "")
     for one in evaluation.evalImgs:
         if one is None:
             continue
-        image_id = one["image_id"]
+        image_id, label = one["image_id"], names[one["category_id"]]
         for detection_id, object_id, ignored in zip(
             one["dtIds"], one["dtMatches"][0], one["dtIgnore"][0]
         ):
@@ -126,11 +131,13 @@ def _detection_findings(truth: COCO, detections: COCO, small_side: float) -> dic
             # What lies on a crowd is neither right nor wrong.
             if ignored:
                 others[image_id].append(box)
+            elif not object_id and is_small:
+                false[image_id].append((box, label))
             elif not object_id:
-                (false if is_small else others)[image_id].append(box)
+                others[image_id].append(box)
             elif box_side(truth.anns[object_id]["bbox"]) < small_side:
                 found[image_id].add(int(object_id))
-                hits[image_id].append(box)
+                hits[image_id].append((box, label))
             else:
                 others[image_id].append(box)
     return {
@@ -188,39 +195,49 @@ def draw_comparison(
     image = read_image(os.path.join(image_folder, comparison.file_name), format="RGB")
     height, width = image.shape[:2]
     panels = 1 + len(comparison.findings)
+    # In inches of 100 pixels each. Placed by hand: automatic layouts leave gaps beside images.
     panel_width = min(max(width, PANEL[0]), PANEL[1]) / 100
-    figure = Figure(
-        figsize=(panels * panel_width, panel_width * height / width + 0.8), layout="constrained"
+    panel_height = panel_width * height / width
+    size = panels * (panel_width + GAP) + GAP, panel_height + HEAD + FOOT
+    figure = Figure(figsize=size)
+    truth_axes, *model_axes = (
+        figure.add_axes(
+            (
+                (GAP + panel * (panel_width + GAP)) / size[0],
+                FOOT / size[1],
+                panel_width / size[0],
+                panel_height / size[1],
+            )
+        )
+        for panel in range(panels)
     )
-    truth_axes, *model_axes = figure.subplots(1, panels)
     for ax in (truth_axes, *model_axes):
-        ax.imshow(image, extent=(0, width, height, 0), interpolation="nearest")
+        ax.imshow(image, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
         ax.set_axis_off()
 
-    truth_axes.set_title(f"ground truth: {len(comparison.small)} small")
+    truth_axes.set_title(f"ground truth\n{len(comparison.small)} small")
     for box in comparison.large:
-        _outline(truth_axes, box, TRUTH_COLOUR, linewidth=0.8)
+        _outline(truth_axes, box, TRUTH_COLOUR, linewidth=1)
     for box in comparison.small.values():
         _outline(truth_axes, box, TRUTH_COLOUR)
-    for ax, colour, (name, findings) in zip(
-        model_axes, MODEL_COLOURS, comparison.findings.items()
-    ):
-        ax.set_title(f"{name}: {_counts(comparison, findings)}")
+    for ax, colour, (name, findings) in zip(model_axes, MODEL_COLOURS, comparison.findings.items()):
+        ax.set_title(f"{name}\n{_counts(comparison, findings)}")
         for box in findings.others:
-            _outline(ax, box, colour, linewidth=0.8)
-        for box in findings.hits:
+            _outline(ax, box, colour, linewidth=1)
+        for box, label in findings.hits:
             _outline(ax, box, colour)
-        for box in findings.false:
+            _write(ax, box, label, below=True)
+        for box, label in findings.false or ():
             _outline(ax, box, colour)
             x, y, w, h = box
-            ax.plot([x, x + w], [y, y + h], color=colour, linewidth=1.5)
-            ax.plot([x, x + w], [y + h, y], color=colour, linewidth=1.5)
+            ax.plot([x, x + w, x, x + w], [y, y + h, y + h, y], color=colour, linewidth=1)
+            _write(ax, box, label, below=False)
         for number, box in comparison.small.items():
             if number not in findings.found:
                 _outline(ax, box, TRUTH_COLOUR, linestyle=(0, (2, 1.5)))
-            elif not findings.hits:  # of proposals, too many to tell which one it was
+            elif findings.false is None:  # too many boxes to tell which one it was
                 _outline(ax, box, TRUTH_COLOUR)
-    figure.supxlabel(legend, fontsize="medium")
+    figure.text(0.5, 0.1 / size[1], legend, horizontalalignment="center")
     figure.savefig(path, dpi=100)
 
 
@@ -239,10 +256,25 @@ def _outline(ax: Axes, box: Box, colour: str, *, linewidth: float = 2, linestyle
     )
 
 
+def _write(ax: Axes, box: Box, label: str, *, below: bool) -> None:
+    x, y, _, height = box
+    if label:
+        ax.text(
+            x,
+            y + height if below else y,
+            label,
+            color="white",
+            fontsize=8,
+            verticalalignment="top" if below else "bottom",
+            bbox={"facecolor": "black", "alpha": 0.8, "pad": 0.7, "edgecolor": "none"},
+            clip_on=True,
+        )
+
+
 def _counts(comparison: ImageComparison, findings: Findings) -> str:
     missed = len(comparison.small) - len(findings.found)
     counts = f"{len(findings.found)} found, {missed} missed"
-    return f"{counts}, {len(findings.false)} false" if findings.false else counts
+    return counts if findings.false is None else f"{counts}, {len(findings.false)} false"
 
 
 _STYLE = """
@@ -271,12 +303,13 @@ def _page(
     names = list(comparisons[0].findings) if comparisons else []
     objects = sum(len(comparison.small) for comparison in comparisons)
     differing = sum(comparison.difference > 0 for comparison in comparisons)
-    rows = [_row("ground truth", TRUTH_COLOUR, objects, "", "")]
+    rows = [_row("ground truth", TRUTH_COLOUR, objects, "", "", "")]
     for name, colour in zip(names, MODEL_COLOURS):
         findings = [comparison.findings[name] for comparison in comparisons]
         found = sum(len(of_image.found) for of_image in findings)
-        false = sum(len(of_image.false) for of_image in findings)
-        rows.append(_row(name, colour, found, objects - found, false))
+        judged = [of_image.false for of_image in findings if of_image.false is not None]
+        false = sum(map(len, judged)) if judged else ""
+        rows.append(_row(name, colour, "", found, objects - found, false))
     figures = [
         f'<figure><a href="{html.escape(name)}"><img src="{html.escape(name)}" loading="lazy" '
         f'alt="{html.escape(_caption(comparison))}"></a>'
@@ -293,7 +326,8 @@ def _page(
             f"<p>{html.escape(explanation)}</p>",
             f"<p>The models differ on {differing} of {len(comparisons)} images; here are "
             f"{len(sheets)}, those first on which they differ most.</p>",
-            "<table><tr><th>small objects</th><th>found</th><th>missed</th><th>false</th></tr>",
+            "<table><tr><th>small objects</th><th>in all</th><th>found</th><th>missed</th>"
+            "<th>false</th></tr>",
             *rows,
             "</table>",
             preformatted,
@@ -311,7 +345,6 @@ def _row(name: str, colour: str, *values: object) -> str:
 
 def _caption(comparison: ImageComparison) -> str:
     models = "; ".join(
-        f"{name}: {_counts(comparison, findings)}"
-        for name, findings in comparison.findings.items()
+        f"{name}: {_counts(comparison, findings)}" for name, findings in comparison.findings.items()
     )
     return f"{comparison.file_name}, {len(comparison.small)} small objects. {models}"

@@ -15,9 +15,8 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import Visualizer
 
-# Blue and orange of Okabe and Ito's palette, told apart by colour-blind people too.
-TRUTH_COLOUR = "#56B4E9"
-DETECTION_COLOUR = "#E69F00"
+from .palette import MODEL_COLOURS, TRUTH_COLOUR
+
 SCALE = 2  # of the drawing: labels of tiny objects need the room
 
 
@@ -66,7 +65,7 @@ def draw_contact_sheet(
             image,
             [detection["bbox"] for detection in found],
             [f"{names[class_of[d['category_id']]]} {d['score']:.0%}" for d in found],
-            DETECTION_COLOUR,
+            MODEL_COLOURS[0],
         )
     for truth_axes, detection_axes in pairs[: min(2, len(records))]:
         truth_axes.set_title("ground truth")

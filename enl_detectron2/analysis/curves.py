@@ -66,11 +66,12 @@ def plot_curves(
         raise ValueError(
             f"no run has {' or '.join(metrics)}; there are {', '.join(sorted(known)) or 'none'}"
         )
+    last = max(max(of_run, default=0) for of_run in logged.values()) or 1
     figure = Figure(figsize=(5.2 * len(drawn), 4.2), layout="constrained")
     for metric, ax in zip(drawn, figure.subplots(1, len(drawn), squeeze=False)[0]):
         for name, colour, marker in zip(logged, MODEL_COLOURS, MODEL_MARKERS):
             points = [
-                (iteration + 1, entry[metric])
+                (iteration, entry[metric])
                 for iteration, entry in logged[name].items()
                 if math.isfinite(entry.get(metric, math.nan))
             ]
@@ -78,12 +79,12 @@ def plot_curves(
                 *zip(*points) if points else ([], []),
                 color=colour,
                 marker=marker,
-                markersize=4 if len(points) < 50 else 0,
+                markersize=5 if len(points) < 50 else 0,
                 label=name,
             )
         ax.set_title(metric)
         ax.set_xlabel("iterations")
-        ax.set_xlim(left=0)
+        ax.set_xlim(0, 1.05 * last)
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3)
         ax.legend()

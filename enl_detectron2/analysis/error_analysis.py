@@ -35,6 +35,7 @@ from .coco_matching import (
 from .palette import MODEL_COLOURS, MODEL_MARKERS
 
 COUNTS = (2, 3, 5, 9, 17)  # where groups of numbers of objects begin; the first is "alone"
+FEW = 30  # objects: a share of fewer says little
 METRICS = ("recall", "AP50", "AP")
 SMALL_RANGE = (0.0, float(SMALL_SIDE))
 SIZE_GROUPING = "box side, px"
@@ -78,7 +79,7 @@ class ErrorAnalysis:
 
 
 @dataclass(frozen=True)
-class _Objects:
+class Objects:
     """The objects of a data set, an entry of each array for each."""
 
     image: np.ndarray
@@ -152,13 +153,15 @@ def _row(label: str, found: np.ndarray, precision: np.ndarray) -> Row:
     )
 
 
-def _objects(truth: COCO, evaluation: COCOeval, score_threshold: float) -> _Objects:
+def _objects(truth: COCO, evaluation: COCOeval, score_threshold: float) -> Objects:
     """Each object but crowds; found if a detection of that score matches it at IoU 0.5."""
     num_images = len(evaluation.params.imgIds)
     # evalImgs has classes outermost, then ranges of sizes, then images.
-    every_side = np.array(evaluation.evalImgs, dtype=object).reshape(
-        -1, len(evaluation.params.areaRng), num_images
-    )[:, 1].ravel()
+    every_side = (
+        np.array(evaluation.evalImgs, dtype=object)
+        .reshape(-1, len(evaluation.params.areaRng), num_images)[:, 1]
+        .ravel()
+    )
     scores = {number: one["score"] for number, one in evaluation.cocoDt.anns.items()}
     scores[0] = -math.inf  # matched by none
     found = {
@@ -167,11 +170,9 @@ def _objects(truth: COCO, evaluation: COCOeval, score_threshold: float) -> _Obje
         if one is not None
         for object_id, detection_id in zip(one["gtIds"], one["gtMatches"][0])
     }
-    annotations = [
-        annotation for annotation in truth.anns.values() if not annotation["iscrowd"]
-    ]
+    annotations = [annotation for annotation in truth.anns.values() if not annotation["iscrowd"]]
     counts = Counter((a["image_id"], a["category_id"]) for a in annotations)
-    return _Objects(
+    return Objects(
         image=np.array([a["image_id"] for a in annotations]),
         category=np.array([a["category_id"] for a in annotations]),
         side=np.array([box_side(a["bbox"]) for a in annotations]),
@@ -201,7 +202,7 @@ def _precision(evaluation: COCOeval) -> np.ndarray:
     return known.mean(axis=(1, 2)).filled(np.nan).T
 
 
-def repetition_effect(objects: _Objects, chosen: np.ndarray) -> RepetitionEffect:
+def repetition_effect(objects: Objects, chosen: np.ndarray) -> RepetitionEffect:
     """How recall changes with the number of objects of a class, between otherwise like objects.
 
     Crowded images hold other classes and sizes than empty ones, so each object is compared with
@@ -216,9 +217,7 @@ def repetition_effect(objects: _Objects, chosen: np.ndarray) -> RepetitionEffect
     if not chosen.any():
         return RepetitionEffect(None, None, None)
     size = np.digitize(objects.side[chosen], SIDES)
-    _, group = np.unique(
-        np.stack([objects.category[chosen], size]), axis=1, return_inverse=True
-    )
+    _, group = np.unique(np.stack([objects.category[chosen], size]), axis=1, return_inverse=True)
     group = group.ravel()
     members = np.bincount(group)
 
@@ -245,7 +244,9 @@ def describe_effect(name: str, analysis: ErrorAnalysis) -> str:
     """One sentence: whether repetition helps this model on this data, and on which numbers."""
     effect = analysis.effect
     numbers = ", ".join(
-        f"{row.label}: {row.recall:.1f} % of {row.objects}" for row in analysis.by_count if row.objects
+        f"{row.label}: {row.recall:.1f} % of {row.objects}"
+        for row in analysis.by_count
+        if row.objects
     )
     evidence = f"recall by that number: {numbers or 'no small objects'}"
     if effect.points is None:
@@ -283,7 +284,8 @@ def format_analyses(analyses: Mapping[str, ErrorAnalysis]) -> str:
     parts.append(
         "Percent. recall: found at IoU 0.5 by a detection above the score threshold; AP50, AP: "
         "COCO's, of all detections,\nmeans over classes. The second table is of small objects "
-        f"(side below {SMALL_SIDE} px); its AP doesn't count\ndetections in images without the class."
+        f"(side below {SMALL_SIDE} px); its AP doesn't\ncount detections in images without the "
+        "class."
     )
     parts += [describe_effect(name, analysis) for name, analysis in analyses.items()]
     return "\n\n".join(parts)
@@ -309,30 +311,28 @@ def plot_analyses(analyses: Mapping[str, ErrorAnalysis], path: str | os.PathLike
         path: the picture to write; its suffix says its format.
     """
     figure = Figure(figsize=(11, 7.5), layout="constrained")
-    axes = figure.subplots(2, 2, sharey="col")
+    axes = figure.subplots(2, 2, sharey=True)
     titles = ("all objects", f"small objects (side below {SMALL_SIDE} px)")
     for (title, groups), which, pair in zip(_groupings(analyses), titles, axes):
         groups = [rows for rows in groups if rows[0].objects]
         labels = [f"{rows[0].label}\nn = {rows[0].objects}" for rows in groups]
         for metric, ax in zip(("recall", "AP"), pair):
             for index, name in enumerate(analyses):
-                ax.plot(
-                    [getattr(rows[index], metric) for rows in groups],
-                    color=MODEL_COLOURS[index],
-                    marker=MODEL_MARKERS[index],
-                    label=name,
-                )
+                values = [getattr(rows[index], metric) for rows in groups]
+                style = {"color": MODEL_COLOURS[index], "marker": MODEL_MARKERS[index]}
+                ax.plot(values, label=name, **style)
+                few = [place for place, rows in enumerate(groups) if rows[0].objects < FEW]
+                hollow = [values[place] for place in few]
+                ax.plot(few, hollow, markerfacecolor="white", linestyle="none", **style)
             ax.set_xticks(range(len(groups)), labels)
             ax.set_xmargin(0.1)
             ax.set_xlabel(title)
             ax.set_ylabel("recall at IoU 0.5, %" if metric == "recall" else "AP, %")
             ax.set_title(which, fontsize="medium")
             ax.grid(axis="y", alpha=0.3)
-    for ax in axes.flat:
-        ax.set_ylim(bottom=0)
-    for ax in axes[:, 0]:
-        ax.set_ylim(top=102)
+    axes[0, 0].set_ylim(-3, 103)  # all share it
     axes[0, 0].legend()
+    figure.supxlabel(f"hollow: fewer than {FEW} objects", fontsize="small")
     figure.savefig(path, dpi=100)
 
 

@@ -87,9 +87,7 @@ def evaluate_proposals(
     for image_id, image in tqdm(truth.imgs.items(), desc=progress, unit="image"):
         boxes = propose(os.path.join(image_folder, image["file_name"]))
         objects = [a for a in truth.imgToAnns[image_id] if not a["iscrowd"]]
-        corners = [
-            BoxMode.convert(a["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for a in objects
-        ]
+        corners = [BoxMode.convert(a["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for a in objects]
         iou = pairwise_iou(Boxes(boxes), Boxes(torch.tensor(corners).reshape(-1, 4)))
         best_of_shown = _best(iou, shown)
         size = boxes[:shown, 2:] - boxes[:shown, :2]

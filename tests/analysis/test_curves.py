@@ -1,0 +1,78 @@
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from enl_detectron2.analysis.curves import plot_curves, read_metrics
+
+TOOL = Path(__file__).parents[2] / "tools/plot_training.py"
+
+
+def write_run(folder, entries, tail=""):
+    folder.mkdir()
+    lines = [json.dumps(entry) + "\n" for entry in entries]
+    (folder / "metrics.json").write_text("".join(lines) + tail)
+    return folder
+
+
+def test_a_resumed_and_unfinished_run_is_read(tmp_path):
+    run = write_run(
+        tmp_path / "run",
+        [
+            {"iteration": 19, "total_loss": 3.0},
+            {"iteration": 39, "total_loss": 2.0},
+            {"iteration": 39, "bbox/AP": 5.0},
+            {"iteration": 19, "total_loss": 2.5},
+        ],
+        tail='{"iteration": 59, "total_',
+    )
+    expected = {
+        19: {"iteration": 19, "total_loss": 2.5},
+        39: {"iteration": 39, "total_loss": 2.0, "bbox/AP": 5.0},
+    }
+    assert read_metrics(run) == read_metrics(run / "metrics.json") == expected
+    assert list(read_metrics(run)) == [19, 39]
+
+
+def test_a_file_of_something_else_is_named(tmp_path):
+    run = write_run(tmp_path / "run", [{"step": 1}, {"iteration": 2}])
+    with pytest.raises(ValueError, match="metrics.json, line 1, isn't one of detectron2's"):
+        read_metrics(run)
+    with pytest.raises(ValueError, match="none/metrics.json can't be read|none can't be read"):
+        read_metrics(tmp_path / "none")
+
+
+@pytest.fixture
+def runs(tmp_path):
+    losses = [{"iteration": i, "total_loss": 1 / i, "bbox/APs": float("nan")} for i in (1, 2, 4)]
+    scored = [*losses, {"iteration": 4, "bbox/AP": 10.0}]
+    return {"a": write_run(tmp_path / "a", scored), "b": write_run(tmp_path / "b", losses[:2])}
+
+
+def test_draws_each_metric_that_there_is(runs, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.append(figure))
+    plot_curves(runs, tmp_path / "curves.png", metrics=["total_loss", "bbox/AP", "nothing"])
+    loss, ap = drawn[0].axes
+    assert [ax.get_title() for ax in (loss, ap)] == ["total_loss", "bbox/AP"]
+    points = {line.get_label(): line.get_xydata().tolist() for line in loss.lines}
+    assert points == {"a": [[1, 1], [2, 0.5], [4, 0.25]], "b": [[1, 1], [2, 0.5]]}
+    colours = [line.get_color() for line in loss.lines]
+    assert len(set(colours)) == 2 and colours == [line.get_color() for line in ap.lines]
+    assert ap.lines[0].get_xydata().tolist() == [[4, 10]]
+    with pytest.raises(ValueError, match="no run has nothing; there are bbox/AP, bbox/APs, iter"):
+        plot_curves(runs, tmp_path / "curves.png", metrics=["nothing"])
+
+
+def test_the_tool_writes_a_picture_once(runs, tmp_path, monkeypatch, capsys):
+    words = [*(f"{name}={run}" for name, run in runs.items()), "--output"]
+    words.append(str(tmp_path / "curves.png"))
+    monkeypatch.setattr(sys, "argv", [str(TOOL), *words])
+    runpy.run_path(str(TOOL), run_name="__main__")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(TOOL), run_name="__main__")
+    assert "curves.png is there already" in capsys.readouterr().err

@@ -1,0 +1,143 @@
+import runpy
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from enl_detectron2.analysis.random_model import build_random_model
+from enl_detectron2.config import load_config
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "demo/demo.py"
+LAZY = ROOT / "configs/lazy/enl_rcnn_R50.py"
+
+
+@pytest.fixture
+def model(slim_model):
+    """The demo's first and last arguments, which name a model."""
+    config, weights = slim_model
+    arguments = ["--config-file", config, "--confidence-threshold", 0]
+    return arguments, ["--opts", "MODEL.WEIGHTS", weights]
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of two images, a broken one, and a file that is none."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg"):
+        noise = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / name), noise)
+    (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:60])
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def run(monkeypatch, model, *arguments):
+    """Runs the demo; what it exits with, None for success."""
+    first, last = model
+    monkeypatch.setattr(sys, "argv", [str(DEMO), *map(str, [*first, *arguments, *last])])
+    try:
+        runpy.run_path(str(DEMO), run_name="__main__")
+    except SystemExit as stop:
+        return stop.code
+    return None
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_broken_file_is_named_and_the_rest_done(model, images, tmp_path, monkeypatch):
+    output = tmp_path / "drawn"
+    message = run(monkeypatch, model, "--input", images, "none*.png", "--output", output)
+    # A text makes the exit status 1, and goes to standard error.
+    assert "2 input(s) left out" in message
+    assert "broken.png can't be read as an image" in message
+    assert "none*.png is no file or folder" in message
+    assert names(output) == ["a.png", "b.jpg"]
+    drawing, image = cv2.imread(str(output / "a.png")), cv2.imread(str(images / "a.png"))
+    assert drawing.shape == (480, 640, 3)
+    enlarged = cv2.resize(image, (640, 480), interpolation=cv2.INTER_NEAREST)
+    assert (np.abs(drawing.astype(int) - enlarged).max(axis=2) > 40).mean() > 0.01
+
+
+def test_files_and_patterns_tile_by_tile(model, images, tmp_path, monkeypatch):
+    output = tmp_path / "drawn"
+    words = ["--input", images / "a.png", images / "*.jpg", "--tile", 32, "--output", output]
+    assert run(monkeypatch, model, *words) is None
+    assert names(output) == ["a.png", "b.jpg"]
+
+
+def test_nothing_is_overwritten(model, images, tmp_path, monkeypatch):
+    output = tmp_path / "drawn"
+    output.mkdir()
+    (output / "b.jpg").write_text("mine")
+    message = run(monkeypatch, model, "--input", images, "--output", output)
+    assert "b.jpg is there already" in message
+    assert names(output) == ["b.jpg"] and (output / "b.jpg").read_text() == "mine"
+
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.png").write_bytes((images / "a.png").read_bytes())
+    words = ["--input", images / "a.png", other / "a.png", "--output", tmp_path / "both"]
+    assert "2 inputs would be written to" in run(monkeypatch, model, *words)
+    assert not (tmp_path / "both").exists()
+
+
+def test_a_video_keeps_its_frames(model, tmp_path, monkeypatch):
+    video, drawn = tmp_path / "film.mp4", tmp_path / "drawn.mp4"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
+    for level in (60, 120, 180):
+        writer.write(np.full((48, 64, 3), level, dtype=np.uint8))
+    writer.release()
+    assert run(monkeypatch, model, "--video-input", video, "--output", drawn) is None
+    reader = cv2.VideoCapture(str(drawn))
+    assert reader.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    assert reader.get(cv2.CAP_PROP_FPS) == 10
+    assert reader.read()[1].shape == (480, 640, 3)
+    again = run(monkeypatch, model, "--video-input", video, "--output", drawn)
+    assert "drawn.mp4 is there already" in again
+    message = run(monkeypatch, model, "--video-input", tmp_path / "slim.yaml", "--output", "x.mp4")
+    assert "slim.yaml is no video to read" in message
+
+
+def test_without_weights_it_says_which_key_is_empty(model, images, tmp_path, monkeypatch):
+    first, _ = model
+    message = run(monkeypatch, (first, []), "--input", images, "--output", tmp_path / "drawn")
+    assert message.startswith("demo.py: error: MODEL.WEIGHTS is empty")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--webcam", "--output", "x"], "--webcam is shown in a window"),
+        (["--input", "x", "--tile", "0"], "--tile must be at least 4"),
+        (["--input", "x", "--webcam"], "not allowed with"),
+        ([], "one of the arguments --input --video-input --webcam is required"),
+    ],
+)
+def test_arguments_that_make_no_sense(model, monkeypatch, capsys, arguments, message):
+    assert run(monkeypatch, model, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_lazy_config_works_alike(images, tmp_path, monkeypatch):
+    weights = tmp_path / "lazy.pth"
+    random_model = build_random_model(load_config(str(LAZY), []), "cpu")
+    torch.save({"model": random_model.state_dict()}, weights)
+    words = ["--config-file", LAZY, "--confidence-threshold", 0]
+    opts = [
+        "--opts",
+        f"train.init_checkpoint={weights}",
+        "model.roi_heads.box_predictor.test_score_thresh=0.0",
+        "dataloader.test.mapper.augmentations.0.short_edge_length=96",
+    ]
+    output = tmp_path / "drawn"
+    message = run(monkeypatch, (words, opts), "--input", images / "a.png", "--output", output)
+    assert message is None
+    assert names(output) == ["a.png"]
