@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-
 import numpy as np
 from matplotlib.figure import Figure
 from pycocotools.coco import COCO

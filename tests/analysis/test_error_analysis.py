@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from enl_detectron2.analysis.error_analysis import (
-    Row,
     Objects,
+    Row,
     analyze_errors,
     describe_effect,
     format_analyses,
@@ -126,7 +126,7 @@ def test_ap_is_that_of_pycocotools_on_the_group_alone(write_truth, write_results
     for label, limits in {"8–12": (8, 12), "12–16": (12, 16), "16–24": (16, 24)}.items():
         row = by_label(analysis.by_side)[label]
         expected = coco_ap(truth, detections, side_range=limits)
-        assert [row.AP50, row.AP] == pytest.approx(list(expected))
+        assert pytest.approx(list(expected)) == [row.AP50, row.AP]
 
     pairs = [(image, category) for image, category, _ in objects]
     for label, low, high in (("1", 1, 1), ("2", 2, 2), ("3–4", 3, 4), ("5–8", 5, 8)):
@@ -134,7 +134,7 @@ def test_ap_is_that_of_pycocotools_on_the_group_alone(write_truth, write_results
         row = by_label(analysis.by_count)[label]
         assert row.objects == sum(pair in group for pair in pairs) > 0
         expected = coco_ap(truth, detections, group)
-        assert [row.AP50, row.AP] == pytest.approx(list(expected))
+        assert pytest.approx(list(expected)) == [row.AP50, row.AP]
 
 
 def objects_of(counts, found, side=10.0, images_of_each=40):
