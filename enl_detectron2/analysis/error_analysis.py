@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
+from tqdm import tqdm
 
 from .coco_matching import (
     EVERY_SIDE,
@@ -33,7 +34,16 @@ from .coco_matching import (
 )
 from .palette import MODEL_COLOURS, MODEL_MARKERS
 
-COUNTS = (2, 3, 5, 9, 17)  # where groups of numbers of objects begin; the first is "alone"
+COUNTS = (
+    2,
+    3,
+    5,
+    9,
+    17,
+    33,
+    65,
+    129,
+)  # where groups of numbers of objects begin; the first is "alone"
 FEW = 30  # objects: a share of fewer says little
 METRICS = ("recall", "AP50", "AP")
 SMALL_RANGE = (0.0, float(SMALL_SIDE))
@@ -108,7 +118,7 @@ def analyze_errors(
     truth = load_truth(annotation_file)
     return {
         name: _analyze(truth, load_detections(truth, file), score_threshold)
-        for name, file in results.items()
+        for name, file in tqdm(results.items(), unit="model")
     }
 
 

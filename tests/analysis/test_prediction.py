@@ -95,3 +95,10 @@ def test_a_drawing_shows_each_class_in_its_colour(slim_model):
     assert ((blue - red)[:, right] > 30).sum() > 500 and ((blue - red)[:, left] > 30).sum() == 0
     empty = draw_instances(np.zeros((60, 80, 3), dtype=np.uint8), instances[:0], detector)
     assert empty.shape == drawing.shape and not empty.any()
+
+    masks = torch.zeros(2, 60, 80, dtype=torch.bool)
+    masks[0, 12:28, 12:28] = True
+    instances.pred_masks = masks
+    masked = draw_instances(np.zeros((60, 80, 3), dtype=np.uint8), instances, detector)
+    filled = masked[110:150, 110:150]  # within the first mask, enlarged eight times
+    assert filled.any(axis=2).all() and not drawing[110:150, 110:150].any()
