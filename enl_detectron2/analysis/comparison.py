@@ -212,7 +212,7 @@ def draw_comparison(
         for panel in range(panels)
     )
     for ax in (truth_axes, *model_axes):
-        ax.imshow(image, extent=(0, width, height, 0), interpolation="nearest", aspect="auto")
+        ax.imshow(image, extent=(0, width, height, 0), aspect="auto")
         ax.set_axis_off()
 
     truth_axes.set_title(f"ground truth\n{len(comparison.small)} small")

@@ -34,16 +34,8 @@ from .coco_matching import (
 )
 from .palette import MODEL_COLOURS, MODEL_MARKERS
 
-COUNTS = (
-    2,
-    3,
-    5,
-    9,
-    17,
-    33,
-    65,
-    129,
-)  # where groups of numbers of objects begin; the first is "alone"
+# Where groups of numbers of objects begin, after the first, which is those alone.
+COUNTS = (2, 3, 5, 9, 17, 33, 65, 129)
 FEW = 30  # objects: a share of fewer says little
 METRICS = ("recall", "AP50", "AP")
 SMALL_RANGE = (0.0, float(SMALL_SIDE))
