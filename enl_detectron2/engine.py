@@ -33,6 +33,7 @@ from torch import nn
 
 from .config import load_config
 from .data import register_coco_format
+from .data.check import require_sound
 
 COCO_MAX_DETECTIONS = 100  # an image, in COCO's own metrics
 
@@ -56,9 +57,12 @@ class Trainer(DefaultTrainer):
     """detectron2's ``DefaultTrainer``, evaluated by its ``COCOEvaluator``; on CPUs, too."""
 
     def __init__(self, cfg: CfgNode):
-        # DefaultTrainer takes no arguments for this step of its own.
-        replicate = functools.partial(_replicate, cfg.MODEL.DEVICE)
-        with mock.patch.object(defaults, "create_ddp_model", replicate):
+        # DefaultTrainer takes no arguments for these steps of its own.
+        steps = {
+            "create_ddp_model": functools.partial(_replicate, cfg.MODEL.DEVICE),
+            "AMPTrainer": _amp_trainer(cfg.MODEL.DEVICE),
+        }
+        with mock.patch.multiple(defaults, **steps):
             super().__init__(cfg)
 
     @classmethod
@@ -126,12 +130,22 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         FileNotFoundError: if a file or folder of ``DATASETS.COCO_FORMAT`` isn't there.
+        ValueError: if one of its sets that are used has errors, see :mod:`.data.check`.
     """
     cfg = load_config(args.config_file, args.opts)
     register_coco_format(cfg.DATASETS.COCO_FORMAT)
     cfg.freeze()
+    if comm.get_local_rank() == 0:  # once on each machine, which has files of its own
+        _check_data_sets(cfg)
     default_setup(cfg, args)
     return cfg
+
+
+def _check_data_sets(cfg: CfgNode) -> None:
+    used = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
+    for name in sorted(used.intersection(name for name, _, _ in cfg.DATASETS.COCO_FORMAT)):
+        metadata = MetadataCatalog.get(name)
+        require_sound(name, metadata.json_file, metadata.image_root)
 
 
 def _run_yaml(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -160,6 +174,24 @@ def _replicate(device: str, model: nn.Module, **options) -> nn.Module:
     return create_ddp_model(model, **options)
 
 
+class BFloat16Trainer(SimpleTrainer):
+    """What detectron2's ``AMPTrainer`` is on a GPU, for a model on the CPU, in bfloat16.
+
+    Parameters and their updates stay in float32, and so do the operations that PyTorch's autocast
+    doesn't list. bfloat16 has float32's range, so that no gradient needs to be scaled.
+    """
+
+    def run_step(self):
+        # Of all that a step does, the forward pass alone.
+        forward = torch.autocast("cpu", dtype=torch.bfloat16)(self.model.forward)
+        with mock.patch.object(self.model, "forward", forward):
+            super().run_step()
+
+
+def _amp_trainer(device: str) -> type[SimpleTrainer]:
+    return BFloat16Trainer if device == "cpu" else AMPTrainer
+
+
 def _run_lazy(args: argparse.Namespace) -> dict[str, Any] | None:
     cfg = load_config(args.config_file, args.opts)
     default_setup(cfg, args)
@@ -173,7 +205,7 @@ def _run_lazy(args: argparse.Namespace) -> dict[str, Any] | None:
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     model = _replicate(cfg.train.device, model, **cfg.train.ddp)
-    trainer_class = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
+    trainer_class = _amp_trainer(cfg.train.device) if cfg.train.amp.enabled else SimpleTrainer
     trainer = trainer_class(model, instantiate(cfg.dataloader.train), optimizer)
     checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     # In this order: a checkpoint is there if the evaluation fails, and the writers see its metrics.

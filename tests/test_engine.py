@@ -7,14 +7,18 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.engine import default_argument_parser
+from detectron2.engine import HookBase, default_argument_parser, launch
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
 
+from enl_detectron2.config import load_config
 from enl_detectron2.data import register_coco_format
 from enl_detectron2.data.relational_digits import SceneConfig, write_relational_digits
-from enl_detectron2.engine import Trainer, run
+from enl_detectron2.engine import Trainer, run, setup
 
 ROOT = Path(__file__).parents[1]
+NORM = "FrozenBN"
 SCENES = SceneConfig(image_size=128, large_side=(32, 48), num_tiny=(2, 3), num_distractors=(1, 2))
 
 
@@ -122,6 +126,125 @@ def test_a_missing_file_is_named_before_anything_starts(digits, tmp_path):
     arguments = yaml_arguments(digits, tmp_path / "output")
     arguments = [word.replace("train.json", "no.json") for word in arguments]
     with pytest.raises(FileNotFoundError, match="'tiny_train' has no annotation file .*no.json"):
+        run(default_argument_parser().parse_args(arguments))
+    assert not (tmp_path / "output").exists()
+
+
+class Record(HookBase):
+    """What every step's loss was."""
+
+    def __init__(self):
+        self.losses = []
+
+    def after_step(self):
+        self.losses.append(self.trainer.storage.history("total_loss").latest())
+
+
+def trainer_with_record(arguments):
+    trainer = Trainer(setup(default_argument_parser().parse_args(arguments)))
+    record = Record()
+    trainer.register_hooks([record])
+    return trainer, record
+
+
+def train_and_write_losses(arguments, output):
+    """What each process does; on a module's level, as a new process imports it."""
+    trainer, record = trainer_with_record(arguments)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    if comm.is_main_process():
+        (output / "losses.json").write_text(json.dumps(record.losses))
+
+
+def test_mixed_precision_trains_stably_on_the_cpu(digits, tmp_path):
+    """The losses fall as they do in float32, and what is learned stays in float32."""
+    losses = {}
+    for amp in (False, True):
+        arguments = yaml_arguments(digits, tmp_path / str(amp))
+        options = {
+            "SOLVER.AMP.ENABLED": amp,
+            "SOLVER.MAX_ITER": 12,
+            "SOLVER.CHECKPOINT_PERIOD": 100,
+            "DATASETS.TEST": "()",
+        }
+        arguments += [str(word) for option in options.items() for word in option]
+        trainer, record = trainer_with_record(arguments)
+        outputs = set()
+        trainer.model.backbone.fpn_output5.register_forward_hook(
+            lambda module, inputs, output, outputs=outputs: outputs.add(output.dtype)
+        )
+        trainer.train()
+        assert outputs == {torch.bfloat16 if amp else torch.float32}
+        losses[amp] = record.losses
+        assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+        saved = torch.load(tmp_path / str(amp) / "model_final.pth", weights_only=False)
+        assert all(torch.isfinite(value).all() for value in saved["model"].values())
+    assert losses[True][0] == pytest.approx(losses[False][0], rel=0.05)
+    assert sum(losses[True][-4:]) < 0.8 * sum(losses[True][:4])
+
+
+def write_weights(file):
+    """Weights of the slim model, with residual blocks that frozen batch norm keeps small."""
+    cfg = load_config(str(ROOT / "configs/cpu/digits_enl_rcnn.yaml"), ["MODEL.RESNETS.NORM", NORM])
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    for name, module in model.named_modules():
+        if name.endswith("conv3.norm"):
+            torch.nn.init.constant_(module.weight, 0.3)
+    torch.save({"model": model.state_dict()}, file)
+
+
+def test_two_processes_at_half_the_batch_train_as_one_does(digits, tmp_path):
+    write_weights(tmp_path / "weights.pth")
+    options = {
+        "MODEL.WEIGHTS": tmp_path / "weights.pth",
+        # Each process must see all that the single one does: nothing that depends on the other
+        # images of a batch, and no sampling, for which each process has its own random numbers.
+        "MODEL.RESNETS.NORM": NORM,
+        "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 100000,
+        "MODEL.RPN.NMS_THRESH": 1.0,
+        "MODEL.RPN.POST_NMS_TOPK_TRAIN": 50,
+        "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 0,
+        "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": False,
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 50,
+        "MODEL.ROI_HEADS.POSITIVE_FRACTION": 1.0,
+        "SOLVER.OPTIMIZER": "SGD",
+        "SOLVER.BASE_LR": 0.01,
+        "SOLVER.WARMUP_ITERS": 0,
+        "SOLVER.MAX_ITER": 10,
+        "SOLVER.CHECKPOINT_PERIOD": 100,
+        "DATASETS.TEST": "()",
+    }
+    words = [str(word) for option in options.items() for word in option]
+    for processes in (1, 2):
+        output = tmp_path / str(processes)
+        arguments = yaml_arguments(digits, output) + words
+        launch(train_and_write_losses, processes, dist_url="auto", args=(arguments, output))
+    one, two = (json.loads((tmp_path / n / "losses.json").read_text()) for n in ("1", "2"))
+    assert len(one) == 10
+    assert two == pytest.approx(one, rel=1e-3)
+    before, one, two = (
+        torch.load(tmp_path / file, weights_only=False)["model"]
+        for file in ("weights.pth", "1/model_final.pth", "2/model_final.pth")
+    )
+    for name in one:
+        change = (one[name] - before[name]).norm()
+        assert (two[name] - one[name]).norm() <= 0.01 * change, name
+    assert (
+        one["backbone.fpn_relation3.out.weight"] != before["backbone.fpn_relation3.out.weight"]
+    ).any()
+
+
+def test_data_with_errors_are_refused_before_anything_starts(digits, tmp_path):
+    content = json.loads((digits / "train.json").read_text())
+    content["annotations"][0]["bbox"][2] *= -1
+    (tmp_path / "reversed.json").write_text(json.dumps(content))
+    arguments = yaml_arguments(digits, tmp_path / "output")
+    arguments = [
+        word.replace(str(digits / "train.json"), str(tmp_path / "reversed.json"))
+        for word in arguments
+    ]
+    with pytest.raises(ValueError, match="'tiny_train' can't be used with 1 errors such as .*rev"):
         run(default_argument_parser().parse_args(arguments))
     assert not (tmp_path / "output").exists()
 

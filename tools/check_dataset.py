@@ -1,0 +1,46 @@
+#!/usr/bin/env python
+"""What is wrong with a COCO-format data set, and what is in it.
+
+    python tools/check_dataset.py annotations.json images/
+
+Prints every finding with its file and id, then a summary with the settings that suit the set.
+Exit status: 0 if there are no errors (warnings only are fine), 1 if there are, 2 if the annotation
+file can't be read at all.
+"""
+
+import argparse
+from pathlib import Path
+
+from enl_detectron2.data.check import check_annotations, check_images, describe, read_coco
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("annotations", help="the .json file")
+    parser.add_argument("images", help="the folder that its file names are relative to")
+    parser.add_argument("--quick", action="store_true", help="don't decode the images")
+    args = parser.parse_args(arguments)
+    try:
+        coco = read_coco(args.annotations)
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"error: {error}\n")
+    if not Path(args.images).is_dir():
+        parser.exit(2, f"error: there is no image folder {args.images}\n")
+
+    findings = check_annotations(coco, args.images)
+    if not args.quick:
+        findings += check_images(coco, args.images)
+    for finding in findings:
+        print(finding)
+    if findings:
+        print()
+    print(describe(coco))
+    errors = sum(finding.is_error for finding in findings)
+    print(f"\n{errors} errors, {len(findings) - errors} warnings")
+    parser.exit(1 if errors else 0)
+
+
+if __name__ == "__main__":
+    main()
