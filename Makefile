@@ -10,7 +10,7 @@ PY := .venv/bin/python
 unexport PYTHONPATH PYTHONHOME
 endif
 
-.PHONY: help demo test test-slow test-browser lint clean
+.PHONY: help demo test test-slow test-browser test-sahi lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -35,11 +35,17 @@ test-browser: ## the attention explorer in a headless Chromium (CHROMIUM=/path/t
 	$(SETUP) test
 	CHROMIUM="$${CHROMIUM:-chromium}" $(PY) -m pytest tests/analysis/test_explorer_browser.py
 
+# SAHI and its OpenCV don't fit beside what is pinned: a folder of its own, see examples/sahi/README.md.
+test-sahi: ## the test of examples/sahi
+	$(SETUP) test
+	$(PY) -m pip install --quiet --no-deps --upgrade --target .venv-sahi --requirement examples/sahi/requirements.txt
+	PYTHONPATH=$(CURDIR)/.venv-sahi$${PYTHONPATH:+:$$PYTHONPATH} $(PY) -m pytest examples/sahi
+
 lint: ## ruff's rules and format
 	$(SETUP) test
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 
 clean: ## remove .venv and the caches; results stay
-	rm -rf .venv .venv.old .venv-setup.log .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv.old .venv-sahi .venv-setup.log .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -158,13 +158,13 @@ def train_and_write_losses(arguments, output):
 
 
 def test_mixed_precision_trains_stably_on_the_cpu(digits, tmp_path):
-    """The losses fall as they do in float32, and what is learned stays in float32."""
+    """The losses start as in float32, and fall; what is learned stays in float32."""
     losses = {}
     for amp in (False, True):
         arguments = yaml_arguments(digits, tmp_path / str(amp))
         options = {
             "SOLVER.AMP.ENABLED": amp,
-            "SOLVER.MAX_ITER": 12,
+            "SOLVER.MAX_ITER": 8 if amp else 1,
             "SOLVER.CHECKPOINT_PERIOD": 100,
             "DATASETS.TEST": "()",
         }
@@ -181,7 +181,7 @@ def test_mixed_precision_trains_stably_on_the_cpu(digits, tmp_path):
         saved = torch.load(tmp_path / str(amp) / "model_final.pth", weights_only=False)
         assert all(torch.isfinite(value).all() for value in saved["model"].values())
     assert losses[True][0] == pytest.approx(losses[False][0], rel=0.05)
-    assert sum(losses[True][-4:]) < 0.8 * sum(losses[True][:4])
+    assert sum(losses[True][-3:]) < 0.8 * sum(losses[True][:3])
 
 
 def write_weights(file):
@@ -229,8 +229,9 @@ def test_two_processes_at_half_the_batch_train_as_one_does(digits, tmp_path):
         for file in ("weights.pth", "1/model_final.pth", "2/model_final.pth")
     )
     for name in one:
-        change = (one[name] - before[name]).norm()
-        assert (two[name] - one[name]).norm() <= 0.01 * change, name
+        # What has no gradient but rounding, as the bias below a softmax, moves by that alone.
+        allowed = 0.01 * (one[name] - before[name]).norm() + 1e-6 * one[name].norm() + 1e-9
+        assert (two[name] - one[name]).norm() <= allowed, name
     relation = "backbone.fpn_relation3.out.weight"
     assert not torch.equal(one[relation], before[relation])
 

@@ -24,6 +24,8 @@ TEST_NEEDS = {
     "pytest_timeout": "pytest-timeout",
     "hypothesis": "hypothesis",
     "ruff": "ruff",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
 }
 
 python = sys.executable

@@ -1,0 +1,56 @@
+"""Under autocast the projections are bfloat16's; the softmax and the sums over N are float32's."""
+
+import pytest
+import torch
+
+from enl_detectron2.layers import ENLBlock, NonLocalBlock
+
+# N = 12,288. A sum in bfloat16, which has 8 bits, stops growing at some 256 equal terms.
+HEIGHT, WIDTH = 96, 128
+BLOCKS = {
+    "enl softmax": (ENLBlock, {"phi_norm": "softmax"}),
+    "enl mean": (ENLBlock, {"phi_norm": "mean"}),
+    "enl none": (ENLBlock, {"phi_norm": "none"}),
+    "nl softmax": (NonLocalBlock, {"affinity_norm": "softmax"}),
+    "nl mean": (NonLocalBlock, {"affinity_norm": "mean"}),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@torch.no_grad()
+def test_sums_of_many_equal_terms_are_whole(name):
+    """θ, φ and g are constant over the map, so that y is known: all that is summed is equal."""
+    block_class, options = BLOCKS[name]
+    height, width = (HEIGHT, WIDTH) if block_class is ENLBlock else (32, 48)
+    block = block_class(4, 2, position="none", **options)
+    for parameter in block.parameters():
+        torch.nn.init.zeros_(parameter)
+    for projection in (block.theta, block.phi, block.g):
+        torch.nn.init.constant_(projection.bias, 0.5)
+    torch.nn.init.ones_(block.out.weight)
+    x = torch.zeros(1, 4, height, width)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = block(x).double()
+    expected = block.double()(x.double())
+    assert expected.min() > 0
+    assert ((actual - expected).abs() / expected).max() < 4 * 2**-8  # a few roundings
+
+
+@torch.no_grad()
+def test_the_softmax_over_positions_is_taken_in_float32():
+    """φ spans a range in which bfloat16 can't tell exponents apart that float32 can."""
+    torch.manual_seed(0)
+    block = ENLBlock(16, position="none")
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x = torch.randn(1, 16, HEIGHT, WIDTH)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = (block(x) - x).double()
+        # What autocast itself leaves of φ: rounded once, then all in float64.
+        phi = block.phi(x).double()
+    block, x = block.double(), x.double()
+    weights = phi.flatten(2).softmax(dim=2)
+    context = weights @ block.g(x).flatten(2).transpose(1, 2)
+    y = (block.theta(x).flatten(2).transpose(1, 2) @ context).transpose(1, 2)
+    expected = block.out(y.reshape(1, 8, HEIGHT, WIDTH))
+    assert (actual - expected).norm() / expected.norm() < 2**-6
