@@ -84,7 +84,7 @@ def trace(model: nn.Module, image: Tensor) -> torch.jit.ScriptModule:
 
     adapter = TracingAdapter(model, [{"image": image}], infer)
     with _without_warnings(), torch.no_grad():
-        # The check would trace a second time, only to compare random numbers' worth of rounding.
+        # PyTorch's own check would only trace and run the same image again.
         return torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
 
 

@@ -205,7 +205,6 @@ def test_two_processes_at_half_the_batch_train_as_one_does(digits, tmp_path):
         "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 100000,
         "MODEL.RPN.NMS_THRESH": 1.0,
         "MODEL.RPN.POST_NMS_TOPK_TRAIN": 50,
-        "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 0,
         "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": False,
         "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 50,
         "MODEL.ROI_HEADS.POSITIVE_FRACTION": 1.0,

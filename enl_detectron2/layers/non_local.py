@@ -66,7 +66,7 @@ class NonLocalBlock(RelationBlock):
                 affinity = affinity.softmax(dim=3)
             else:
                 affinity = affinity / affinity.shape[3]
-            if self.multiply and self.position is not None:
+            if self.multiply and self.position is not None:  # the latter for TorchScript
                 affinity = affinity * self.position.matrix(g)
             y = affinity @ value
         y = y.transpose(2, 3).reshape(g.shape)
