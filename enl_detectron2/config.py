@@ -48,6 +48,9 @@ def add_enl_config(cfg: CN) -> None:
     cfg.MODEL.ENL_FPN.NUM_FREQUENCIES = 9
     # Distance over which the l1 term falls by a factor e, in cells of the feature map.
     cfg.MODEL.ENL_FPN.L1_SCALE = 50.0
+    # Start every block as the identity: a plain detector's checkpoint, loaded into it, then gives
+    # the plain detector's own detections until training goes on.
+    cfg.MODEL.ENL_FPN.ZERO_INIT_RESIDUAL = False
 
     # The backbone build_non_local_resnet_backbone: a ResNet with one NonLocalBlock, right before
     # the last residual block of this stage. The other keys are as above.
@@ -57,6 +60,7 @@ def add_enl_config(cfg: CN) -> None:
     cfg.MODEL.NON_LOCAL_RESNET.POSITION = "none"
     cfg.MODEL.NON_LOCAL_RESNET.NUM_FREQUENCIES = 9
     cfg.MODEL.NON_LOCAL_RESNET.L1_SCALE = 50.0
+    cfg.MODEL.NON_LOCAL_RESNET.ZERO_INIT_RESIDUAL = False
 
     # "SGD", as everywhere in detectron2, or "AdamW", which learns from scratch in fewer steps.
     cfg.SOLVER.OPTIMIZER = "SGD"

@@ -7,7 +7,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, instantiate
 from detectron2.data import MetadataCatalog
 from detectron2.engine import (
@@ -31,6 +30,7 @@ from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
 
+from .checkpoint import ENLCheckpointer
 from .config import load_config
 from .data import register_coco_format
 from .data.check import require_sound
@@ -61,6 +61,7 @@ class Trainer(DefaultTrainer):
         steps = {
             "create_ddp_model": functools.partial(_replicate, cfg.MODEL.DEVICE),
             "AMPTrainer": _amp_trainer(cfg.MODEL.DEVICE),
+            "DetectionCheckpointer": ENLCheckpointer,
         }
         with mock.patch.multiple(defaults, **steps):
             super().__init__(cfg)
@@ -152,7 +153,7 @@ def _run_yaml(args: argparse.Namespace) -> dict[str, Any] | None:
     cfg = setup(args)
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer = ENLCheckpointer(model, cfg.OUTPUT_DIR, complete=True)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
@@ -198,7 +199,7 @@ def _run_lazy(args: argparse.Namespace) -> dict[str, Any] | None:
     model = instantiate(cfg.model).to(cfg.train.device)
     if args.eval_only:
         model = _replicate(cfg.train.device, model)
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.train.output_dir)
+        checkpointer = ENLCheckpointer(model, cfg.train.output_dir, complete=True)
         checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
         return _evaluate_lazy(cfg, model)
 
@@ -207,7 +208,7 @@ def _run_lazy(args: argparse.Namespace) -> dict[str, Any] | None:
     model = _replicate(cfg.train.device, model, **cfg.train.ddp)
     trainer_class = _amp_trainer(cfg.train.device) if cfg.train.amp.enabled else SimpleTrainer
     trainer = trainer_class(model, instantiate(cfg.dataloader.train), optimizer)
-    checkpointer = DetectionCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    checkpointer = ENLCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     # In this order: a checkpoint is there if the evaluation fails, and the writers see its metrics.
     run_hooks = [
         hooks.IterationTimer(),

@@ -1,4 +1,4 @@
-from .build import RELATION_BLOCK_REGISTRY
+from .build import RELATION_BLOCK_REGISTRY, relation_block_names
 from .enl_fpn import ENL_FPN
 from .non_local_resnet import build_non_local_resnet_backbone, insert_non_local_block
 
@@ -7,4 +7,5 @@ __all__ = [
     "RELATION_BLOCK_REGISTRY",
     "build_non_local_resnet_backbone",
     "insert_non_local_block",
+    "relation_block_names",
 ]

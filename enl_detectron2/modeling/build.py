@@ -1,6 +1,7 @@
 """Relation blocks by name, and the step from a configuration to a block."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,7 +45,12 @@ def block_options(node: CfgNode, block: str) -> dict[str, Any]:
 
 
 def build_relation_block(
-    block: str, channels: int, options: Mapping[str, Any], *, node: str
+    block: str,
+    channels: int,
+    options: Mapping[str, Any],
+    *,
+    zero_init_residual: bool = False,
+    node: str,
 ) -> nn.Module:
     """One block of the registry.
 
@@ -52,10 +58,13 @@ def build_relation_block(
         block: a name in ``RELATION_BLOCK_REGISTRY``.
         channels: of the feature map.
         options: keyword arguments of the block.
+        zero_init_residual: whether the block's last layer starts at zero, so that it starts as the
+            identity. That layer is the attribute ``out``, or Conv5x5Block's ``conv``.
         node: the configuration node that they come from, for messages.
 
     Raises:
-        ValueError: if the block or an option is unknown or wrong; names the key, and what may be.
+        ValueError: if the block or an option is unknown or wrong, or the block has no layer
+            ``out`` that could start at zero; names the key, and what may be.
     """
     check_registered(RELATION_BLOCK_REGISTRY, block, f"{node}.BLOCK")
     names = option_names(block)
@@ -63,6 +72,28 @@ def build_relation_block(
         if option not in names:
             raise ValueError(f"{block} has no option {option!r}; it takes {', '.join(names)}")
     try:
-        return RELATION_BLOCK_REGISTRY.get(block)(channels, **options)
+        built = RELATION_BLOCK_REGISTRY.get(block)(channels, **options)
     except InvalidOption as error:
         raise ValueError(f"{node}.{error.option.upper()} is wrong for {block}: {error}") from error
+    if zero_init_residual:
+        last = built.conv if isinstance(built, Conv5x5Block) else getattr(built, "out", None)
+        if not isinstance(last, nn.Module):
+            raise ValueError(
+                f"{node}.ZERO_INIT_RESIDUAL needs a block whose last layer is its attribute 'out'; "
+                f"{block} has none"
+            )
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+    return built
+
+
+def relation_block_names(model: nn.Module) -> list[str]:
+    """The names, within ``model``, of the relation blocks that this project's backbones put there.
+
+    What comes before them is a plain detector's, so they are what its checkpoint can't have.
+    """
+    return [
+        name
+        for name, _ in model.named_modules()
+        if re.fullmatch(r"fpn_relation\d+|non_local", name.rpartition(".")[2])
+    ]

@@ -45,25 +45,38 @@ class ENL_FPN(FPN):
         square_pad: int = 0,
         *,
         block: str = "ENLBlock",
-        block_features: Sequence[str] = ("res3", "res4", "res5"),
+        block_features: Sequence[str] | None = None,
         block_options: Mapping[str, Any] | None = None,
+        zero_init_residual: bool = False,
     ):
         """
         The first seven arguments are those of :class:`detectron2.modeling.backbone.fpn.FPN`.
 
         Args:
             block: a name in ``RELATION_BLOCK_REGISTRY``, or "" for a plain FPN.
-            block_features: the members of ``in_features`` whose merged level gets a block.
+            block_features: the members of ``in_features`` whose merged level gets a block; None
+                means those at strides 8 and above, as in the papers.
             block_options: keyword arguments of every block, beside its channels.
+            zero_init_residual: whether every block starts as the identity, so that a plain FPN's
+                checkpoint gives its own outputs until training goes on.
 
         Raises:
-            ValueError: if a feature is not there to be used, or a block can't be built;
-                names the configuration's key.
+            ValueError: if the bottom-up network can't carry the pyramid, a feature is not there to
+                be used, or a block can't be built; names the configuration's key.
         """
+        if not isinstance(bottom_up, Backbone):
+            raise ValueError(
+                f"{NODE}.BOTTOM_UP (bottom_up) must be a detectron2 Backbone, "
+                f"got a {type(bottom_up).__name__}"
+            )
         strides = {name: shape.stride for name, shape in bottom_up.output_shape().items()}
         _check_features("MODEL.FPN.IN_FEATURES (in_features)", in_features, list(strides))
+        _check_strides({feature: strides[feature] for feature in in_features})
+        if block_features is None:
+            block_features = [feature for feature in in_features if strides[feature] >= 8]
         _check_features(f"{NODE}.BLOCK_FEATURES (block_features)", block_features, in_features)
-        if isinstance(top_block, LastLevelMaxPool):
+        pools = isinstance(top_block, LastLevelMaxPool)
+        if pools:
             # detectron2 fixes it to p5, which a pyramid that ends elsewhere doesn't have.
             top_block.in_feature = f"p{int(math.log2(strides[in_features[-1]]))}"
         super().__init__(
@@ -75,13 +88,28 @@ class ENL_FPN(FPN):
             fuse_type=fuse_type,
             square_pad=square_pad,
         )
+        # Swin's features, too, are called p<k>: for any block but the max-pool a bottom-up feature
+        # goes before the level of the same name, as in detectron2.
+        self._top_block_reads_bottom_up = False
+        if top_block is not None:
+            levels = self._out_features[: len(in_features)]
+            self._top_block_reads_bottom_up = top_block.in_feature in strides and not pools
+            _check_features(
+                f"{NODE}.TOP_BLOCK (top_block.in_feature)",
+                [top_block.in_feature],
+                [*strides, *levels],
+            )
         # In top-down order, as lateral_convs and output_convs.
         self.relation_blocks = []
         for feature in reversed(in_features):
             relation_block = nn.Identity()
             if block and feature in block_features:
                 relation_block = build_relation_block(
-                    block, out_channels, block_options or {}, node=NODE
+                    block,
+                    out_channels,
+                    block_options or {},
+                    zero_init_residual=zero_init_residual,
+                    node=NODE,
                 )
                 self.add_module(f"fpn_relation{int(math.log2(strides[feature]))}", relation_block)
             self.relation_blocks.append(relation_block)
@@ -103,6 +131,7 @@ class ENL_FPN(FPN):
             "block": node.BLOCK,
             "block_features": node.BLOCK_FEATURES,
             "block_options": block_options(node, node.BLOCK) if node.BLOCK else {},
+            "zero_init_residual": node.ZERO_INIT_RESIDUAL,
         }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -128,7 +157,7 @@ class ENL_FPN(FPN):
             results.insert(0, output_conv(refined))
         if self.top_block is not None:
             source = self.top_block.in_feature
-            if source in bottom_up_features:
+            if self._top_block_reads_bottom_up:
                 top_block_input = bottom_up_features[source]
             else:
                 top_block_input = results[self._out_features.index(source)]
@@ -149,6 +178,18 @@ def _check_features(key: str, features: Sequence[str], available: Sequence[str])
     if unknown:
         raise ValueError(
             f"{key} names {', '.join(unknown)}, but only {', '.join(available)} can be used here"
+        )
+
+
+def _check_strides(strides: Mapping[str, int]) -> None:
+    """Raises ValueError unless each of the pyramid's strides is twice the one before it."""
+    values = list(strides.values())
+    doubling = values and values == [values[0] << index for index in range(len(values))]
+    if not doubling or values[0].bit_count() != 1:
+        found = ", ".join(f"{name} at {stride}" for name, stride in strides.items()) or "none"
+        raise ValueError(
+            "MODEL.FPN.IN_FEATURES (in_features) must name features from high to low resolution, "
+            f"their strides powers of 2, each twice the one before; got {found}"
         )
 
 

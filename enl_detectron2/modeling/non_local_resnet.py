@@ -25,11 +25,14 @@ def build_non_local_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Res
     return insert_non_local_block(
         build_resnet_backbone(cfg, input_shape),
         node.STAGE,
+        zero_init_residual=node.ZERO_INIT_RESIDUAL,
         **block_options(node, NonLocalBlock.__name__),
     )
 
 
-def insert_non_local_block(resnet: ResNet, stage: str = "res4", **options) -> ResNet:
+def insert_non_local_block(
+    resnet: ResNet, stage: str = "res4", *, zero_init_residual: bool = False, **options
+) -> ResNet:
     """Puts a non-local block right before the last residual block of a stage.
 
     The residual blocks keep their names, so a checkpoint of the plain ResNet fits; the new block's
@@ -38,6 +41,7 @@ def insert_non_local_block(resnet: ResNet, stage: str = "res4", **options) -> Re
     Args:
         resnet: changed in place.
         stage: "res2", … "res5".
+        zero_init_residual: whether the block starts as the identity.
         options: of :class:`enl_detectron2.layers.NonLocalBlock`, beside its channels.
 
     Returns:
@@ -53,7 +57,13 @@ def insert_non_local_block(resnet: ResNet, stage: str = "res4", **options) -> Re
         )
     *blocks, last = getattr(resnet, stage).named_children()
     channels = last[1].in_channels
-    non_local = build_relation_block(NonLocalBlock.__name__, channels, options, node=NODE)
+    non_local = build_relation_block(
+        NonLocalBlock.__name__,
+        channels,
+        options,
+        zero_init_residual=zero_init_residual,
+        node=NODE,
+    )
     setattr(resnet, stage, nn.Sequential(OrderedDict([*blocks, ("non_local", non_local), last])))
     resnet.stages[resnet.stage_names.index(stage)] = getattr(resnet, stage)
     return resnet
