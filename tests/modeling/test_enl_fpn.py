@@ -65,12 +65,32 @@ def test_without_a_block_it_is_detectron2s_fpn(slim_cfg, reference, top_block, f
     assert_same_outputs(plain, detectron2_fpn)
 
 
+@pytest.mark.parametrize("block", ["ENLBlock", "NonLocalBlock", "Conv5x5Block"])
 @torch.no_grad()
-def test_blocks_with_out_at_zero_change_nothing(slim_cfg):
-    enl = build(slim_cfg)
-    for block in enl.relation_blocks[:3]:
-        nn.init.zeros_(block.out.weight)
-    assert_same_outputs(enl, build(slim_cfg, "build_resnet_fpn_backbone"))
+def test_blocks_that_start_as_the_identity_change_nothing(slim_cfg, block):
+    plain = build(slim_cfg, "build_resnet_fpn_backbone")
+    assert_same_outputs(build(slim_cfg, BLOCK=block, ZERO_INIT_RESIDUAL=True), plain)
+    with pytest.raises(AssertionError, match="p2"):
+        assert_same_outputs(build(slim_cfg, BLOCK=block), plain)
+
+
+def test_blocks_that_start_as_the_identity_learn(slim_cfg):
+    backbone = build(slim_cfg, ZERO_INIT_RESIDUAL=True)
+    sum(level.sum() for level in backbone(torch.randn(IMAGE)).values()).backward()
+    for level in (3, 4, 5):
+        assert backbone.get_submodule(f"fpn_relation{level}").out.weight.grad.abs().sum() > 0
+
+
+def test_a_block_without_a_last_layer_cannot_be_made_to_start_as_the_identity(
+    slim_cfg, monkeypatch
+):
+    class Gain(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+
+    monkeypatch.setitem(RELATION_BLOCK_REGISTRY._obj_map, "Gain", Gain)
+    with pytest.raises(ValueError, match="ENL_FPN.ZERO_INIT_RESIDUAL needs .* 'out'; Gain has"):
+        build(slim_cfg, BLOCK="Gain", ZERO_INIT_RESIDUAL=True)
 
 
 @torch.no_grad()
