@@ -58,7 +58,11 @@ class ENLCheckpointer(DetectionCheckpointer):
                 _lines(new),
             )
         unused = _lines(incompatible.unexpected_keys)
-        if not self.complete and all(_in_bottom_up(key) for key in loaded):
+        # A detector's checkpoint of which only the bottom-up fits is none of a bottom-up network.
+        bottom_up_alone = all(_in_bottom_up(key) for key in [*loaded, *shapes]) and not any(
+            key.startswith("backbone.") for key in incompatible.unexpected_keys
+        )
+        if bottom_up_alone and not self.complete:
             self.logger.info(
                 "The checkpoint is a bottom-up network's: the rest of the model starts untrained."
             )

@@ -173,6 +173,16 @@ def test_a_bottom_up_networks_checkpoint_is_no_cause_for_alarm(slim_cfg, tmp_pat
     assert {key.split(".")[2] for key in listed(warning)} == {"res5"}
 
 
+def test_a_detector_of_which_only_the_bottom_up_fits_is_loud(slim_cfg, tmp_path, log):
+    old = nn.ModuleDict({"backbone": plain(slim_cfg).backbone})
+    path = save_pth(old, tmp_path)
+    slim_cfg.MODEL.FPN.OUT_CHANNELS = 8
+    ENLCheckpointer(detector(slim_cfg, "Faster R-CNN")).load(path)
+    missing, shapes = said(log, logging.WARNING)
+    assert any("roi_heads" in key for key in listed(missing))
+    assert all("fpn_" in key for key in listed(shapes))
+
+
 def test_untrained_blocks_are_a_warning_where_nothing_is_trained(slim_cfg, tmp_path, log):
     model = detector(slim_cfg, "Faster R-CNN")
     ENLCheckpointer(model, complete=True).load(save_pth(plain(slim_cfg), tmp_path))

@@ -80,12 +80,12 @@ def test_a_loaded_detector_gives_its_old_detections_bit_for_bit(tmp_path):
 def test_fine_tuned_it_is_better_than_before(tmp_path):
     data = tmp_path / "data"
     write_relational_digits(data, num_train=100, num_test=30, config=SCENES)
-    before, weights = train_and_evaluate(tmp_path / "plain", data, 150)
-    assert before > 5  # it has learnt something
+    before, weights = train_and_evaluate(tmp_path / "plain", data, 200)
+    assert before > 1  # it has learnt something
     enl = tmp_path / "enl"
     start = command(ENL, data, enl, weights, "--eval-only", **START)["bbox"]["AP"]
     assert start == before and detections(enl) == detections(tmp_path / "plain")
-    schedule = {"SOLVER.MAX_ITER": 100, "SOLVER.WARMUP_ITERS": 30}
+    schedule = {"SOLVER.MAX_ITER": 150, "SOLVER.WARMUP_ITERS": 30}
     command(ENL, data, enl, weights, **START, **schedule)
     after = command(ENL, data, enl, enl / "model_final.pth", "--eval-only")["bbox"]["AP"]
     print(f"AP {before:.1f} plain, {after:.1f} after fine-tuning with blocks")

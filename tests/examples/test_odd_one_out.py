@@ -14,7 +14,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples/odd_one_out"
 
-# Nothing of the checkout, nor of what the caller has on his path.
+# Nothing of the checkout; what else the caller has on his path may be where detectron2 is.
+PATHS = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+PATHS = [path for path in PATHS if Path(path).resolve() != ROOT.resolve()]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "PIP_"))}
 ENVIRONMENT |= {"PYTHONWARNINGS": "ignore", "PIP_NO_INDEX": "1"}
 
@@ -23,11 +25,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run(*command, cwd, **environment):
+def run(*command, cwd, site=None):
+    """The standard output of Python, with ``site`` before all else that it imports from."""
+    paths = [str(site), *PATHS] if site else PATHS
     result = subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=cwd,
-        env=ENVIRONMENT | environment,
+        env={**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
     )
@@ -39,16 +43,10 @@ def run(*command, cwd, **environment):
 def built(tmp_path_factory):
     """A folder with what `python -m build` makes: an sdist, and of that a wheel."""
     folder = tmp_path_factory.mktemp("built")
-    # The build writes into its source.
-    ignored = shutil.ignore_patterns(".git", ".venv*", "__pycache__", "*.egg-info", "output")
-    copy = shutil.copytree(
-        ROOT,
-        folder / "copy",
-        ignore=lambda path, names: (
-            ignored(path, names)
-            | ({"build", "dist", "datasets"} & set(names) if Path(path) == ROOT else set())
-        ),
-    )
+    # The build writes into its source. Left out is what runs leave behind (see .gitignore).
+    left_out = (".git", ".venv*", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis")
+    left_out += ("output", "build", "dist", "datasets")
+    copy = shutil.copytree(ROOT, folder / "copy", ignore=shutil.ignore_patterns(*left_out))
     build = "import sys; from setuptools import build_meta; build_meta.build_{}(sys.argv[1])"
     run("-c", build.format("sdist"), folder, cwd=copy)
     [sdist] = folder.glob("enl_detectron2-*.tar.gz")
@@ -66,17 +64,20 @@ def site(built):
     return built / "site"
 
 
-def files(folder, *patterns):
-    found = {path for pattern in patterns for path in folder.rglob(pattern) if path.is_file()}
-    return {str(path.relative_to(ROOT)) for path in found if "__pycache__" not in path.parts}
+def files(root, folder, pattern="*"):
+    """Relative to ``root``."""
+    return {
+        str(path.relative_to(root)) for path in (root / folder).rglob(pattern) if path.is_file()
+    }
 
 
 def test_the_wheel_holds_the_package_and_its_configurations(built):
     [wheel] = built.glob("*.whl")
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
-    configs = {f"enl_detectron2/model_zoo/{name}" for name in files(ROOT / "configs", "*")}
+    copy = built / "copy"
+    configs = {f"enl_detectron2/model_zoo/{name}" for name in files(copy, "configs")}
     assert len(configs) > 60
-    assert names == files(ROOT / "enl_detectron2", "*.py") | configs
+    assert names == files(copy, "enl_detectron2", "*.py") | configs
 
 
 def test_the_source_distribution_holds_what_tests_and_trains_it(built):
@@ -85,7 +86,7 @@ def test_the_source_distribution_holds_what_tests_and_trains_it(built):
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     folders = ("benchmarks", "configs", "demo", "docs", "enl_detectron2", "examples")
     folders += ("requirements", "tests", "tools")
-    wanted = {name for folder in folders for name in files(ROOT / folder, "*")}
+    wanted = {name for folder in folders for name in files(built / "copy", folder)}
     wanted |= {"LICENSE", "MANIFEST.in", "Makefile", "README.md", "projects_readme.md", "setup.py"}
     wanted |= {"pyproject.toml", "train_net.py", ".ci/run", ".gitignore"}
     assert wanted - names == set()
@@ -103,7 +104,7 @@ print(model_zoo.get_config("ablations_600px/enl_rcnn_R50.yaml").MODEL.BACKBONE.N
 print(model_zoo.get_config("lazy/enl_rcnn_R50.py").model.backbone._target_.__name__)
 print(type(model_zoo.get("cpu/digits_enl_rcnn.yaml").backbone).__name__)
 """
-    lines = run("-c", script, cwd=tmp_path, PYTHONPATH=str(site)).splitlines()
+    lines = run("-c", script, cwd=tmp_path, site=site).splitlines()
     package = site / "enl_detectron2"
     assert lines == [
         str(package / "__init__.py"),
@@ -117,7 +118,7 @@ print(type(model_zoo.get("cpu/digits_enl_rcnn.yaml").backbone).__name__)
 def test_a_strangers_project_trains_on_the_installed_package(site, tmp_path):
     project = shutil.copytree(EXAMPLE, tmp_path / "project")
     options = ["SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "2"]
-    out = run("train.py", *options, cwd=project, PYTHONPATH=str(site))
+    out = run("train.py", *options, cwd=project, site=site)
     assert "fpn_relation3): DifferenceBlock(" in out
     assert "Conv2d(64, 16, kernel_size=(1, 1)" in out  # its own key, REDUCTION: 4
     assert "copypaste: AP,AP50" in out
