@@ -143,6 +143,8 @@ def check_outputs(name, outputs):
         assert instances.pred_keypoints.shape == (len(instances), 17, 3)
 
 
+# detectron2's own, of the keypoints of one image.
+@pytest.mark.filterwarnings("ignore:Creating a tensor from a list of numpy:UserWarning")
 @pytest.mark.parametrize("name, file, keys", YAML, ids=[case[0] for case in YAML])
 def test_by_yaml(data, tmp_path, name, file, keys):
     cfg = get_cfg()
