@@ -29,8 +29,12 @@ NON_LOCAL_OPTIONS = [
 ]
 
 
-def attention_and_matrix(block_class, explicit_affinity, options):
+def attention_and_matrix(block_class, options):
     """A block's attention for a random map, and its F̃ by the papers' formula, N×N."""
+    explicit_affinity = {
+        ENLBlock: equations.enl_affinity,
+        NonLocalBlock: equations.non_local_affinity,
+    }[block_class]
     block = awake(block_class(6, **options))
     x = torch.randn(1, 6, HEIGHT, WIDTH, dtype=torch.float64)
     theta, phi = (equations.project(p, x[0].flatten(1)) for p in (block.theta, block.phi))
@@ -39,13 +43,13 @@ def attention_and_matrix(block_class, explicit_affinity, options):
 
 
 @pytest.mark.parametrize(
-    ("block_class", "explicit_affinity", "options"),
-    [(ENLBlock, equations.enl_affinity, options) for options in ENL_OPTIONS]
-    + [(NonLocalBlock, equations.non_local_affinity, options) for options in NON_LOCAL_OPTIONS],
+    ("block_class", "options"),
+    [(ENLBlock, options) for options in ENL_OPTIONS]
+    + [(NonLocalBlock, options) for options in NON_LOCAL_OPTIONS],
     ids=str,
 )
-def test_each_row_is_that_of_the_explicit_matrix(block_class, explicit_affinity, options):
-    attention, matrix, block, x = attention_and_matrix(block_class, explicit_affinity, options)
+def test_each_row_is_that_of_the_explicit_matrix(block_class, options):
+    attention, matrix, block, x = attention_and_matrix(block_class, options)
     for row, column in [(0, 0), (4, 7), (HEIGHT - 1, WIDTH - 1)]:
         total = attention.row(row, column).total
         assert torch.allclose(total.flatten(), matrix[row * WIDTH + column], rtol=1e-9, atol=1e-12)
@@ -56,7 +60,7 @@ def test_each_row_is_that_of_the_explicit_matrix(block_class, explicit_affinity,
 
 @pytest.mark.parametrize("options", NON_LOCAL_OPTIONS[:5], ids=str)
 def test_appearance_and_position_are_the_two_parts(options):
-    attention, *_ = attention_and_matrix(NonLocalBlock, equations.non_local_affinity, options)
+    attention, *_ = attention_and_matrix(NonLocalBlock, options)
     seen = attention.row(3, 5)
     assert seen.appearance.sum().item() == pytest.approx(1)  # a softmax
     if options["position"] == "none":
