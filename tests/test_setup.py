@@ -39,7 +39,15 @@ exec "{sys.executable}" -S "$@"
 """
 OWN_MODULES = ["numpy", "torch", "torchvision", "fvcore", "pycocotools"]
 OWN_MODULES += ["cv2", "sklearn", "matplotlib", "detectron2"]
-OWN_TEST_MODULES = ["pytest", "xdist", "pytest_timeout", "hypothesis", "ruff"]
+OWN_TEST_MODULES = [
+    "pytest",
+    "xdist",
+    "pytest_timeout",
+    "hypothesis",
+    "ruff",
+    "onnx",
+    "onnxruntime",
+]
 
 
 class Checkout:
