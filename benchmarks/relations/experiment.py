@@ -1,0 +1,222 @@
+#!/usr/bin/env python
+"""Trains every system of the papers on scenes that only their relations explain.
+
+    python benchmarks/relations/experiment.py --workers 2
+
+Takes hours. It may be stopped at any time and goes on where it was: a finished run is a line of
+results/runs.jsonl, an unfinished one resumes from its last checkpoint. report.py makes the report.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+
+import scenes
+from paths import FOLDER, OUTPUT, RESULTS
+from systems import BASELINE, OWN_START, PROPOSED, SYSTEMS
+
+RUNS = RESULTS / "runs.jsonl"
+SCENES = {"num_train": 4000, "num_test": 300}
+PROBED_IMAGES = 20  # for the size of what the blocks add
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training."""
+
+    system: str
+    level: str
+    relation: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        return OUTPUT / "runs" / "_".join(str(part).replace(" ", "-") for part in astuple(self))
+
+
+def grid() -> list[Run]:
+    """All runs, those first that say most."""
+    main = (scenes.MAIN_LEVEL, scenes.MAIN_RELATION)
+    runs = [Run(system, *main, seed) for seed in range(1, 6) for system in SYSTEMS]
+    # What separates the two mechanisms, and the control in which nothing can be gained.
+    compared = (BASELINE, PROPOSED, "+1NL BU", "+3conv5 TD")
+    for seed in (1, 2, 3):
+        for relation in scenes.RELATIONS:
+            runs += [Run(system, scenes.MAIN_LEVEL, relation, seed) for system in compared]
+        for level in scenes.LEVELS:
+            runs += [Run(system, level, scenes.MAIN_RELATION, seed) for system in compared[:2]]
+    return list(dict.fromkeys(runs))
+
+
+# ---------------------------------------------------------------------------- all runs
+
+
+def main() -> None:
+    args = parse_args()
+    if args.run:
+        train_and_record(Run(**json.loads(args.run)))
+        return
+    missing = [run for run in grid() if run not in finished()]
+    print(f"{len(grid())} runs, {len(missing)} of them to do", flush=True)
+    for run in missing:
+        write_scenes(run)  # before several processes want the same
+    with ThreadPoolExecutor(args.workers) as pool:
+        failed = [run for run, ok in zip(missing, pool.map(in_own_process, missing)) if not ok]
+    if failed:
+        sys.exit("failed: " + "; ".join(str(run.folder) for run in failed))
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, default=1, help="runs side by side, one thread each")
+    parser.add_argument("--run", help=argparse.SUPPRESS)  # one run, as JSON; for its own process
+    return parser.parse_args()
+
+
+def finished() -> set[Run]:
+    if not RUNS.exists():
+        return set()
+    return {Run(**json.loads(line)["run"]) for line in RUNS.read_text().splitlines()}
+
+
+def in_own_process(run: Run) -> bool:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-W", "ignore", __file__, "--run", json.dumps(asdict(run))]
+    with open(run.folder / "output.txt", "a") as output:
+        status = subprocess.run(
+            command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        ).returncode
+    outcome = "done" if status == 0 else f"failed, see {output.name}"
+    print(f"{time.strftime('%H:%M:%S')} {run.folder.name}: {outcome}", flush=True)
+    return status == 0
+
+
+# ---------------------------------------------------------------------------- one run
+
+
+def write_scenes(run: Run) -> Path:
+    """Writes the scenes that a run is about, unless they are there; gives their folder."""
+    from enl_detectron2.data.relational_digits import write_relational_digits
+
+    folder = OUTPUT / "scenes" / f"{run.level}_{run.relation}"
+    write_relational_digits(folder, **SCENES, config=scenes.scene_config(run.level, run.relation))
+    return folder
+
+
+def configuration(run: Run, *, weights: str = ""):
+    """The detector of a run, as a detectron2 configuration."""
+    import small_resnet  # noqa: F401  registers the bottom-up
+
+    from enl_detectron2.config import load_config
+
+    data = write_scenes(run)
+    sets = [
+        [f"digits_{split}", f"{data}/{split}.json", f"{data}/{split}"]
+        for split in ("train", "test")
+    ]
+    options = SYSTEMS[run.system] | {
+        "DATASETS.COCO_FORMAT": str(sets),
+        "MODEL.WEIGHTS": weights,
+        "OUTPUT_DIR": str(run.folder),
+        "SEED": run.seed,
+    }
+    return load_config(
+        str(FOLDER / "digits.yaml"), [part for option in options.items() for part in option]
+    )
+
+
+def start_weights(run: Run) -> str:
+    """A file of the baseline's untrained weights, from which every system of a seed starts: only
+    what a system adds has weights of its own."""
+    import torch
+
+    from enl_detectron2.engine import Trainer
+
+    system = run.system if run.system in OWN_START else BASELINE
+    file = OUTPUT / "start" / f"{system.replace(' ', '-')}_{run.seed}.pth"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(run.seed)
+        model = Trainer.build_model(configuration(Run(system, run.level, run.relation, run.seed)))
+        part = file.with_suffix(f".{os.getpid()}.part")
+        torch.save({"model": model.state_dict()}, part)
+        part.replace(file)
+    return str(file)
+
+
+def train_and_record(run: Run) -> None:
+    from detectron2.engine import default_argument_parser, default_setup
+
+    from enl_detectron2.data import register_coco_format
+    from enl_detectron2.engine import Trainer
+
+    cfg = configuration(run, weights=start_weights(run))
+    cfg.freeze()
+    register_coco_format(cfg.DATASETS.COCO_FORMAT)
+    default_setup(cfg, default_argument_parser().parse_args([]))
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    record = {"run": asdict(run)} | results(run, cfg, trainer.model.eval())
+    with open(RUNS, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps(record) + "\n")
+
+
+def results(run: Run, cfg, model) -> dict:
+    """What the report needs of a trained model."""
+    from enl_detectron2.analysis.error_analysis import analyze_errors
+    from enl_detectron2.analysis.multiply_adds import count_multiply_adds
+
+    lines = (run.folder / "metrics.json").read_text().splitlines()
+    metrics = [line for line in map(json.loads, lines) if "bbox/AP" in line][-1]
+    data = write_scenes(run)
+    errors = analyze_errors(
+        data / "test.json", {"": run.folder / "inference" / "coco_instances_results.json"}
+    )[""]
+    size = scenes.IMAGE_SIZE
+    return {
+        "metrics": {name: metrics[f"bbox/{name}"] for name in ("AP", "AP50", "APs", "APm")},
+        "recall_by_side": {row.label: row.recall for row in errors.by_side},
+        "recall_by_count": {row.label: row.recall for row in errors.by_count},
+        "added_by_blocks": added_by_blocks(model, data),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "multiply_adds": sum(count_multiply_adds(model, (size, size)).values()),
+        "steps": cfg.SOLVER.MAX_ITER,
+    }
+
+
+def added_by_blocks(model, data: Path) -> dict[str, float]:
+    """The norm of what each relation block adds, in multiples of its input's norm: a block that
+    sleeps adds next to nothing."""
+    import torch
+    from detectron2.data.detection_utils import read_image
+
+    from enl_detectron2.analysis.multiply_adds import relation_blocks
+
+    ratios: dict[str, list[float]] = {}
+    for name, block in relation_blocks(model).items():
+
+        def record(_, inputs, output, name=name):
+            ratio = (output - inputs[0]).norm() / inputs[0].norm()
+            ratios.setdefault(name, []).append(ratio.item())
+
+        block.register_forward_hook(record)
+    with torch.no_grad():
+        for file in sorted((data / "test").iterdir())[:PROBED_IMAGES]:
+            image = torch.from_numpy(read_image(str(file), "BGR").copy()).permute(2, 0, 1)
+            model([{"image": image}])
+    return {name: sum(values) / len(values) for name, values in ratios.items()}
+
+
+if __name__ == "__main__":
+    main()

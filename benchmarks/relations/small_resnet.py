@@ -1,0 +1,56 @@
+"""A ResNet that sees little of a scene by itself."""
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, ResNet
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
+
+from enl_detectron2.modeling.non_local_resnet import insert_non_local_block
+
+STEM_CHANNELS = 16
+STAGES = {"res2": 32, "res3": 64, "res4": 128}  # channels
+
+
+@BACKBONE_REGISTRY.register()
+def build_small_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    """res2 to res4 (strides 4, 8, 16) of one basic block each, batch norm trained."""
+    norm = cfg.MODEL.RESNETS.NORM
+    stages, channels = [], STEM_CHANNELS
+    for index, width in enumerate(STAGES.values()):
+        first_stride = 1 if index == 0 else 2
+        stages.append(
+            ResNet.make_stage(
+                BasicBlock,
+                1,
+                in_channels=channels,
+                out_channels=width,
+                norm=norm,
+                stride_per_block=[first_stride],
+            )
+        )
+        channels = width
+    stem = BasicStem(input_shape.channels, STEM_CHANNELS, norm)
+    return ResNet(stem, stages, out_features=list(STAGES))
+
+
+@BACKBONE_REGISTRY.register()
+def build_small_non_local_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    """The same with one non-local block right before the last residual block of res4."""
+    return insert_non_local_block(build_small_resnet_backbone(cfg, input_shape), "res4")
+
+
+def receptive_field(backbone: torch.nn.Module, level: str, size: int) -> int:
+    """The side, in pixels, of what one cell of a pyramid's level depends on.
+
+    Args:
+        backbone: in evaluation mode, so that batch norm relates no pixels.
+        level: of the pyramid, "p2" …
+        size: height and width of the image to ask with.
+    """
+    image = torch.randn(1, 3, size, size, requires_grad=True)
+    feature = backbone(image)[level]
+    middle = feature.shape[-1] // 2
+    feature[0, :, middle, middle].abs().sum().backward()
+    columns = image.grad[0].abs().sum(dim=(0, 1)).nonzero()
+    return int(columns.max() - columns.min() + 1)

@@ -1,0 +1,20 @@
+"""The systems that are compared: the papers', as options of one detector."""
+
+# An option is a key of the YAML configuration and its value.
+SYSTEMS = {
+    "baseline": {},
+    # As many multiply-adds as +3ENL TD has.
+    "wider baseline": {"MODEL.FPN.OUT_CHANNELS": 34},
+    "+1NL BU": {"MODEL.ENL_FPN.BOTTOM_UP": "build_small_non_local_resnet_backbone"},
+    "+3conv5 TD": {"MODEL.ENL_FPN.BLOCK": "Conv5x5Block"},
+    "+3NL TD": {"MODEL.ENL_FPN.BLOCK": "NonLocalBlock"},
+    "+3ENL TD, no position": {
+        "MODEL.ENL_FPN.BLOCK": "ENLBlock",
+        "MODEL.ENL_FPN.POSITION": "none",
+    },
+    "+3ENL TD": {"MODEL.ENL_FPN.BLOCK": "ENLBlock"},
+}
+BASELINE = "baseline"
+PROPOSED = "+3ENL TD"
+# Their shared part has other shapes than the baseline's, and so weights of its own to start from.
+OWN_START = {"wider baseline"}

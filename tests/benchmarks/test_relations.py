@@ -1,0 +1,133 @@
+"""benchmarks/relations: its grid, one run through all of it, and the report."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def experiment(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks" / "relations")
+    import experiment
+
+    monkeypatch.setattr(experiment, "OUTPUT", tmp_path / "output")
+    monkeypatch.setattr(experiment, "RUNS", tmp_path / "runs.jsonl")
+    monkeypatch.setattr(experiment, "SCENES", {"num_train": 4, "num_test": 2})
+    return experiment
+
+
+@pytest.fixture
+def report(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks" / "relations")
+    import report
+
+    return report
+
+
+def test_the_grid_compares_every_system_on_the_main_setting(experiment):
+    from scenes import MAIN_LEVEL, MAIN_RELATION
+
+    grid = experiment.grid()
+    assert len(grid) == len(set(grid))
+    for system in experiment.SYSTEMS:
+        seeds = {
+            run.seed
+            for run in grid
+            if (run.system, run.level, run.relation) == (system, MAIN_LEVEL, MAIN_RELATION)
+        }
+        assert len(seeds) == 5
+    folders = {run.folder for run in grid}
+    assert len(folders) == len(grid)
+
+
+def test_systems_start_from_the_baselines_weights(experiment):
+    from detectron2.modeling import build_model
+
+    for system in experiment.SYSTEMS:
+        run = experiment.Run(system, "faint", "both", 1)
+        weights = torch.load(experiment.start_weights(run), weights_only=True)["model"]
+        model = build_model(experiment.configuration(run))
+        loaded = model.load_state_dict(weights, strict=False)
+        assert not loaded.unexpected_keys
+        assert all("relation" in key or "non_local" in key for key in loaded.missing_keys), (
+            loaded.missing_keys
+        )
+
+
+def test_a_run_ends_as_a_line_and_is_not_repeated(experiment, monkeypatch):
+    configuration = experiment.configuration
+
+    def short(run, **options):
+        cfg = configuration(run, **options)
+        cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.STEPS = 2, 2, ()
+        return cfg
+
+    monkeypatch.setattr(experiment, "configuration", short)
+    run = experiment.Run(experiment.PROPOSED, "faint", "repeats", 1)
+    assert experiment.finished() == set()
+    experiment.train_and_record(run)
+    assert experiment.finished() == {run}
+    [line] = map(json.loads, experiment.RUNS.read_text().splitlines())
+    assert set(line["metrics"]) == {"AP", "AP50", "APs", "APm"}
+    assert len(line["added_by_blocks"]) == 3
+    assert all(value > 0 for value in line["added_by_blocks"].values())
+
+
+def test_the_baseline_sees_part_of_a_scene(experiment):
+    import scenes
+    from detectron2.modeling import build_model
+    from small_resnet import receptive_field
+
+    model = build_model(experiment.configuration(experiment.Run("baseline", "faint", "both", 1)))
+    for parameter in model.parameters():
+        if parameter.dim() > 1:  # weights that let nothing die out
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    assert receptive_field(model.backbone.eval(), "p2", 256) < 0.6 * scenes.IMAGE_SIZE
+
+
+def test_crops_hold_the_digits(experiment, monkeypatch):
+    import headroom
+    import scenes
+    from scenes import SceneConfig
+
+    monkeypatch.setitem(scenes.LEVELS, "plain", SceneConfig(contrast=0.5, noise=0))
+    crops, labels, scene = headroom.tiny_digits("plain", "test", 3)
+    assert len(crops) == len(labels) == len(scene) and scene.max() == 2
+    for number in range(3):
+        assert len(labels[scene == number].unique()) == 1
+    # Ink in the middle, background at the corners.
+    squares = crops.view(-1, headroom.CROP, headroom.CROP)
+    spread = squares[:, 6:14, 6:14].flatten(1).std(dim=1)
+    assert (spread > 2 * squares[:, :3, :3].flatten(1).std(dim=1)).float().mean() > 0.9
+
+
+def record(system, seed, value):
+    return {
+        "run": {"system": system, "level": "faint", "relation": "both", "seed": seed},
+        "metrics": dict.fromkeys(("AP", "AP50", "APs", "APm"), value),
+        "recall_by_side": {"8–12": 50.0, "12–16": None},
+        "recall_by_count": {"1": 10.0},
+        "added_by_blocks": {"backbone.fpn_relation2": 0.5} if "ENL" in system else {},
+        "parameters": 1_000_000,
+        "multiply_adds": 10**9,
+    }
+
+
+def test_intervals_are_students(report):
+    mean, half = report.interval([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert half == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
+
+
+def test_the_report_pairs_by_seed(report):
+    records = [record("baseline", seed, 10.0 * seed) for seed in (1, 2, 3)]
+    records += [record("+3ENL TD", seed, 10.0 * seed + seed) for seed in (1, 2, 3)]
+    text = report.report(records, {"faint": {"single": 0.62, "pooled": 0.98}})
+    [row] = [line for line in text.splitlines() if "+3ENL TD" in line and "±" in line]
+    assert "+2.0 ± 2.5" in row  # differences 1, 2, 3
+    assert "22.0 ± 27.3" in row  # 11, 22, 33
+    assert "| 0.50" in row
+    report.draw(records)
