@@ -2,13 +2,14 @@
 
 import argparse
 import functools
+import logging
 import os
 from typing import Any
 from unittest import mock
 
 import torch
 from detectron2.config import CfgNode, instantiate
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
@@ -32,10 +33,17 @@ from torch import nn
 
 from .checkpoint import ENLCheckpointer
 from .config import load_config
+from .config_check import check_lazy, check_lazy_overrides, check_yaml, check_yaml_model
 from .data import register_coco_format
-from .data.check import require_sound
+from .data.check import require_sound, require_trainable
+from .data.loader import CheckedMapper, TrainLoader
+from .errors import ConfigError
+from .hooks import RepeatableSteps, StopAtNonFiniteLoss
+from .provenance import write_environment
 
 COCO_MAX_DETECTIONS = 100  # an image, in COCO's own metrics
+
+logger = logging.getLogger(__name__)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -75,6 +83,22 @@ class Trainer(DefaultTrainer):
         return model
 
     @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Any:
+        """detectron2's, in an order that can be taken up, see :mod:`.data.loader`."""
+        loader = super().build_train_loader(cfg)
+        return _repeatable(loader, cfg.SEED, cfg.DATALOADER.ON_BAD_IMAGE)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """detectron2's, whose errors name the image."""
+        mapper = CheckedMapper(DatasetMapper(cfg, is_train=False))
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    def build_hooks(self) -> list[hooks.HookBase]:
+        """detectron2's, and this project's before them."""
+        return [*_own_hooks(self.cfg.SEED, self.checkpointer), *super().build_hooks()]
+
+    @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         """detectron2's SGD, or AdamW with the same treatment of parameters, as the config says.
 
@@ -84,7 +108,7 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.OPTIMIZER == "SGD":
             return super().build_optimizer(cfg, model)
         if cfg.SOLVER.OPTIMIZER != "AdamW":
-            raise ValueError(
+            raise ConfigError(
                 f"SOLVER.OPTIMIZER must be 'SGD' or 'AdamW', got {cfg.SOLVER.OPTIMIZER!r}"
             )
         parameters = get_default_optimizer_params(
@@ -112,7 +136,7 @@ class Trainer(DefaultTrainer):
         """
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
         if kind != "coco":
-            raise ValueError(
+            raise ConfigError(
                 f"DATASETS.TEST: {dataset_name!r} has the evaluator type {kind!r}; "
                 "this trainer evaluates sets of type 'coco'"
             )
@@ -131,22 +155,59 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         FileNotFoundError: if a file or folder of ``DATASETS.COCO_FORMAT`` isn't there.
-        ValueError: if one of its sets that are used has errors, see :mod:`.data.check`.
+        ConfigError: (a ValueError) if the configuration can't be right, see :mod:`.config_check`,
+            or one of its sets that are used has errors, see :mod:`.data.check`.
     """
     cfg = load_config(args.config_file, args.opts)
     register_coco_format(cfg.DATASETS.COCO_FORMAT)
     cfg.freeze()
+    check_yaml(cfg, eval_only=args.eval_only)
     if comm.get_local_rank() == 0:  # once on each machine, which has files of its own
-        _check_data_sets(cfg)
-    default_setup(cfg, args)
+        check_yaml_model(cfg, Trainer.build_optimizer)
+        _check_data_sets(cfg, args.eval_only)
+    _start(cfg, args, cfg.OUTPUT_DIR, cfg.SEED)
     return cfg
 
 
-def _check_data_sets(cfg: CfgNode) -> None:
-    used = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
+def _check_data_sets(cfg: CfgNode, eval_only: bool) -> None:
+    train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
+    used = {*test} if eval_only else {*train, *test}
+    classes_of = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}
     for name in sorted(used.intersection(name for name, _, _ in cfg.DATASETS.COCO_FORMAT)):
         metadata = MetadataCatalog.get(name)
-        require_sound(name, metadata.json_file, metadata.image_root)
+        coco = require_sound(name, metadata.json_file, metadata.image_root)
+        head = classes_of.get(cfg.MODEL.META_ARCHITECTURE)
+        if name in train and head and len(coco.categories) > cfg.MODEL[head].NUM_CLASSES:
+            raise ConfigError(
+                f"MODEL.{head}.NUM_CLASSES must be at least {len(coco.categories)}, the number of "
+                f"categories of {name!r}, got {cfg.MODEL[head].NUM_CLASSES}"
+            )
+        if name in train and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not eval_only:
+            require_trainable(name, coco)
+
+
+def _start(cfg: CfgNode | DictConfig, args: argparse.Namespace, output: str, seed: int) -> None:
+    default_setup(cfg, args)
+    if comm.is_main_process():
+        write_environment(output, seed)
+
+
+def _repeatable(loader: Any, seed: int, on_bad_image: str) -> Any:
+    """The loader as a TrainLoader, if it is one of map-style data."""
+    if seed < 0:
+        seed = comm.shared_random_seed()
+    try:
+        return TrainLoader(loader, seed, on_bad_image)
+    except TypeError as error:
+        logger.warning(
+            "When it is resumed, this training sees its data in another order: %s", error
+        )
+        return loader
+
+
+def _own_hooks(seed: int, checkpointer: ENLCheckpointer) -> list[hooks.HookBase]:
+    repeatable = [RepeatableSteps(seed)] if seed >= 0 else []
+    return [*repeatable, StopAtNonFiniteLoss(checkpointer)]
 
 
 def _run_yaml(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -194,8 +255,12 @@ def _amp_trainer(device: str) -> type[SimpleTrainer]:
 
 
 def _run_lazy(args: argparse.Namespace) -> dict[str, Any] | None:
+    check_lazy_overrides(load_config(args.config_file, []), args.opts)
     cfg = load_config(args.config_file, args.opts)
-    default_setup(cfg, args)
+    if comm.get_local_rank() == 0:
+        check_lazy(cfg)
+    seed = cfg.train.get("seed", -1)
+    _start(cfg, args, cfg.train.output_dir, seed)
     model = instantiate(cfg.model).to(cfg.train.device)
     if args.eval_only:
         model = _replicate(cfg.train.device, model)
@@ -207,16 +272,19 @@ def _run_lazy(args: argparse.Namespace) -> dict[str, Any] | None:
     optimizer = instantiate(cfg.optimizer)
     model = _replicate(cfg.train.device, model, **cfg.train.ddp)
     trainer_class = _amp_trainer(cfg.train.device) if cfg.train.amp.enabled else SimpleTrainer
-    trainer = trainer_class(model, instantiate(cfg.dataloader.train), optimizer)
+    on_bad_image = cfg.train.get("on_bad_image", "stop")
+    loader = _repeatable(instantiate(cfg.dataloader.train), seed, on_bad_image)
+    trainer = trainer_class(model, loader, optimizer)
     checkpointer = ENLCheckpointer(model, cfg.train.output_dir, trainer=trainer)
     # In this order: a checkpoint is there if the evaluation fails, and the writers see its metrics.
     run_hooks = [
+        *_own_hooks(seed, checkpointer),
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
         hooks.EvalHook(cfg.train.eval_period, lambda: _evaluate_lazy(cfg, model)),
     ]
     if comm.is_main_process():
-        run_hooks.insert(2, hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
+        run_hooks.insert(-1, hooks.PeriodicCheckpointer(checkpointer, **cfg.train.checkpointer))
         writers = default_writers(cfg.train.output_dir, cfg.train.max_iter)
         run_hooks.append(hooks.PeriodicWriter(writers, period=cfg.train.log_period))
     trainer.register_hooks(run_hooks)

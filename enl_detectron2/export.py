@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, instantiate
 from detectron2.export import TracingAdapter, scripting_with_instances
 from detectron2.modeling import Backbone, GeneralizedRCNN, build_model
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
+from .checkpoint import ENLCheckpointer
 from .config import load_config
 
 # What Instances hold on the way through an R-CNN, which TorchScript wants to know beforehand.
@@ -59,7 +59,7 @@ def load_detector(config_file: str, opts: list[str]) -> nn.Module:
     else:
         model = instantiate(cfg.model).to(cfg.train.device)
         weights = cfg.train.init_checkpoint
-    DetectionCheckpointer(model).load(weights)
+    ENLCheckpointer(model, complete=True).load(weights)
     return model.eval()
 
 

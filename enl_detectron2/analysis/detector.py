@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, instantiate
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.modeling import build_model
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from enl_detectron2.checkpoint import ENLCheckpointer
 from enl_detectron2.data import register_coco_format
 
 
@@ -67,7 +67,7 @@ def load_detector(cfg: CfgNode | DictConfig) -> Detector:
         mapper = instantiate(cfg.dataloader.test.mapper)
     model.eval()
     try:
-        DetectionCheckpointer(model).load(weights)
+        ENLCheckpointer(model, complete=True).load(weights)
     except (AssertionError, OSError) as error:
         raise ValueError(f"{key}: {weights} can't be loaded: {error}") from error
     return Detector(model, mapper, _class_names(cfg))

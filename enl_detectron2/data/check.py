@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from detectron2.data.detection_utils import read_image
 
+from enl_detectron2.errors import ConfigError
+
 TOLERANCE = 1.0  # pixels that a box may stick out of its image: annotation tools round
 SMALL, MEDIUM = 32**2, 96**2  # pixels, COCO's limits of small and medium objects
 PYRAMID_LEVELS = 5  # p2 to p6, with one anchor size each
@@ -126,8 +128,10 @@ def check_images(coco: CocoFile, image_root: str | Path) -> list[Finding]:
     return findings
 
 
-def require_sound(name: str, json_file: str | Path, image_root: str | Path) -> None:
+def require_sound(name: str, json_file: str | Path, image_root: str | Path) -> CocoFile:
     """Raises if a registered data set has errors that show without decoding images; logs warnings.
+
+    Returns the annotation file.
 
     Args:
         name: of the set in ``DATASETS.COCO_FORMAT``.
@@ -140,12 +144,12 @@ def require_sound(name: str, json_file: str | Path, image_root: str | Path) -> N
     try:
         coco = read_coco(json_file)
     except ValueError as error:
-        raise ValueError(f"DATASETS.COCO_FORMAT: {name!r}: {error}") from None
+        raise ConfigError(f"DATASETS.COCO_FORMAT: {name!r}: {error}") from None
     findings = check_annotations(coco, image_root)
     all_of_them = f"python tools/check_dataset.py {json_file} {image_root}"
     errors = [finding for finding in findings if finding.is_error]
     if errors:
-        raise ValueError(
+        raise ConfigError(
             f"DATASETS.COCO_FORMAT: {name!r} can't be used with {len(errors)} errors such as "
             f"{str(errors[0]).removeprefix('error: ')} (all of them: {all_of_them})"
         )
@@ -153,6 +157,16 @@ def require_sound(name: str, json_file: str | Path, image_root: str | Path) -> N
         first = next(finding for finding in findings if finding.kind == kind)
         others = f" (and {count - 1} more: {all_of_them})" if count > 1 else ""
         logger.warning("%s%s", str(first).removeprefix("warning: "), others)
+    return coco
+
+
+def require_trainable(name: str, coco: CocoFile) -> None:
+    """Raises ConfigError, a ValueError, if a training would leave out every image of the set."""
+    if not any(_id(entry, "image_id") is not None for entry in coco.annotations):
+        raise ConfigError(
+            f"DATASETS.TRAIN: no image of {name!r} ({coco.path}) has an annotation, so nothing is "
+            "left to train on; DATALOADER.FILTER_EMPTY_ANNOTATIONS False keeps images without"
+        )
 
 
 def describe(coco: CocoFile) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
+from enl_detectron2.errors import ConfigError, MissingFile
+
 
 def register_coco_format(entries: Sequence[Sequence[str]]) -> None:
     """Registers the sets of ``cfg.DATASETS.COCO_FORMAT`` for training and testing.
@@ -21,7 +23,7 @@ def register_coco_format(entries: Sequence[Sequence[str]]) -> None:
     """
     for entry in entries:
         if len(entry) != 3 or not all(isinstance(part, str) for part in entry):
-            raise ValueError(
+            raise ConfigError(
                 "DATASETS.COCO_FORMAT takes [name, annotation file, image folder] for each set, "
                 f"got {entry!r}"
             )
@@ -34,7 +36,7 @@ def register_coco_format(entries: Sequence[Sequence[str]]) -> None:
         metadata = MetadataCatalog.get(name)
         known = (metadata.get("json_file"), metadata.get("image_root"))
         if known != (json_file, image_root):
-            raise ValueError(
+            raise ConfigError(
                 f"DATASETS.COCO_FORMAT: {name!r} stands for {known[0] or 'a built-in set'} already;"
                 f" give {json_file} another name"
             )
@@ -46,7 +48,7 @@ def _find(name: str, kind: str, path: str, exists) -> Path:
         if exists(root / path):
             return (root / path).resolve()
     looked_in = "" if os.path.isabs(path) else " in " + " or ".join(map(str, roots))
-    raise FileNotFoundError(f"DATASETS.COCO_FORMAT: {name!r} has no {kind} {path}{looked_in}")
+    raise MissingFile(f"DATASETS.COCO_FORMAT: {name!r} has no {kind} {path}{looked_in}")
 
 
 def _roots() -> list[str]:

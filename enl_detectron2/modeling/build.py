@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 from torch import nn
 
+from enl_detectron2.errors import ConfigError
 from enl_detectron2.layers import Conv5x5Block, ENLBlock, InvalidOption, NonLocalBlock
 
 RELATION_BLOCK_REGISTRY = Registry("RELATION_BLOCK")
@@ -30,7 +31,7 @@ def check_registered(registry: Registry, name: str, key: str) -> None:
     """Raises ValueError, with the legal names, unless ``registry`` knows ``name``."""
     if name not in registry:
         legal = ", ".join(sorted(registered for registered, _ in registry))
-        raise ValueError(f"{key} must name one of {legal}; got {name!r}")
+        raise ConfigError(f"{key} must name one of {legal}; got {name!r}")
 
 
 def option_names(block: str) -> list[str]:
@@ -70,15 +71,15 @@ def build_relation_block(
     names = option_names(block)
     for option in options:
         if option not in names:
-            raise ValueError(f"{block} has no option {option!r}; it takes {', '.join(names)}")
+            raise ConfigError(f"{block} has no option {option!r}; it takes {', '.join(names)}")
     try:
         built = RELATION_BLOCK_REGISTRY.get(block)(channels, **options)
     except InvalidOption as error:
-        raise ValueError(f"{node}.{error.option.upper()} is wrong for {block}: {error}") from error
+        raise ConfigError(f"{node}.{error.option.upper()} is wrong for {block}: {error}") from error
     if zero_init_residual:
         last = built.conv if isinstance(built, Conv5x5Block) else getattr(built, "out", None)
         if not isinstance(last, nn.Module):
-            raise ValueError(
+            raise ConfigError(
                 f"{node}.ZERO_INIT_RESIDUAL needs a block whose last layer is its attribute 'out'; "
                 f"{block} has none"
             )

@@ -11,6 +11,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
+from enl_detectron2.errors import ConfigError
+
 from .build import (
     RELATION_BLOCK_REGISTRY,
     block_options,
@@ -65,7 +67,7 @@ class ENL_FPN(FPN):
                 be used, or a block can't be built; names the configuration's key.
         """
         if not isinstance(bottom_up, Backbone):
-            raise ValueError(
+            raise ConfigError(
                 f"{NODE}.BOTTOM_UP (bottom_up) must be a detectron2 Backbone, "
                 f"got a {type(bottom_up).__name__}"
             )
@@ -176,7 +178,7 @@ class ENL_FPN(FPN):
 def _check_features(key: str, features: Sequence[str], available: Sequence[str]) -> None:
     unknown = [feature for feature in features if feature not in available]
     if unknown:
-        raise ValueError(
+        raise ConfigError(
             f"{key} names {', '.join(unknown)}, but only {', '.join(available)} can be used here"
         )
 
@@ -187,7 +189,7 @@ def _check_strides(strides: Mapping[str, int]) -> None:
     doubling = values and values == [values[0] << index for index in range(len(values))]
     if not doubling or values[0].bit_count() != 1:
         found = ", ".join(f"{name} at {stride}" for name, stride in strides.items()) or "none"
-        raise ValueError(
+        raise ConfigError(
             "MODEL.FPN.IN_FEATURES (in_features) must name features from high to low resolution, "
             f"their strides powers of 2, each twice the one before; got {found}"
         )
@@ -204,6 +206,6 @@ def _top_block(cfg: CfgNode, bottom_up: Backbone) -> nn.Module | None:
         return LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature=coarsest)
     if name == "":
         return None
-    raise ValueError(
+    raise ConfigError(
         f"{NODE}.TOP_BLOCK must be 'LastLevelMaxPool', 'LastLevelP6P7' or '', got {name!r}"
     )

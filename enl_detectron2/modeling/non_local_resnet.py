@@ -7,6 +7,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ResNet, build_resnet_backbone
 from torch import nn
 
+from enl_detectron2.errors import ConfigError
 from enl_detectron2.layers import NonLocalBlock
 
 from .build import block_options, build_relation_block
@@ -51,7 +52,7 @@ def insert_non_local_block(
         ValueError: if the ResNet has no such stage, or an option is wrong; names the key.
     """
     if stage not in resnet.stage_names:
-        raise ValueError(
+        raise ConfigError(
             f"{NODE}.STAGE must be one of {', '.join(resnet.stage_names)}, the stages that this "
             f"ResNet has, got {stage!r}"
         )

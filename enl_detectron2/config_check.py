@@ -1,0 +1,442 @@
+"""Whether a configuration can be right, before anything is read or written.
+
+Each error is one sentence with the key, its value and what would do.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, instantiate
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    Backbone,
+    build_backbone,
+    build_model,
+)
+from detectron2.solver import build_lr_scheduler
+from detectron2.utils import comm
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
+
+from .data.loader import check_on_bad_image
+from .errors import ConfigError
+from .modeling.build import check_registered
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _all(check: Callable[[Any], bool], least: int = 1) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, (list, tuple, ListConfig))
+        and len(value) >= least
+        and all(check(element) for element in value)
+    )
+
+
+def _one_of(*choices: Any) -> tuple[str, Callable[[Any], bool]]:
+    return "one of " + ", ".join(map(repr, choices)), lambda value: value in choices
+
+
+# What would do, as it follows "must be", and whether a value does.
+POSITIVE = ("a whole number of at least 1", lambda value: _whole(value, 1))
+COUNT = ("a whole number of at least 0", lambda value: _whole(value, 0))
+ABOVE_0 = ("a number above 0", lambda value: _number(value) and value > 0)
+FROM_0 = ("a number of at least 0", lambda value: _number(value) and value >= 0)
+FRACTION = ("a number from 0 to 1", lambda value: _number(value) and 0 <= value <= 1)
+BELOW_1 = ("a number of at least 0 and below 1", lambda value: _number(value) and 0 <= value < 1)
+NAMES = ("a list of names", _all(lambda value: isinstance(value, str)))
+SIZES = ("a list of whole numbers of at least 0", _all(lambda value: _whole(value, 0)))
+# Those of detectron2's get_norm.
+NORM = _one_of("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN")
+COLORS = ("three numbers, blue, green and red", lambda v: _all(_number)(v) and len(v) == 3)
+SPREADS = (
+    "three numbers above 0, blue, green and red",
+    lambda value: _all(lambda spread: _number(spread) and spread > 0)(value) and len(value) == 3,
+)
+STEPS = (
+    "iterations above 0, in ascending order",
+    lambda value: _all(lambda step: _whole(step, 1), 0)(value) and list(value) == sorted(value),
+)
+LEVEL_LISTS = (
+    "a list of lists of numbers above 0",
+    _all(_all(lambda value: _number(value) and value > 0)),
+)
+DEVICE = (
+    "a device that this PyTorch and machine have, such as 'cpu' or 'cuda'",
+    lambda value: _is_device(value),
+)
+
+_RULES = {
+    POSITIVE: """
+        MODEL.FPN.OUT_CHANNELS MODEL.ROI_HEADS.NUM_CLASSES MODEL.RETINANET.NUM_CLASSES
+        MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE MODEL.RPN.BATCH_SIZE_PER_IMAGE
+        MODEL.RPN.PRE_NMS_TOPK_TRAIN MODEL.RPN.PRE_NMS_TOPK_TEST MODEL.RPN.POST_NMS_TOPK_TRAIN
+        MODEL.RPN.POST_NMS_TOPK_TEST MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
+        MODEL.RESNETS.STEM_OUT_CHANNELS MODEL.RESNETS.RES2_OUT_CHANNELS MODEL.RESNETS.NUM_GROUPS
+        MODEL.RESNETS.WIDTH_PER_GROUP MODEL.ENL_FPN.NUM_FREQUENCIES
+        MODEL.NON_LOCAL_RESNET.NUM_FREQUENCIES SOLVER.IMS_PER_BATCH SOLVER.MAX_ITER
+        SOLVER.CHECKPOINT_PERIOD INPUT.MAX_SIZE_TRAIN INPUT.MAX_SIZE_TEST
+    """,
+    COUNT: """
+        DATALOADER.NUM_WORKERS TEST.EVAL_PERIOD SOLVER.WARMUP_ITERS INPUT.MIN_SIZE_TEST
+        MODEL.ROI_BOX_HEAD.NUM_FC MODEL.ROI_BOX_HEAD.NUM_CONV SOLVER.REFERENCE_WORLD_SIZE
+        MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO
+    """,
+    ABOVE_0: "SOLVER.BASE_LR SOLVER.GAMMA MODEL.ENL_FPN.L1_SCALE MODEL.NON_LOCAL_RESNET.L1_SCALE",
+    FROM_0: "SOLVER.WEIGHT_DECAY SOLVER.BIAS_LR_FACTOR SOLVER.WARMUP_FACTOR",
+    FRACTION: """
+        MODEL.RPN.POSITIVE_FRACTION MODEL.ROI_HEADS.POSITIVE_FRACTION MODEL.RPN.NMS_THRESH
+        MODEL.ROI_HEADS.NMS_THRESH_TEST MODEL.ROI_HEADS.SCORE_THRESH_TEST
+        MODEL.RETINANET.SCORE_THRESH_TEST MODEL.RETINANET.NMS_THRESH_TEST
+    """,
+    BELOW_1: "SOLVER.MOMENTUM",
+    NAMES: """
+        MODEL.FPN.IN_FEATURES MODEL.RESNETS.OUT_FEATURES MODEL.RPN.IN_FEATURES
+        MODEL.ROI_HEADS.IN_FEATURES MODEL.RETINANET.IN_FEATURES
+    """,
+    SIZES: "INPUT.MIN_SIZE_TRAIN",
+    NORM: "MODEL.FPN.NORM MODEL.RESNETS.NORM MODEL.ROI_BOX_HEAD.NORM",
+    LEVEL_LISTS: "MODEL.ANCHOR_GENERATOR.SIZES MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS",
+    STEPS: "SOLVER.STEPS",
+    COLORS: "MODEL.PIXEL_MEAN",
+    SPREADS: "MODEL.PIXEL_STD",
+    DEVICE: "MODEL.DEVICE",
+    _one_of(18, 34, 50, 101, 152): "MODEL.RESNETS.DEPTH",
+    _one_of(0, 1, 2, 3, 4, 5): "MODEL.BACKBONE.FREEZE_AT",
+    _one_of(1, 2): "MODEL.RESNETS.RES5_DILATION",
+    _one_of("sum", "avg"): "MODEL.FPN.FUSE_TYPE",
+    _one_of("SGD", "AdamW"): "SOLVER.OPTIMIZER",
+    _one_of(
+        "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"
+    ): "SOLVER.LR_SCHEDULER_NAME",
+    _one_of("linear", "constant"): "SOLVER.WARMUP_METHOD",
+    _one_of("value", "norm"): "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
+    _one_of("choice", "range"): "INPUT.MIN_SIZE_TRAIN_SAMPLING",
+    _one_of("horizontal", "vertical", "none"): "INPUT.RANDOM_FLIP",
+    _one_of("BGR", "RGB"): "INPUT.FORMAT",
+    _one_of(
+        "TrainingSampler",
+        "RepeatFactorTrainingSampler",
+        "RandomSubsetTrainingSampler",
+        "WeightedTrainingSampler",
+        "WeightedCategoryTrainingSampler",
+    ): "DATALOADER.SAMPLER_TRAIN",
+}
+YAML_RULES = {key: rule for rule, keys in _RULES.items() for key in keys.split()}
+LAZY_RULES = {
+    "train.max_iter": POSITIVE,
+    "train.eval_period": COUNT,
+    "train.log_period": POSITIVE,
+    "train.checkpointer.period": POSITIVE,
+    "train.device": DEVICE,
+    "dataloader.train.total_batch_size": POSITIVE,
+    "dataloader.train.num_workers": COUNT,
+    "dataloader.test.num_workers": COUNT,
+    "optimizer.lr": ABOVE_0,
+    "optimizer.momentum": BELOW_1,
+    "optimizer.weight_decay": FROM_0,
+    "model.backbone.out_channels": POSITIVE,
+    "model.backbone.norm": NORM,
+    "model.backbone.fuse_type": _one_of("sum", "avg"),
+    "model.backbone.in_features": NAMES,
+    "model.roi_heads.num_classes": POSITIVE,
+    "model.num_classes": POSITIVE,
+    "model.pixel_mean": COLORS,
+    "model.pixel_std": SPREADS,
+}
+# Read by detectron2's default_setup and this project's engine, whether a configuration has them.
+LAZY_EXTRA = ("train.seed", "train.cudnn_benchmark", "train.on_bad_image")
+GROUPS_OF_GN = 32  # in detectron2
+
+
+def check_yaml(cfg: CfgNode, *, eval_only: bool = False) -> None:
+    """Checks a configuration from YAML; its data sets must be registered.
+
+    Args:
+        cfg: with the project's keys.
+        eval_only: whether nothing is trained, so that there need be no training set.
+
+    Raises:
+        ConfigError: (a ValueError) at the first thing that is wrong.
+    """
+    for key, (expected, fits) in YAML_RULES.items():
+        _check(key, _value(cfg, key), expected, fits)
+    for registry, key in (
+        (META_ARCH_REGISTRY, "MODEL.META_ARCHITECTURE"),
+        (BACKBONE_REGISTRY, "MODEL.BACKBONE.NAME"),
+        (ROI_HEADS_REGISTRY, "MODEL.ROI_HEADS.NAME"),
+    ):
+        check_registered(registry, _value(cfg, key), key)
+    if cfg.MODEL.PROPOSAL_GENERATOR.NAME != "PrecomputedProposals":
+        name = cfg.MODEL.PROPOSAL_GENERATOR.NAME
+        check_registered(PROPOSAL_GENERATOR_REGISTRY, name, "MODEL.PROPOSAL_GENERATOR.NAME")
+    check_on_bad_image("DATALOADER.ON_BAD_IMAGE", cfg.DATALOADER.ON_BAD_IMAGE)
+    _check_groups(cfg.MODEL.FPN.NORM, "MODEL.FPN.OUT_CHANNELS", cfg.MODEL.FPN.OUT_CHANNELS)
+    low, high = cfg.MODEL.RPN.IOU_THRESHOLDS[0], cfg.MODEL.RPN.IOU_THRESHOLDS[-1]
+    if not 0 <= low <= high <= 1:
+        raise ConfigError(
+            "MODEL.RPN.IOU_THRESHOLDS must be two ascending numbers from 0 to 1, got "
+            f"{cfg.MODEL.RPN.IOU_THRESHOLDS!r}"
+        )
+    _check_batch_size("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)
+    _check_data_set_names("DATASETS.TRAIN", cfg.DATASETS.TRAIN, required=not eval_only)
+    _check_data_set_names("DATASETS.TEST", cfg.DATASETS.TEST, required=eval_only)
+
+
+def check_yaml_model(cfg: CfgNode, build_optimizer: Callable[[CfgNode, nn.Module], Any]) -> None:
+    """Builds the model and its optimizer once, on the CPU, to see whether they can be built.
+
+    Args:
+        cfg: as :func:`check_yaml` has approved it.
+        build_optimizer: of the trainer.
+
+    Raises:
+        ConfigError: (a ValueError) if not, because of the configuration.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    try:
+        model = build_model(cfg)
+    except ConfigError:
+        raise
+    except Exception:
+        _check_features(cfg)
+        raise
+    build_lr_scheduler(cfg, build_optimizer(cfg, model))
+
+
+def check_lazy(cfg: DictConfig) -> None:
+    """Checks a LazyConfig, and builds its model once, on the CPU, to see whether it can be built.
+
+    Raises:
+        ConfigError: (a ValueError) at the first thing that is wrong.
+    """
+    for part in ("model", "dataloader", "optimizer", "lr_multiplier", "train"):
+        if part not in cfg:
+            raise ConfigError(f"the configuration has no {part!r}, which a LazyConfig must define")
+    for key, (expected, fits) in LAZY_RULES.items():
+        value = OmegaConf.select(cfg, key)
+        # Not each model and optimizer has each of these arguments.
+        if value is not None:
+            _check(key, value, expected, fits)
+    check_on_bad_image("train.on_bad_image", cfg.train.get("on_bad_image", "stop"))
+    for part in ("model", "dataloader", "optimizer", "lr_multiplier"):
+        _check_calls(cfg[part], part)
+    if "backbone" in cfg.model and "out_channels" in cfg.model.backbone:
+        backbone = cfg.model.backbone
+        norm = backbone.get("norm", "")
+        _check_groups(norm, "model.backbone.out_channels", backbone.out_channels)
+    _check_batch_size("dataloader.train.total_batch_size", cfg.dataloader.train.total_batch_size)
+    for part in ("train", "test"):
+        key = f"dataloader.{part}.dataset.names"
+        names = OmegaConf.select(cfg, key)
+        if names is not None:
+            _check_data_set_names(key, [names] if isinstance(names, str) else names, required=True)
+    if "backbone" in cfg.model:
+        _check_lazy_features(cfg)
+    instantiate(cfg.model)
+
+
+def check_lazy_overrides(cfg: DictConfig, opts: Sequence[str]) -> None:
+    """Checks that the overrides name keys that there are, or arguments that a call takes.
+
+    Args:
+        cfg: as loaded from the file, without the overrides.
+        opts: the overrides, key=value.
+
+    Raises:
+        ConfigError: (a ValueError) if something else is named.
+    """
+    for option in opts:
+        key = option.partition("=")[0].lstrip("+")
+        if key in LAZY_EXTRA or _has(cfg, key):
+            continue
+        parent, _, name = key.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        arguments = _arguments(node)
+        if arguments is None:
+            known = ", ".join(map(str, node)) if isinstance(node, DictConfig) else "nothing"
+            raise ConfigError(
+                f"{key} is not a key of the configuration; {parent or 'it'} has {known}"
+            )
+        _check_argument(parent, name, node, arguments)
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg
+
+
+def _check(key: str, value: Any, expected: str, fits: Callable[[Any], bool]) -> None:
+    if not fits(value):
+        shown = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        raise ConfigError(f"{key} must be {expected}, got {shown!r}")
+
+
+def _is_device(value: Any) -> bool:
+    try:
+        device = torch.device(value)
+    except (RuntimeError, TypeError):
+        return False
+    if device.type == "cuda":
+        return (device.index or 0) < torch.cuda.device_count()
+    return device.type in ("cpu", "mps", "xpu")
+
+
+def _check_groups(norm: Any, key: str, channels: int) -> None:
+    if norm == "GN" and channels % GROUPS_OF_GN:
+        raise ConfigError(
+            f"{key} must be a multiple of {GROUPS_OF_GN} with the norm 'GN', which has "
+            f"{GROUPS_OF_GN} groups, got {channels}"
+        )
+
+
+def _check_batch_size(key: str, size: int) -> None:
+    if size % comm.get_world_size():
+        raise ConfigError(
+            f"{key} must be a multiple of the number of processes, {comm.get_world_size()}, "
+            f"got {size}"
+        )
+
+
+def _check_data_set_names(key: str, names: Sequence[str], *, required: bool) -> None:
+    if required and not names:
+        raise ConfigError(f"{key} must name at least one data set, got {names!r}")
+    known = DatasetCatalog.list()
+    for name in names:
+        if name not in known:
+            own = [other for other in known if "coco" not in other and "voc" not in other]
+            raise ConfigError(
+                f"{key} names {name!r}, but no data set of this name is registered: "
+                "DATASETS.COCO_FORMAT registers one"
+                + (f" (there are {', '.join(own[:5])} …)" if own else "")
+            )
+
+
+def _check_features(cfg: CfgNode) -> None:
+    """Looks for the reason why a model can't be built in what its heads read."""
+    levels = build_backbone(cfg).output_shape()
+    is_retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    nodes = ("RETINANET",) if is_retinanet else ("RPN", "ROI_HEADS")
+    for node in nodes:
+        key, names = f"MODEL.{node}.IN_FEATURES", cfg.MODEL[node].IN_FEATURES
+        _check_levels(key, names, levels)
+        if node == "ROI_HEADS":
+            strides = [levels[name].stride for name in names]
+            if strides != [strides[0] << index for index in range(len(strides))]:
+                raise ConfigError(
+                    f"{key} must name levels that follow each other, from high to low resolution, "
+                    f"got {list(names)!r}"
+                )
+            continue
+        for part in ("SIZES", "ASPECT_RATIOS"):
+            lists = cfg.MODEL.ANCHOR_GENERATOR[part]
+            if len(lists) not in (1, len(names)):
+                raise ConfigError(
+                    f"MODEL.ANCHOR_GENERATOR.{part} must hold one list, or one for each of the "
+                    f"{len(names)} members of {key}, got {lists!r}"
+                )
+
+
+def _check_lazy_features(cfg: DictConfig) -> None:
+    backbone = instantiate(cfg.model.backbone)
+    if not isinstance(backbone, Backbone):
+        return
+    levels = backbone.output_shape()
+    for key in (
+        "model.proposal_generator.in_features",
+        "model.roi_heads.box_in_features",
+        "model.roi_heads.mask_in_features",
+        "model.head_in_features",
+    ):
+        names = OmegaConf.select(cfg, key)
+        if names is not None:
+            _check_levels(key, names, levels)
+
+
+def _check_levels(key: str, names: Sequence[str], levels: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in levels]
+    if unknown:
+        raise ConfigError(
+            f"{key} names {', '.join(map(repr, unknown))}, but the backbone has only "
+            f"{', '.join(levels)}"
+        )
+
+
+def _has(cfg: DictConfig, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    if isinstance(node, ListConfig):
+        return name.isdigit() and int(name) < len(node)
+    return isinstance(node, DictConfig) and name in node
+
+
+def _arguments(node: Any) -> dict[str, inspect.Parameter] | None:
+    """Those of the call that a node of a LazyConfig stands for; None if it is no call."""
+    if not isinstance(node, DictConfig) or "_target_" not in node:
+        return None
+    target = node["_target_"]
+    target = locate(target) if isinstance(target, str) else target
+    try:
+        return dict(inspect.signature(target).parameters)
+    except (TypeError, ValueError):  # not every callable of C code has a signature
+        return None
+
+
+def _check_argument(
+    path: str, name: str, node: DictConfig, arguments: dict[str, inspect.Parameter]
+) -> None:
+    kinds = [argument.kind for argument in arguments.values()]
+    if name not in arguments and inspect.Parameter.VAR_KEYWORD not in kinds:
+        target = node["_target_"]
+        raise ConfigError(
+            f"{path}.{name} is no argument of {getattr(target, '__name__', target)}, got "
+            f"{node.get(name)!r}; it takes {', '.join(arguments)}"
+        )
+
+
+def _calls(node: Any, path: str) -> Iterator[tuple[str, DictConfig]]:
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield path, node
+        for key in node:
+            if not OmegaConf.is_missing(node, key) and OmegaConf.is_config(node._get_node(key)):
+                yield from _calls(node[key], f"{path}.{key}")
+    elif isinstance(node, ListConfig):
+        for index, element in enumerate(node):
+            yield from _calls(element, f"{path}.{index}")
+
+
+def _check_calls(cfg: Any, path: str) -> None:
+    for where, node in _calls(cfg, path):
+        target = node["_target_"]
+        if isinstance(target, str) and _locate(target) is None:
+            raise ConfigError(f"{where}._target_ must name a class or function, got {target!r}")
+        arguments = _arguments(node)
+        for name in node:
+            if arguments is not None and name != "_target_":
+                _check_argument(where, name, node, arguments)
+
+
+def _locate(name: str) -> Any:
+    try:
+        return locate(name)
+    except Exception:
+        return None

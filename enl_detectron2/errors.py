@@ -1,0 +1,29 @@
+"""What goes wrong through no fault of the code, told in a sentence instead of a traceback."""
+
+
+class UserError(Exception):
+    """Something that whoever started the run can put right; the message says what and how."""
+
+
+class ConfigError(UserError, ValueError):
+    """A value of the configuration is wrong, or a file that it names; the message names the key."""
+
+
+class MissingFile(ConfigError, FileNotFoundError):
+    """A file or folder that the configuration names isn't there."""
+
+
+class BadImage(UserError, ValueError):
+    """An image can't be used; the message names its file and id."""
+
+
+class UnsafeCheckpoint(UserError, ValueError):
+    """A checkpoint is damaged, or holds more than tensors, arrays and plain containers."""
+
+
+class CheckpointNotSaved(UserError, OSError):
+    """A checkpoint could not be written; the ones before it are whole."""
+
+
+class NonFinite(UserError, FloatingPointError):
+    """A training step's loss, or a parameter after it, is infinite or not a number."""
