@@ -197,15 +197,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         UnsafeCheckpoint: (a ValueError) if it holds anything but tensors, arrays and plain
             containers, or isn't a whole file of its kind; nothing of it is used.
+        OSError: if there is no such file.
     """
     path = Path(path)
+    path.open("rb").close()  # whether it's there; what is raised from here on is about its content
     try:
         if path.suffix == ".pkl":
             return _named(_read_pickle(path))
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         content = _read_torch(path)
-    except (UnsafeCheckpoint, OSError):
+    except UnsafeCheckpoint:
         raise
     except Exception as error:  # a damaged file can raise anything
         reason = (str(error).splitlines() or [""])[0]
@@ -253,17 +255,22 @@ def convert_checkpoint(source: str | Path, target: str | Path) -> None:
             file.write(_safetensors().save(model, {k: str(v) for k, v in origin.items()}))
 
 
-# What arrays and plain containers need of a pickle. NumPy has moved its core between versions.
+# How arrays and scalars are rebuilt. NumPy has moved these functions between its versions.
+_ARRAY, _BUFFER, _SCALAR = (
+    value.__reduce_ex__(protocol)[0]
+    for value, protocol in ((np.zeros(1), 2), (np.zeros(1), 5), (np.float64(0), 2))
+)
+# All that arrays and plain containers need of a pickle.
 _PICKLED = {
     ("collections", "OrderedDict"): OrderedDict,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     # How Python 3 writes bytes for Python 2. Other encodings than this one call codecs by name.
     ("_codecs", "encode"): lambda text, encoding="latin1": text.encode("latin1"),
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _ARRAY for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _SCALAR for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _BUFFER for core in ("core", "_core")},
 }
-for _core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    _PICKLED[_core, "_reconstruct"] = np.zeros(0).__reduce__()[0]
-    _PICKLED[_core, "scalar"] = np.float64(0).__reduce__()[0]
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -307,7 +314,7 @@ def _read_torch(path: Path) -> Any:
     if hasattr(torch.serialization, "safe_globals"):  # PyTorch 2.5
         arrays = torch.serialization.safe_globals(
             [np.ndarray, np.dtype, *(type(np.dtype(code)) for code in "?bhilBHILefd")]
-            + [np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]]
+            + [_ARRAY, _SCALAR]
         )
     try:
         with arrays:
