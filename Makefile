@@ -10,7 +10,7 @@ PY := .venv/bin/python
 unexport PYTHONPATH PYTHONHOME
 endif
 
-.PHONY: help demo test test-slow test-browser test-sahi lint clean
+.PHONY: help demo test test-slow test-browser test-faults test-sahi lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,10 @@ test: lint ## lint, then all tests but the slow ones
 test-slow: ## the slow tests (they train)
 	$(SETUP) test
 	$(PY) -m pytest -m slow --timeout 3600
+
+test-faults: ## kill a training at twenty random moments, and see that nothing is lost
+	$(SETUP) test
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -s --timeout 3600 tests/test_faults.py
 
 # `make test` runs these too if it finds a browser; here a missing one is an error.
 test-browser: ## the attention explorer in a headless Chromium (CHROMIUM=/path/to/it)

@@ -55,8 +55,9 @@ def _load_lazy(config_file: str, opts: list[str]) -> DictConfig:
     try:
         cfg = LazyConfig.load(config_file)
     except SyntaxError as error:
+        where = error.__cause__ or error  # detectron2 raises another one, which doesn't say where
         raise ConfigError(
-            f"{config_file}: line {error.lineno} of {error.filename} is no Python: {error.msg}"
+            f"{config_file} is no Python, line {where.lineno}: {where.msg}"
         ) from error
     for option in opts:
         key, assigned, value = option.partition("=")

@@ -186,7 +186,14 @@ def check_yaml(cfg: CfgNode, *, eval_only: bool = False) -> None:
         name = cfg.MODEL.PROPOSAL_GENERATOR.NAME
         check_registered(PROPOSAL_GENERATOR_REGISTRY, name, "MODEL.PROPOSAL_GENERATOR.NAME")
     check_on_bad_image("DATALOADER.ON_BAD_IMAGE", cfg.DATALOADER.ON_BAD_IMAGE)
-    _check_groups(cfg.MODEL.FPN.NORM, "MODEL.FPN.OUT_CHANNELS", cfg.MODEL.FPN.OUT_CHANNELS)
+    for norm, channels in (
+        ("FPN.NORM", "FPN.OUT_CHANNELS"),
+        ("RESNETS.NORM", "RESNETS.STEM_OUT_CHANNELS"),
+        ("RESNETS.NORM", "RESNETS.RES2_OUT_CHANNELS"),
+        ("ROI_BOX_HEAD.NORM", "ROI_BOX_HEAD.CONV_DIM"),
+    ):
+        key = f"MODEL.{channels}"
+        _check_groups(_value(cfg, f"MODEL.{norm}"), key, _value(cfg, key))
     low, high = cfg.MODEL.RPN.IOU_THRESHOLDS[0], cfg.MODEL.RPN.IOU_THRESHOLDS[-1]
     if not 0 <= low <= high <= 1:
         raise ConfigError(
@@ -249,7 +256,10 @@ def check_lazy(cfg: DictConfig) -> None:
         if names is not None:
             _check_data_set_names(key, [names] if isinstance(names, str) else names, required=True)
     if "backbone" in cfg.model:
-        _check_lazy_features(cfg)
+        try:
+            _check_lazy_features(cfg)
+        except ConfigError as error:
+            raise ConfigError(f"model.backbone: {error}") from error
     instantiate(cfg.model)
 
 
@@ -264,18 +274,27 @@ def check_lazy_overrides(cfg: DictConfig, opts: Sequence[str]) -> None:
         ConfigError: (a ValueError) if something else is named.
     """
     for option in opts:
-        key = option.partition("=")[0].lstrip("+")
-        if key in LAZY_EXTRA or _has(cfg, key):
-            continue
-        parent, _, name = key.rpartition(".")
-        node = OmegaConf.select(cfg, parent) if parent else cfg
-        arguments = _arguments(node)
-        if arguments is None:
-            known = ", ".join(map(str, node)) if isinstance(node, DictConfig) else "nothing"
+        key, _, value = option.partition("=")
+        key = key.lstrip("+")
+        if key not in LAZY_EXTRA:
+            _check_override(cfg, key, value)
+
+
+def _check_override(cfg: DictConfig, key: str, value: str) -> None:
+    node, path = cfg, ""
+    for name in key.split("."):
+        if isinstance(node, ListConfig) and name.isdigit() and int(name) < len(node):
+            name = int(name)
+        elif not isinstance(node, DictConfig) or name not in node:
+            arguments = _arguments(node)
+            if arguments is not None:
+                _check_argument(path, name, value, node, arguments)
+                return
+            known = ", ".join(map(str, node)) if isinstance(node, DictConfig) else "no keys"
             raise ConfigError(
-                f"{key} is not a key of the configuration; {parent or 'it'} has {known}"
+                f"{key} can't be set to {value!r}: {path or 'the configuration'} has {known}"
             )
-        _check_argument(parent, name, node, arguments)
+        node, path = node[name], f"{path}.{name}".lstrip(".")
 
 
 def _value(cfg: CfgNode, key: str) -> Any:
@@ -380,14 +399,6 @@ def _check_levels(key: str, names: Sequence[str], levels: Sequence[str]) -> None
         )
 
 
-def _has(cfg: DictConfig, key: str) -> bool:
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(cfg, parent) if parent else cfg
-    if isinstance(node, ListConfig):
-        return name.isdigit() and int(name) < len(node)
-    return isinstance(node, DictConfig) and name in node
-
-
 def _arguments(node: Any) -> dict[str, inspect.Parameter] | None:
     """Those of the call that a node of a LazyConfig stands for; None if it is no call."""
     if not isinstance(node, DictConfig) or "_target_" not in node:
@@ -401,14 +412,14 @@ def _arguments(node: Any) -> dict[str, inspect.Parameter] | None:
 
 
 def _check_argument(
-    path: str, name: str, node: DictConfig, arguments: dict[str, inspect.Parameter]
+    path: str, name: str, value: Any, node: DictConfig, arguments: dict[str, inspect.Parameter]
 ) -> None:
     kinds = [argument.kind for argument in arguments.values()]
     if name not in arguments and inspect.Parameter.VAR_KEYWORD not in kinds:
         target = node["_target_"]
         raise ConfigError(
             f"{path}.{name} is no argument of {getattr(target, '__name__', target)}, got "
-            f"{node.get(name)!r}; it takes {', '.join(arguments)}"
+            f"{value!r}; it takes {', '.join(arguments)}"
         )
 
 
@@ -432,7 +443,7 @@ def _check_calls(cfg: Any, path: str) -> None:
         arguments = _arguments(node)
         for name in node:
             if arguments is not None and name != "_target_":
-                _check_argument(where, name, node, arguments)
+                _check_argument(where, name, node.get(name), node, arguments)
 
 
 def _locate(name: str) -> Any:

@@ -28,6 +28,7 @@ from detectron2.evaluation import (
 )
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
 
@@ -188,6 +189,8 @@ def _check_data_sets(cfg: CfgNode, eval_only: bool) -> None:
 
 def _start(cfg: CfgNode | DictConfig, args: argparse.Namespace, output: str, seed: int) -> None:
     default_setup(cfg, args)
+    # What this package says goes where detectron2's own words go, and on to whoever else listens.
+    setup_logger(output, comm.get_rank(), name="enl_detectron2", abbrev_name="enl").propagate = True
     if comm.is_main_process():
         write_environment(output, seed)
 

@@ -69,9 +69,11 @@ def build_relation_block(
     """
     check_registered(RELATION_BLOCK_REGISTRY, block, f"{node}.BLOCK")
     names = option_names(block)
-    for option in options:
+    for option, value in options.items():
         if option not in names:
-            raise ConfigError(f"{block} has no option {option!r}; it takes {', '.join(names)}")
+            raise ConfigError(
+                f"{block} has no option {option!r} (got {value!r}); it takes {', '.join(names)}"
+            )
     try:
         built = RELATION_BLOCK_REGISTRY.get(block)(channels, **options)
     except InvalidOption as error:

@@ -1,0 +1,111 @@
+"""A training that takes a few seconds, which tests interrupt, repeat and feed with bad input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import get_cfg
+from detectron2.engine import HookBase, default_argument_parser
+from PIL import Image
+
+from enl_detectron2 import add_enl_config
+from enl_detectron2.engine import Trainer, setup
+
+ROOT = Path(__file__).parents[1]
+SIZES = [(64, 48), (48, 64)]  # width and height: some are wide and some are high
+
+
+def write_images(folder, count=6, names="image {}.png"):
+    """A COCO-format set of noise with a box each; folder/train.json and folder/images."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for index in range(count):
+        width, height = SIZES[index % 3 == 0]
+        name = names.format(index)
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / name)
+        images.append({"id": index + 1, "file_name": name, "width": width, "height": height})
+        annotations.append(
+            {
+                "id": index + 1,
+                "image_id": index + 1,
+                "category_id": 1,
+                "bbox": [8, 8, 24, 24],
+                "area": 576,
+                "iscrowd": 0,
+            }
+        )
+    categories = [{"id": 1, "name": "thing"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    write_json(folder, content)
+    return content
+
+
+def write_json(folder, content):
+    (folder / "train.json").write_text(json.dumps(content))
+
+
+def write_config(folder):
+    """folder/tiny.yaml, of a Faster R-CNN with ENL_FPN as slim as can be."""
+    cfg = get_cfg()
+    add_enl_config(cfg)
+    cfg.merge_from_file(str(ROOT / "configs/cpu/Base-slim-RCNN-FPN.yaml"))
+    cfg.MODEL.BACKBONE.NAME = "ENL_FPN"
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
+    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
+    cfg.MODEL.FPN.OUT_CHANNELS = 16
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 16
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
+    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
+    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 40
+    name = f"tiny {folder}"  # of its own in each test
+    cfg.DATASETS.COCO_FORMAT = [[name, str(folder / "train.json"), str(folder / "images")]]
+    cfg.DATASETS.TRAIN = (name,)
+    cfg.DATASETS.TEST = ()
+    cfg.INPUT.MIN_SIZE_TRAIN = (48, 64)
+    cfg.INPUT.MIN_SIZE_TEST = 48
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.SOLVER.MAX_ITER = 6
+    cfg.SOLVER.STEPS = ()
+    cfg.SOLVER.WARMUP_ITERS = 0
+    cfg.SOLVER.BASE_LR = 0.001
+    cfg.SOLVER.CHECKPOINT_PERIOD = 2
+    cfg.SEED = 7
+    cfg.OUTPUT_DIR = str(folder / "output")
+    path = folder / "tiny.yaml"
+    path.write_text(cfg.dump())
+    return path
+
+
+def arguments(config, *words):
+    return default_argument_parser().parse_args(["--config-file", str(config), *map(str, words)])
+
+
+class WriteLosses(HookBase):
+    """A line "iteration loss" for each step, in full precision, at once on the disk."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def after_step(self):
+        loss = self.trainer.storage.history("total_loss").latest()
+        with open(self.path, "a") as file:
+            file.write(f"{self.trainer.iter} {float(loss)!r}\n")
+
+
+def read_losses(path):
+    """[(iteration, loss), …] as they were written; a line that a kill cut is left out."""
+    lines = Path(path).read_text().splitlines(keepends=True) if Path(path).exists() else []
+    words = [line.split() for line in lines if line.endswith("\n")]
+    return [(int(iteration), float(loss)) for iteration, loss in words]
+
+
+def train(config, losses, *words):
+    """One run; what it has lost so far goes to the file ``losses``."""
+    args = arguments(config, *words)
+    trainer = Trainer(setup(args))
+    trainer.register_hooks([WriteLosses(losses)])
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
