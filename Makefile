@@ -10,7 +10,7 @@ PY := .venv/bin/python
 unexport PYTHONPATH PYTHONHOME
 endif
 
-.PHONY: help demo test test-slow test-browser test-faults test-sahi lint clean
+.PHONY: help demo test test-slow test-faults test-browser test-sahi lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile

@@ -107,7 +107,7 @@ def indices(batches, count=20):
 
 @pytest.fixture
 def no_image_files(monkeypatch):
-    monkeypatch.setattr("enl_detectron2.data.loader._check_depth", lambda file_name: None)
+    monkeypatch.setattr("enl_detectron2.data.loader.check_depth", lambda file_name: None)
 
 
 @pytest.mark.usefixtures("no_image_files")

@@ -26,6 +26,7 @@ TEST_NEEDS = {
     "ruff": "ruff",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
+    "safetensors": "safetensors",
 }
 
 python = sys.executable

@@ -18,6 +18,8 @@ from detectron2.data.detection_utils import read_image
 
 from enl_detectron2.errors import ConfigError
 
+from .loader import check_depth
+
 TOLERANCE = 1.0  # pixels that a box may stick out of its image: annotation tools round
 SMALL, MEDIUM = 32**2, 96**2  # pixels, COCO's limits of small and medium objects
 PYRAMID_LEVELS = 5  # p2 to p6, with one anchor size each
@@ -116,6 +118,7 @@ def check_images(coco: CocoFile, image_root: str | Path) -> list[Finding]:
             continue
         part = f"(image {image.get('id')})"
         try:
+            check_depth(file)
             height, width = read_image(str(file)).shape[:2]
         except Exception as error:  # Pillow raises errors of many kinds for damaged files
             reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -11,6 +11,7 @@ import itertools
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +52,7 @@ class CheckedMapper:
         """
         try:
             if "file_name" in record:
-                _check_depth(record["file_name"])
+                check_depth(record["file_name"])
             data = self.mapper(record)
             if data is None:
                 raise ValueError("the mapper has left it out")
@@ -143,6 +144,16 @@ def check_on_bad_image(key: str, value: str) -> None:
         raise ConfigError(f"{key} must be {legal}, got {value!r}")
 
 
+def check_depth(file_name: str | Path) -> None:
+    """Raises ValueError if an image's pixels don't fit into the 8 bits that models are given."""
+    with Image.open(file_name) as image:
+        if image.mode in DEEP_MODES:
+            raise ValueError(
+                f"its pixels have more than 8 bits (Pillow's mode {image.mode}), which would be "
+                "cut off at 255; convert it to 8 bits"
+            )
+
+
 class _Sample(NamedTuple):
     # None if there is none.
     data: dict[str, Any] | None
@@ -196,12 +207,3 @@ def _is_wide(records: Sequence[dict[str, Any]]) -> Callable[[int], bool]:
         return records[index]["width"] > records[index]["height"]
 
     return is_wide
-
-
-def _check_depth(file_name: str) -> None:
-    with Image.open(file_name) as image:
-        if image.mode in DEEP_MODES:
-            raise ValueError(
-                f"its pixels have more than 8 bits (Pillow's mode {image.mode}), which would be "
-                "cut off at 255; convert it to 8 bits"
-            )

@@ -72,7 +72,7 @@ def build_relation_block(
     for option, value in options.items():
         if option not in names:
             raise ConfigError(
-                f"{block} has no option {option!r} (got {value!r}); it takes {', '.join(names)}"
+                f"{block} has no option {option!r}; it takes {', '.join(names)} (got {value!r})"
             )
     try:
         built = RELATION_BLOCK_REGISTRY.get(block)(channels, **options)
