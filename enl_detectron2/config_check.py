@@ -3,6 +3,7 @@
 Each error is one sentence with the key, its value and what would do.
 """
 
+import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -62,11 +63,13 @@ BELOW_1 = ("a number of at least 0 and below 1", lambda value: _number(value) an
 NAMES = ("a list of names", _all(lambda value: isinstance(value, str)))
 SIZES = ("a list of whole numbers of at least 0", _all(lambda value: _whole(value, 0)))
 # Those of detectron2's get_norm.
-NORM = _one_of("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN")
-COLORS = ("three numbers, blue, green and red", lambda v: _all(_number)(v) and len(v) == 3)
+NORM = _one_of(
+    "", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N"
+)
+COLORS = ("three numbers, or one of grey images", lambda v: _all(_number)(v) and len(v) in (1, 3))
 SPREADS = (
-    "three numbers above 0, blue, green and red",
-    lambda value: _all(lambda spread: _number(spread) and spread > 0)(value) and len(value) == 3,
+    "three numbers above 0, or one of grey images",
+    lambda v: _all(lambda spread: _number(spread) and spread > 0)(v) and len(v) in (1, 3),
 )
 STEPS = (
     "iterations above 0, in ascending order",
@@ -128,7 +131,7 @@ _RULES = {
     _one_of("value", "norm"): "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
     _one_of("choice", "range"): "INPUT.MIN_SIZE_TRAIN_SAMPLING",
     _one_of("horizontal", "vertical", "none"): "INPUT.RANDOM_FLIP",
-    _one_of("BGR", "RGB"): "INPUT.FORMAT",
+    _one_of("BGR", "RGB", "YUV-BT.601", "L"): "INPUT.FORMAT",
     _one_of(
         "TrainingSampler",
         "RepeatFactorTrainingSampler",
@@ -200,8 +203,15 @@ def check_yaml(cfg: CfgNode, *, eval_only: bool = False) -> None:
             "MODEL.RPN.IOU_THRESHOLDS must be two ascending numbers from 0 to 1, got "
             f"{cfg.MODEL.RPN.IOU_THRESHOLDS!r}"
         )
+    for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
+        if len(_value(cfg, key)) != (1 if cfg.INPUT.FORMAT == "L" else 3):
+            raise ConfigError(
+                f"{key} must have a number for each colour of INPUT.FORMAT {cfg.INPUT.FORMAT!r}, "
+                f"got {_value(cfg, key)!r}"
+            )
     _check_batch_size("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)
-    _check_data_set_names("DATASETS.TRAIN", cfg.DATASETS.TRAIN, required=not eval_only)
+    if not eval_only:
+        _check_data_set_names("DATASETS.TRAIN", cfg.DATASETS.TRAIN, required=True)
     _check_data_set_names("DATASETS.TEST", cfg.DATASETS.TEST, required=eval_only)
 
 
@@ -341,11 +351,11 @@ def _check_data_set_names(key: str, names: Sequence[str], *, required: bool) -> 
     known = DatasetCatalog.list()
     for name in names:
         if name not in known:
-            own = [other for other in known if "coco" not in other and "voc" not in other]
+            near = difflib.get_close_matches(name, known, n=1)
             raise ConfigError(
-                f"{key} names {name!r}, but no data set of this name is registered: "
-                "DATASETS.COCO_FORMAT registers one"
-                + (f" (there are {', '.join(own[:5])} …)" if own else "")
+                f"{key} names {name!r}, but no data set of this name is registered; "
+                + (f"did you mean {near[0]}, or is " if near else "is ")
+                + "one in DATASETS.COCO_FORMAT missing?"
             )
 
 

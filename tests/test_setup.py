@@ -47,6 +47,7 @@ OWN_TEST_MODULES = [
     "ruff",
     "onnx",
     "onnxruntime",
+    "safetensors",
 ]
 
 

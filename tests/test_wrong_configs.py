@@ -10,7 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 from tiny_training import arguments, write_config, write_images
 
-from enl_detectron2 import engine
+from enl_detectron2 import config_check, engine
+from enl_detectron2.config import load_config
 from enl_detectron2.engine import run
 from enl_detectron2.errors import ConfigError
 
@@ -63,6 +64,7 @@ YAML_VALUES = [
     ("MODEL.RPN.IOU_THRESHOLDS", "[0.7, 0.3]", "ascending"),
     ("MODEL.BACKBONE.FREEZE_AT", "9", "5"),
     ("MODEL.PIXEL_MEAN", "[1.0, 2.0]", "three numbers"),
+    ("MODEL.PIXEL_MEAN", "[1.0]", "each colour of INPUT.FORMAT 'BGR'"),
     ("MODEL.PIXEL_STD", "[1.0, 1.0, 0.0]", "above 0"),
     ("MODEL.ANCHOR_GENERATOR.SIZES", "[[-8]]", "above 0"),
     ("SOLVER.IMS_PER_BATCH", "0", "at least 1"),
@@ -203,6 +205,17 @@ def test_lazy_files(tmp_path):
     assert "has no 'dataloader'" in answer(arguments(path))
     message = answer(arguments(LAZY, "train.max_iter"))
     assert "'train.max_iter' must be key=value" in message
+
+
+def test_the_projects_own_are_right(monkeypatch):
+    """Without building them, which tests/test_configs.py does."""
+    monkeypatch.setattr(config_check, "instantiate", lambda node: None)
+    for path in (ROOT / "configs").rglob("[a-z]*.yaml"):
+        words = ["MODEL.DEVICE", "cpu", "DATASETS.TRAIN", "('coco_2017_val',)"]
+        cfg = load_config(str(path), [*words, "DATASETS.TEST", "()"])
+        config_check.check_yaml(cfg)
+    for path in (ROOT / "configs/lazy").rglob("*rcnn*.py"):
+        config_check.check_lazy(load_config(str(path), ["train.device=cpu"]))
 
 
 @pytest.mark.parametrize("name", ["none.yaml", "none.py"])

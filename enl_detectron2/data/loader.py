@@ -89,7 +89,7 @@ class TrainLoader:
         """
         check_on_bad_image("on_bad_image", on_bad_image)
         grouped = isinstance(loader, AspectRatioGroupedDataset)
-        batch_size = loader.batch_size
+        batch_size = getattr(loader, "batch_size", None)
         if grouped:
             loader = loader.dataset
         images = getattr(loader, "dataset", None)
