@@ -248,7 +248,8 @@ def convert_checkpoint(source: str | Path, target: str | Path) -> None:
         for key, value in content["model"].items()
     }
     origin = {key: content[key] for key in ("__author__", "matching_heuristics") if key in content}
-    with _whole_file(target) as file:
+    # A training may be saving into the same folder.
+    with _whole_file(target, f"{target.name}.unfinished") as file:
         if target.suffix == ".pth":
             torch.save({"model": model, **origin}, file)
         else:
@@ -351,9 +352,9 @@ def _safetensors():
 
 
 @contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[Any]:
+def _whole_file(path: Path, unfinished_name: str = UNFINISHED) -> Iterator[Any]:
     """A file to write that gets its name once all of it is on the disk."""
-    unfinished = path.with_name(UNFINISHED)
+    unfinished = path.with_name(unfinished_name)
     try:
         with unfinished.open("wb") as file:
             yield file

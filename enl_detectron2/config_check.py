@@ -259,7 +259,8 @@ def check_lazy(cfg: DictConfig) -> None:
         backbone = cfg.model.backbone
         norm = backbone.get("norm", "")
         _check_groups(norm, "model.backbone.out_channels", backbone.out_channels)
-    _check_batch_size("dataloader.train.total_batch_size", cfg.dataloader.train.total_batch_size)
+    key = "dataloader.train.total_batch_size"
+    _check_batch_size(key, OmegaConf.select(cfg, key, default=0))  # 0 beside a size per process
     for part in ("train", "test"):
         key = f"dataloader.{part}.dataset.names"
         names = OmegaConf.select(cfg, key)

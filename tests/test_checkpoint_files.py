@@ -194,6 +194,7 @@ def test_safetensors_there_and_back(tmp_path, slim_cfg):
         for key, value in model.state_dict().items():
             assert torch.equal(other.state_dict()[key], value), key
     assert "iteration" not in read_checkpoint(tmp_path / "again.pth")
+    assert not list(tmp_path.glob("*unfinished"))
     with pytest.raises(FileExistsError, match="again.pth is there already"):
         convert_checkpoint(tmp_path / "model.pth", tmp_path / "again.pth")
     with pytest.raises(ValueError, match="model.onnx must end in .safetensors or .pth"):
