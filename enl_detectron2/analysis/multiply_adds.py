@@ -163,8 +163,8 @@ _NOTHING_TO_COUNT_BECAUSE = {
         aten::all aten::argmax aten::argsort aten::isfinite aten::nonzero_numpy aten::sort
         aten::topk torchvision::nms""",
     "moving, filling and repeating": """
-        aten::constant_pad_nd aten::expand_as aten::fill_ aten::meshgrid aten::numpy_T aten::ones_like
-        aten::pad aten::repeat_interleave aten::view_as""",
+        aten::constant_pad_nd aten::expand_as aten::fill_ aten::meshgrid aten::numpy_T
+        aten::ones_like aten::pad aten::repeat_interleave aten::view_as""",
     "TorchScript that detectron2 and torchvision make of functions of theirs while they are traced:"
     " devices, shapes and NMS of boxes, resampling of masks and heatmaps": """
         script:move_device_like script:_convert_boxes_to_pooler_format script:_create_zeros
