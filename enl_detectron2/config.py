@@ -126,6 +126,9 @@ def add_enl_config(cfg: CN) -> None:
     # Start every block as the identity: a plain detector's checkpoint, loaded into it, then gives
     # the plain detector's own detections until training goes on.
     cfg.MODEL.ENL_FPN.ZERO_INIT_RESIDUAL = False
+    # Whether blocks relate the positions of the padding, too, as the papers' do. Then an image's
+    # features depend on how large the other images of its batch are.
+    cfg.MODEL.ENL_FPN.ATTEND_TO_PADDING = False
 
     # The backbone build_non_local_resnet_backbone: a ResNet with one NonLocalBlock, right before
     # the last residual block of this stage. The other keys are as above.
@@ -136,6 +139,7 @@ def add_enl_config(cfg: CN) -> None:
     cfg.MODEL.NON_LOCAL_RESNET.NUM_FREQUENCIES = 9
     cfg.MODEL.NON_LOCAL_RESNET.L1_SCALE = 50.0
     cfg.MODEL.NON_LOCAL_RESNET.ZERO_INIT_RESIDUAL = False
+    cfg.MODEL.NON_LOCAL_RESNET.ATTEND_TO_PADDING = False
 
     # "SGD", as everywhere in detectron2, or "AdamW", which learns from scratch in fewer steps.
     cfg.SOLVER.OPTIMIZER = "SGD"

@@ -54,7 +54,7 @@ class Attention:
 
     @property
     def map_size(self) -> tuple[int, int]:
-        """(H, W), padding included."""
+        """(H, W), padding included if the block looks at it."""
         return tuple(self.theta.shape[1:])
 
     @property
@@ -192,14 +192,14 @@ def capture_attention(model: nn.Module, record: dict[str, Any]) -> tuple[Any, di
             "the model has no ENLBlock and no NonLocalBlock, so there is no attention to show"
         )
     padded_size: list[int] = []
-    inputs: dict[str, Tensor] = {}
+    inputs: dict[str, tuple[Tensor, Tensor | None]] = {}
 
     def keep_size(_, args):
         padded_size[:] = args[0].shape[-2:]
 
     def keep_input(name):
         def hook(_, args):
-            inputs[name] = args[0].detach()
+            inputs[name] = (args[0].detach(), args[1] if len(args) > 1 else None)
 
         return hook
 
@@ -213,8 +213,11 @@ def capture_attention(model: nn.Module, record: dict[str, Any]) -> tuple[Any, di
             hook.remove()
     image_size = tuple(record["image"].shape[-2:])
     attention = {}
-    for name, x in inputs.items():
+    for name, (x, extent) in inputs.items():
         # A map may be rounded up to a whole cell, so take the longer side and a power of two.
         stride = 2 ** round(math.log2(max(padded_size) / max(x.shape[-2:])))
+        if extent is not None:  # the block sees no more than this
+            height, width = extent[0].tolist()
+            x = x[:, :, :height, :width]
         attention[name] = block_attention(blocks[name], x, stride, image_size)
     return output, attention

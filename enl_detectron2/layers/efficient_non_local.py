@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .extent import count_inside, drop_full, fill_padding_, in_graph, inside
 from .options import check_choice
 from .position import CosPosition, position_term
 from .relation_block import RelationBlock
@@ -60,48 +61,74 @@ class ENLBlock(RelationBlock):
         if position != "none":
             self.position = position_term(position.split("_")[0], num_frequencies, l1_scale)
 
-    def relate(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+    def relate(self, theta: Tensor, phi: Tensor, g: Tensor, extent: Tensor | None = None) -> Tensor:
         if self.theta_norm == "tanh":
             theta = theta.tanh()
+        if extent is not None:
+            padding = -float("inf") if self.phi_norm == "softmax" else 0.0
+            phi = phi.masked_fill(~inside(extent, phi), padding)
         if self.phi_norm == "softmax":
             phi = phi.flatten(2).softmax(dim=2).view_as(phi)
-        elif self.phi_norm == "mean":
+        elif self.phi_norm == "mean" and extent is None:
             phi = phi / (phi.shape[2] * phi.shape[3])
+        elif self.phi_norm == "mean":
+            phi = (phi / count_inside(extent, phi)[:, :, None, None]).to(phi.dtype)
         context = torch.einsum("bihw,bjhw->bij", phi, g)
         y = torch.einsum("bihw,bij->bjhw", theta, context)
         if self.position is not None:
-            y = y + self.position(g)
+            y = y + self.position(g, extent)
         return y
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) in, the same out."""
+    def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) in, the same out; ``extent`` as in :class:`RelationBlock`."""
         if torch.jit.is_scripting():  # which can't hold the folded form
-            return x + self.out(self.relate(self.theta(x), self.phi(x), self.g(x)))
-        return self._forward_folded(x)
+            z = x + self.out(self.relate(self.theta(x), self.phi(x), self.g(x), extent))
+            return z if extent is None else torch.where(inside(extent, x), z, x)
+        return self._forward_folded(x, drop_full(extent, x))
 
-    def _forward_folded(self, x: Tensor) -> Tensor:
+    def _forward_folded(self, x: Tensor, extent: Tensor | None) -> Tensor:
         x = x.contiguous()
         maps = x.flatten(2)
         weight_out = self.out.weight.flatten(1)
         # out(θᵀ (φ̂ gᵀ)) = weight θ + out's bias, and θ is linear in x, too, or its tanh is.
-        weight = weight_out @ self._context(x).transpose(1, 2)
+        weight = weight_out @ self._context(x, extent).transpose(1, 2)
         if self.theta_norm == "tanh":
             query, offset = self.theta(x).flatten(2).tanh(), self.out.bias.expand(x.shape[:2])
         else:
             query, offset = maps, weight @ self.theta.bias + self.out.bias
             weight = weight @ self.theta.weight.flatten(1)
         # z = (x + W_out L g + offset) + weight query: the first part is the only new map of x's
-        # size, and the product is added to it in place.
-        start = self._add_position(x, offset).flatten(2).to(weight.dtype)
-        return start.baddbmm_(weight, query.to(weight.dtype)).view_as(x)
+        # size, and the product is added to it in place. In the padding the first part is x.
+        start = self._add_position(x, offset, extent).to(weight.dtype)
+        query = query.to(weight.dtype)
+        if extent is None:
+            return start.flatten(2).baddbmm_(weight, query).view_as(x)
+        if in_graph():
+            product = (weight @ query).view_as(x)
+            return start + product.masked_fill(~inside(extent, x), 0.0)
+        return _AddProduct.apply(start, weight, query, x.detach(), extent)
 
-    def _context(self, x: Tensor) -> Tensor:
+    def _phi(self, x: Tensor, extent: Tensor | None) -> Tensor:
+        """φ, (B, D, H, W), with what φ̂ makes zero in the padding."""
+        phi = self.phi(x)
+        if extent is None:
+            return phi
+        padding = -float("inf") if self.phi_norm == "softmax" else 0.0
+        if in_graph() or (phi.requires_grad and self.phi_norm != "softmax"):
+            return phi.masked_fill(~inside(extent, x), padding)
+        # Where a softmax is 0, so is its gradient: autograd needn't know.
+        return fill_padding_(phi, extent, padding)
+
+    def _context(self, x: Tensor, extent: Tensor | None) -> Tensor:
         """φ̂ gᵀ = (φ̂ xᵀ) W_gᵀ + (φ̂ 1) b_gᵀ, (B, D, D)."""
-        phi = self.phi(x).flatten(2)
+        phi = self._phi(x, extent).flatten(2)
         phi = phi.to(torch.promote_types(phi.dtype, torch.float32))  # for the sums over positions
         total = mass = torch.ones_like(phi[:, :, :1])
         if self.phi_norm != "softmax":
-            total = total * phi.shape[2] if self.phi_norm == "mean" else total
+            if self.phi_norm == "mean":
+                total = total * (
+                    phi.shape[2] if extent is None else count_inside(extent, x)[:, :, None]
+                )
             mass = phi.sum(dim=2, keepdim=True) / total
         elif phi.requires_grad or torch.jit.is_tracing():  # a trace must serve both cases
             phi = phi.softmax(dim=2)
@@ -113,21 +140,56 @@ class ENLBlock(RelationBlock):
         summary = phi.to(x.dtype) @ x.flatten(2).transpose(1, 2) / total
         return summary.to(x.dtype) @ self.g.weight.flatten(1).T + (mass * self.g.bias).to(x.dtype)
 
-    def _add_position(self, x: Tensor, offset: Tensor) -> Tensor:
-        """x + W_out (L g) + offset, (B, C, H, W), where offset is (B, C)."""
-        if self.position is None:
-            return x + offset[:, :, None, None]
-        weight_out = self.out.weight.flatten(1)
+    def _add_position(self, x: Tensor, offset: Tensor, extent: Tensor | None) -> Tensor:
+        """x + W_out (L g) + offset, (B, C, H, W), where offset is (B, C); x in the padding."""
         if not isinstance(self.position, CosPosition):
-            position = F.conv2d(self.position(self.g(x)), self.out.weight)
-            return x + offset[:, :, None, None] + position
+            offset = offset[:, :, None, None]
+            if extent is not None:
+                offset = offset * inside(extent, x)
+            if self.position is None:
+                return x + offset
+            return x + offset + F.conv2d(self.position(self.g(x), extent), self.out.weight)
+        weight_out = self.out.weight.flatten(1)
         # L is linear and keeps constants, so L g = Ê (W_g Êᵀ x) + b_g: of g only its K coefficients
         # are computed, and a constant is added as the lowest of them.
-        coefficients = self.position.analyze(x)
+        coefficients = self.position.analyze(x, extent)
         mixed = weight_out @ (self.g.weight.flatten(1) @ coefficients.flatten(2))
-        constant = (offset + weight_out @ self.g.bias) * (x.shape[2] * x.shape[3]) ** 0.5
+        count = x.shape[2] * x.shape[3] if extent is None else count_inside(extent, x)
+        constant = ((offset + weight_out @ self.g.bias) * count**0.5).to(offset.dtype)
         mixed = mixed + F.pad(constant[:, :, None], (0, mixed.shape[2] - 1))
-        return self.position.synthesize(mixed.view_as(coefficients), onto=x)
+        return self.position.synthesize(mixed.view_as(coefficients), onto=x, extent=extent)
 
     def extra_repr(self) -> str:
         return f"phi_norm={self.phi_norm}, theta_norm={self.theta_norm}"
+
+
+class _AddProduct(torch.autograd.Function):
+    """``start + weight query`` in place, but for the padding, where ``start`` is x and stays so.
+
+    Without a mask, forward and backward: each would be a pass over the whole map, for the few
+    positions of the padding.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, start: Tensor, weight: Tensor, query: Tensor, x: Tensor, extent: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(weight, query)
+        ctx.extent = extent
+        ctx.mark_dirty(start)
+        start.flatten(2).baddbmm_(weight, query)
+        for image, original, (height, width) in zip(start, x, extent.tolist()):
+            image[:, height:] = original[:, height:]
+            image[:, :height, width:] = original[:, :height, width:]
+        return start
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weight, query = ctx.saved_tensors
+        # Of the product's result the padding was dropped; it is in ``start``'s gradient only.
+        own = gradient.clone(memory_format=torch.contiguous_format)
+        own = fill_padding_(own, ctx.extent, 0.0).flatten(2)
+        weight_gradient = own @ query.transpose(1, 2) if ctx.needs_input_grad[1] else None
+        query_gradient = weight.transpose(1, 2) @ own if ctx.needs_input_grad[2] else None
+        return gradient, weight_gradient, query_gradient, None, None

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from .extent import inside
 from .options import check_choice
 from .position import position_term
 from .relation_block import RelationBlock
@@ -52,26 +53,33 @@ class NonLocalBlock(RelationBlock):
         if position != "none":
             self.position = position_term(position.split("_")[0], num_frequencies, l1_scale)
 
-    def relate(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+    def relate(self, theta: Tensor, phi: Tensor, g: Tensor, extent: Tensor | None = None) -> Tensor:
         # Positions as rows of one attention head, (B, 1, N, D), D contiguous. Only so does PyTorch
         # take its fused attention, which never forms F and needs O(N) memory.
         query, key, value = [
             map_.flatten(2).transpose(1, 2).unsqueeze(1).contiguous() for map_ in [theta, phi, g]
         ]
+        keys = None  # (B, 1, 1, N): which positions may be looked at
+        if extent is not None:
+            keys = inside(extent, g).flatten(2).unsqueeze(1)
         if self.affinity_norm == "softmax" and not self.multiply:
-            y = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+            y = F.scaled_dot_product_attention(query, key, value, attn_mask=keys, scale=1.0)
         else:
             affinity = query @ key.transpose(2, 3)
             if self.affinity_norm == "softmax":
+                if keys is not None:
+                    affinity = affinity.masked_fill(~keys, -float("inf"))
                 affinity = affinity.softmax(dim=3)
-            else:
+            elif keys is None:
                 affinity = affinity / affinity.shape[3]
+            else:
+                affinity = affinity.masked_fill(~keys, 0.0) / keys.sum(dim=3, keepdim=True)
             if self.multiply and self.position is not None:  # the latter for TorchScript
-                affinity = affinity * self.position.matrix(g)
+                affinity = affinity * self.position.matrix(g, extent)
             y = affinity @ value
         y = y.transpose(2, 3).reshape(g.shape)
         if self.position is not None and not self.multiply:
-            y = y + self.position(g)
+            y = y + self.position(g, extent)
         return y
 
     def extra_repr(self) -> str:

@@ -1,7 +1,9 @@
 """What the non-local blocks share: four 1×1 projections around a relation of all positions."""
 
+import torch
 from torch import Tensor, nn
 
+from .extent import drop_full, inside
 from .options import InvalidOption
 
 INIT_STD = 0.01  # in both papers
@@ -18,6 +20,10 @@ class RelationBlock(nn.Module):
 
     The projections ``theta``, ``phi``, ``g``: C → D and ``out``: D → C are 1×1 convolutions with
     bias. Weights start as Gaussian with σ = 0.01, biases at zero.
+
+    An optional ``extent`` (B, 2) says how much of the map is each image's own, see
+    :mod:`enl_detectron2.layers.extent`. The block then works as if the image had come alone: it
+    looks at nothing in the padding, and leaves there what it finds.
     """
 
     def __init__(self, channels: int, inner_channels: int | None = None):
@@ -41,10 +47,15 @@ class RelationBlock(nn.Module):
         for projection in (self.theta, self.phi, self.g, self.out):
             init_projection(projection)
 
-    def relate(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
-        """``y`` from θ, φ and g, each (B, D, H, W); the same shape out."""
+    def relate(self, theta: Tensor, phi: Tensor, g: Tensor, extent: Tensor | None = None) -> Tensor:
+        """``y`` from θ, φ and g, each (B, D, H, W); the same shape out.
+
+        With ``extent`` nothing of φ and g counts in the padding; there ``y`` means nothing.
+        """
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         """(B, C, H, W) in, the same out."""
-        return x + self.out(self.relate(self.theta(x), self.phi(x), self.g(x)))
+        extent = drop_full(extent, x)
+        z = x + self.out(self.relate(self.theta(x), self.phi(x), self.g(x), extent))
+        return z if extent is None else torch.where(inside(extent, x), z, x)

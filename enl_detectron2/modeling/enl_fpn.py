@@ -19,6 +19,7 @@ from .build import (
     build_relation_block,
     check_registered,
 )
+from .padding import WithoutExtent, image_extent, map_extent, takes_extent
 
 NODE = "MODEL.ENL_FPN"
 
@@ -30,6 +31,10 @@ class ENL_FPN(FPN):
     Each level's merged map (lateral + upsampled coarser map; the coarsest level's lateral alone)
     passes through its block before anything else reads it: both the level's 3×3 output convolution
     and the next interpolation see the refined map. Levels without a block are FPN's own.
+
+    Unless ``attend_to_padding``, blocks with an argument ``extent`` are told where each image ends,
+    so that its features don't depend on how large the other images of its batch are. The backbone
+    finds out from the zeros of the padding, see :mod:`enl_detectron2.modeling.padding`.
 
     Parameters have FPN's names, so a plain FPN's checkpoint fits; a block at stride 2^k adds
     ``fpn_relation{k}.*``.
@@ -50,6 +55,7 @@ class ENL_FPN(FPN):
         block_features: Sequence[str] | None = None,
         block_options: Mapping[str, Any] | None = None,
         zero_init_residual: bool = False,
+        attend_to_padding: bool = False,
     ):
         """
         The first seven arguments are those of :class:`detectron2.modeling.backbone.fpn.FPN`.
@@ -61,6 +67,8 @@ class ENL_FPN(FPN):
             block_options: keyword arguments of every block, beside its channels.
             zero_init_residual: whether every block starts as the identity, so that a plain FPN's
                 checkpoint gives its own outputs until training goes on.
+            attend_to_padding: whether the blocks relate all positions of the padded batch, as the
+                papers' do.
 
         Raises:
             ValueError: if the bottom-up network can't carry the pyramid, a feature is not there to
@@ -102,7 +110,9 @@ class ENL_FPN(FPN):
                 [*strides, *levels],
             )
         # In top-down order, as lateral_convs and output_convs.
+        self.finds_extent = False
         self.relation_blocks = []
+        self.relation_strides = [strides[feature] for feature in reversed(in_features)]
         for feature in reversed(in_features):
             relation_block = nn.Identity()
             if block and feature in block_features:
@@ -114,6 +124,10 @@ class ENL_FPN(FPN):
                     node=NODE,
                 )
                 self.add_module(f"fpn_relation{int(math.log2(strides[feature]))}", relation_block)
+            if not takes_extent(relation_block):
+                relation_block = WithoutExtent(relation_block)
+            elif not attend_to_padding:
+                self.finds_extent = True
             self.relation_blocks.append(relation_block)
 
     @classmethod
@@ -134,28 +148,34 @@ class ENL_FPN(FPN):
             "block_features": node.BLOCK_FEATURES,
             "block_options": block_options(node, node.BLOCK) if node.BLOCK else {},
             "zero_init_residual": node.ZERO_INIT_RESIDUAL,
+            "attend_to_padding": node.ATTEND_TO_PADDING,
         }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
         Args:
-            x: (B, C, H, W), the input of the bottom-up network.
+            x: (B, C, H, W), the input of the bottom-up network: images, normalised and then padded
+                with zeros.
 
         Returns:
             "p<k>" → (B, out_channels, ⌈H/2^k⌉, ⌈W/2^k⌉), from high to low resolution.
         """
         bottom_up_features = self.bottom_up(x)
+        image_sizes = image_extent(x) if self.finds_extent else None
         results = []
         refined = x  # what the next finer level interpolates; nothing flows into the coarsest
         for index, (lateral_conv, relation_block, output_conv) in enumerate(
             zip(self.lateral_convs, self.relation_blocks, self.output_convs)
         ):
+            extent = None
+            if image_sizes is not None:
+                extent = map_extent(image_sizes, self.relation_strides[index])
             merged = lateral_conv(bottom_up_features[self.in_features[-index - 1]])
             if index > 0:
                 merged = merged + F.interpolate(refined, scale_factor=2.0, mode="nearest")
                 if self._fuse_type == "avg":
                     merged = merged / 2
-            refined = relation_block(merged)
+            refined = relation_block(merged, extent)
             results.insert(0, output_conv(refined))
         if self.top_block is not None:
             source = self.top_block.in_feature

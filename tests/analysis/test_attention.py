@@ -121,7 +121,8 @@ def test_captures_what_each_block_of_a_detector_is_given(slim_cfg):
         "backbone.fpn_relation4": 16,
         "backbone.fpn_relation3": 8,
     }
-    assert attention["backbone.fpn_relation3"].map_size == (12, 16)  # 70×100, padded to 96×128
+    # 70×100, padded to 96×128, of which the blocks see no more than the image.
+    assert attention["backbone.fpn_relation3"].map_size == (9, 13)
     for name, block in attention.items():
         x, z = (map_[0, :, 1, 2] for map_ in outputs[name])
         y = torch.einsum("hw,dhw->d", block.row(1, 2).total, block.g)

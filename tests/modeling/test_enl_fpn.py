@@ -103,7 +103,7 @@ def test_a_block_changes_its_own_level_and_all_finer_ones(slim_cfg):
 
 
 def test_one_pixel_of_the_coarsest_map_reaches_all_of_the_finest(slim_cfg):
-    fpn = ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8).double()
+    fpn = ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8, attend_to_padding=True).double()
     for block in fpn.relation_blocks[:3]:
         for parameter in block.parameters():
             nn.init.normal_(parameter, std=0.5)
@@ -176,7 +176,7 @@ def test_a_pyramid_may_end_below_res5(slim_cfg):
 
 def test_the_bottom_up_may_be_any_registered_backbone(slim_cfg, monkeypatch):
     monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "build_maps", lambda cfg, input_shape: Maps())
-    backbone = build(slim_cfg, BOTTOM_UP="build_maps")
+    backbone = build(slim_cfg, BOTTOM_UP="build_maps", ATTEND_TO_PADDING=True)
     assert isinstance(backbone, FPN)
     assert backbone(random_maps())["p2"].shape == (1, 16, 32, 48)
 
