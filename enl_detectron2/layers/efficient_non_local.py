@@ -69,10 +69,11 @@ class ENLBlock(RelationBlock):
             phi = phi.masked_fill(~inside(extent, phi), padding)
         if self.phi_norm == "softmax":
             phi = phi.flatten(2).softmax(dim=2).view_as(phi)
-        elif self.phi_norm == "mean" and extent is None:
-            phi = phi / (phi.shape[2] * phi.shape[3])
         elif self.phi_norm == "mean":
-            phi = (phi / count_inside(extent, phi)[:, :, None, None]).to(phi.dtype)
+            if extent is None:
+                phi = phi / (phi.shape[2] * phi.shape[3])
+            else:
+                phi = (phi / count_inside(extent, phi)[:, :, None, None]).to(phi.dtype)
         context = torch.einsum("bihw,bjhw->bij", phi, g)
         y = torch.einsum("bihw,bij->bjhw", theta, context)
         if self.position is not None:

@@ -59,7 +59,7 @@ class NonLocalBlock(RelationBlock):
         query, key, value = [
             map_.flatten(2).transpose(1, 2).unsqueeze(1).contiguous() for map_ in [theta, phi, g]
         ]
-        keys = None  # (B, 1, 1, N): which positions may be looked at
+        keys: Tensor | None = None  # (B, 1, 1, N): which positions may be looked at
         if extent is not None:
             keys = inside(extent, g).flatten(2).unsqueeze(1)
         if self.affinity_norm == "softmax" and not self.multiply:

@@ -167,7 +167,7 @@ class ENL_FPN(FPN):
         for index, (lateral_conv, relation_block, output_conv) in enumerate(
             zip(self.lateral_convs, self.relation_blocks, self.output_convs)
         ):
-            extent = None
+            extent: Tensor | None = None
             if image_sizes is not None:
                 extent = map_extent(image_sizes, self.relation_strides[index])
             merged = lateral_conv(bottom_up_features[self.in_features[-index - 1]])
