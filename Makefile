@@ -10,7 +10,7 @@ PY := .venv/bin/python
 unexport PYTHONPATH PYTHONHOME
 endif
 
-.PHONY: help demo test test-slow test-faults test-browser test-sahi lint clean
+.PHONY: help demo test test-slow test-faults test-soak test-browser test-sahi lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,10 @@ test-slow: ## the slow tests (they train)
 test-faults: ## kill a training at twenty random moments, and see that nothing is lost
 	$(SETUP) test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -s --timeout 3600 tests/test_faults.py
+
+test-soak: ## thousands of steps and inferences, watching memory
+	$(SETUP) test
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak -s --timeout 3600 tests/test_soak.py
 
 # `make test` runs these too if it finds a browser; here a missing one is an error.
 test-browser: ## the attention explorer in a headless Chromium (CHROMIUM=/path/to/it)

@@ -105,7 +105,9 @@ def test_enl_gradients_are_those_of_the_function(variant):
     assert torch.autograd.gradcheck(function, arguments)
 
 
-@pytest.mark.parametrize("variant", [("softmax", "none"), ("mean", "cos_mul"), ("softmax", "l1_mul")])
+@pytest.mark.parametrize(
+    "variant", [("softmax", "none"), ("mean", "cos_mul"), ("softmax", "l1_mul")]
+)
 def test_non_local_gradients_are_those_of_the_function(variant):
     block = awake(NonLocalBlock(4, num_frequencies=2, **non_local_options(variant)))
     x = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)

@@ -1,0 +1,244 @@
+"""An image's features alone and in company: what the backbones know of the padding."""
+
+import math
+import threading
+
+import detectron2.export  # noqa: F401  makes ResNet and FPN fit for TorchScript
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ResNet, build_backbone
+from detectron2.modeling.backbone import Backbone, BasicStem
+from detectron2.structures import ImageList
+from torch import nn
+
+from enl_detectron2.modeling import ENL_FPN, RELATION_BLOCK_REGISTRY, insert_non_local_block
+from enl_detectron2.modeling.padding import image_extent, map_extent
+
+BLOCKS = {"ENLBlock": {}, "NonLocalBlock": {"position": "cos_add"}}
+LEVELS = (3, 4, 5)
+
+
+def noise(height, width, seed=0, **options):
+    return torch.randn(3, height, width, generator=torch.Generator().manual_seed(seed), **options)
+
+
+def batch(*images):
+    return ImageList.from_tensors(list(images), size_divisibility=32).tensor
+
+
+def awake(module):
+    """Weights with which each block adds about as much as its input, if that is of unit size."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        fan_in = parameter[0].numel() if parameter.dim() > 1 else parameter.numel()
+        nn.init.normal_(parameter, std=fan_in**-0.5, generator=generator)
+
+
+class Averages(Backbone):
+    """A bottom-up network in which no cell sees more than its own pixels."""
+
+    def output_shape(self):
+        return {f"res{k}": ShapeSpec(channels=3, stride=2**k) for k in range(2, 6)}
+
+    def forward(self, x):
+        return {f"res{k}": F.avg_pool2d(x, 2**k) for k in range(2, 6)}
+
+
+def inside(features, level, image):
+    height, width = (math.ceil(length / 2**level) for length in image.shape[1:])
+    return features[f"p{level}"][0, :, :height, :width]
+
+
+@pytest.mark.parametrize("sizes", [[(64, 96), (40, 33)], [(1, 1), (64, 70)], [(5, 96), (64, 5)]])
+def test_the_extent_is_where_the_images_end(sizes):
+    images = batch(*(noise(height, width) for height, width in sizes))
+    assert image_extent(images).tolist() == [list(size) for size in sizes]
+
+
+def test_the_extent_of_far_smaller_images_is_found_too():
+    images = batch(noise(256, 512), noise(7, 300), torch.zeros(3, 256, 512))
+    assert image_extent(images).tolist() == [[256, 512], [7, 300], [256, 512]]
+
+
+def test_one_channel_or_a_value_that_is_no_number_is_enough_to_belong_to_an_image():
+    images = torch.zeros(2, 3, 64, 64)
+    images[0, 1, 20, 40] = -1.0
+    images[1, 2, 50, 10] = math.nan
+    assert image_extent(images).tolist() == [[21, 41], [51, 11]]
+
+
+def test_a_cell_that_is_partly_padding_counts():
+    assert map_extent(torch.tensor([[64, 65], [1, 96]]), 32).tolist() == [[2, 3], [1, 3]]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+@torch.no_grad()
+def test_what_blocks_add_does_not_depend_on_the_company(block):
+    """All else is equal here: no cell below the pyramid sees the padding."""
+    torch.manual_seed(0)
+    keys = {"block": block, "block_options": BLOCKS[block]}
+    fpn = ENL_FPN(Averages(), ["res2", "res3", "res4", "res5"], 8, **keys)
+    for relation_block in fpn.relation_blocks[:3]:
+        awake(relation_block)
+    papers = ENL_FPN(
+        Averages(), ["res2", "res3", "res4", "res5"], 8, **keys, attend_to_padding=True
+    )
+    papers.load_state_dict(fpn.state_dict())
+    image, others = noise(100, 70, dtype=torch.float64), noise(128, 200, 1, dtype=torch.float64)
+    for backbone, expected_same in ((fpn.double(), True), (papers.double(), False)):
+        alone, in_company = backbone(batch(image)), backbone(batch(image, others, others[:, :9]))
+        for level in LEVELS:
+            a, b = inside(alone, level, image), inside(in_company, level, image)
+            assert torch.allclose(a, b, rtol=1e-10, atol=1e-12) == expected_same
+
+
+def build(cfg, **keys):
+    """A backbone whose blocks are awake, and whose batch norms know what noise is like."""
+    cfg = cfg.clone()
+    cfg.MODEL.ENL_FPN.merge_from_list([item for pair in keys.items() for item in pair])
+    torch.manual_seed(0)
+    backbone = build_backbone(cfg)
+    for level in LEVELS:
+        awake(getattr(backbone, f"fpn_relation{level}", nn.Identity()))
+    backbone.train()
+    with torch.no_grad():
+        for _ in range(10):
+            backbone(torch.randn(4, 3, 128, 160))
+    return backbone.eval()
+
+
+@torch.no_grad()
+def largest_difference(backbone, size, company):
+    """Of P3 to P5 inside the image, alone and batched with another, to the level's largest value."""
+    image, other = noise(*size), noise(*company, seed=1)
+    alone, in_company = backbone(batch(image)), backbone(batch(image, other))
+    differences = []
+    for level in LEVELS:
+        a, b = inside(alone, level, image), inside(in_company, level, image)
+        differences.append(((a - b).abs().max() / a.abs().max()).item())
+    return max(differences)
+
+
+@pytest.mark.parametrize("size, company", [((160, 160), (224, 320)), ((224, 288), (256, 384))])
+def test_enl_differs_in_company_no_more_than_the_plain_pyramid(slim_cfg, size, company):
+    plain = largest_difference(build(slim_cfg, BLOCK=""), size, company)
+    assert plain > 0  # its convolutions look over the image's edge
+    assert largest_difference(build(slim_cfg), size, company) <= 1.1 * plain
+
+
+def test_the_papers_behaviour_is_one_key_away(slim_cfg):
+    image, other = noise(100, 100), noise(128, 192, seed=1)
+    ours, papers = build(slim_cfg), build(slim_cfg, ATTEND_TO_PADDING=True)
+    papers.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        whole = batch(noise(128, 192))
+        for name, expected in papers(whole).items():  # without padding they are one
+            assert torch.equal(ours(whole)[name], expected)
+        assert not torch.equal(ours(batch(image, other))["p5"], papers(batch(image, other))["p5"])
+
+
+@pytest.mark.parametrize("attend_to_padding", [False, True])
+@torch.no_grad()
+def test_the_block_in_a_resnet_is_told_the_extent(slim_cfg, attend_to_padding):
+    slim_cfg.MODEL.BACKBONE.NAME = "build_non_local_resnet_backbone"
+    slim_cfg.MODEL.NON_LOCAL_RESNET.ATTEND_TO_PADDING = attend_to_padding
+    resnet = build_backbone(slim_cfg).eval()
+    seen = []
+    resnet.res4.non_local.register_forward_hook(lambda module, args, output: seen.append(args))
+    resnet(batch(noise(100, 70), noise(128, 200)))
+    ((x, *extent),) = seen
+    assert x.shape[2:] == (8, 14)
+    assert [e.tolist() for e in extent] == ([] if attend_to_padding else [[[7, 5], [8, 13]]])
+
+
+@pytest.mark.parametrize("stride_in_1x1", [True, False])
+def test_the_extent_is_that_of_the_map_that_the_block_sees(stride_in_1x1):
+    # res2 and res3 of ResNet-18 have two blocks: the block stands right behind the first.
+    resnet = ResNet(BasicStem(norm="BN"), ResNet.make_default_stages(18, norm="BN"))
+    for stage, stride in (("res2", 4), ("res3", 8), ("res5", 32)):
+        insert_non_local_block(resnet, stage)
+        assert getattr(resnet, stage).non_local_stride == stride
+
+
+def test_a_resnet_with_a_forward_method_of_its_own_is_refused():
+    class OwnForward(ResNet):
+        def forward(self, x):
+            return super().forward(x)
+
+    def resnet():
+        return OwnForward(BasicStem(norm="BN"), ResNet.make_default_stages(18, norm="BN"))
+
+    with pytest.raises(ValueError, match="attend_to_padding must be True"):
+        insert_non_local_block(resnet(), "res3")
+    assert type(insert_non_local_block(resnet(), "res3", attend_to_padding=True)) is OwnForward
+
+
+def test_a_projects_own_block_may_take_the_extent_or_not(monkeypatch):
+    seen = []
+
+    class Told(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+
+        def forward(self, x, extent=None):
+            seen.append(extent)
+            return x
+
+    class Untold(Told):
+        def forward(self, x):
+            seen.append("nothing")
+            return x
+
+    for block in (Told, Untold):
+        monkeypatch.setitem(RELATION_BLOCK_REGISTRY._obj_map, block.__name__, block)
+        fpn = ENL_FPN(
+            Averages(), ["res4", "res5"], 8, block=block.__name__, block_features=["res4"]
+        )
+        fpn(batch(noise(100, 70)))
+    assert seen[0].tolist() == [[7, 5]] and seen[1] == "nothing"
+
+
+def graphs():
+    return {
+        "trace": lambda backbone, x: torch.jit.trace(backbone, x, strict=False),
+        "script": lambda backbone, x: torch.jit.script(backbone),
+        "compile": lambda backbone, x: torch.compile(backbone, fullgraph=True, backend="aot_eager"),
+    }
+
+
+@pytest.mark.parametrize("graph", graphs())
+def test_graphs_leave_out_the_padding_of_images_they_have_not_seen(slim_cfg, graph):
+    bottom_up = "build_non_local_resnet_backbone"
+    backbone = build(slim_cfg, BOTTOM_UP=bottom_up).requires_grad_(False)
+    of_graph = graphs()[graph](backbone, batch(noise(90, 128), noise(96, 70)))
+    images = batch(noise(33, 150), noise(120, 100), noise(128, 160))
+    for name, expected in backbone(images).items():
+        error = (of_graph(images)[name] - expected).norm() / expected.norm()
+        assert error < 1e-4, name
+
+
+def test_threads_share_the_backbone(slim_cfg):
+    backbone = build(slim_cfg, BOTTOM_UP="build_non_local_resnet_backbone")
+    sizes = [(64, 96), (100, 70), (33, 150), (128, 128), (97, 65)]
+    batches = [batch(noise(*size), noise(64, 64, seed=1)) for size in sizes]
+    with torch.no_grad():
+        expected = [backbone(images) for images in batches]
+    results = {}
+
+    @torch.no_grad()
+    def work(thread):
+        order = [(thread + index) % len(batches) for index in range(2 * len(batches))]
+        results[thread] = [(index, backbone(batches[index])) for index in order]
+
+    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    for outputs in results.values():
+        for index, features in outputs:
+            for name, value in expected[index].items():
+                assert torch.equal(features[name], value)
