@@ -32,7 +32,7 @@ def count_inside(extent: Tensor, like: Tensor) -> Tensor:
 
 
 def fill_padding_(maps: Tensor, extent: Tensor, value: float) -> Tensor:
-    """Writes ``value`` into the padding of (B, C, H, W), and into nothing else; unknown to autograd.
+    """Writes ``value`` into the padding of (B, C, H, W), unknown to autograd.
 
     A mask over the whole map would be a pass over all of it, for the few positions of a padding.
     """

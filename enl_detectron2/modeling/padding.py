@@ -33,7 +33,8 @@ def image_extent(images: Tensor) -> Tensor:
 def _length(images: Tensor, dim: int) -> Tensor:
     """(B,): 1 + the last index along ``dim`` with anything but zeros; the whole length if none."""
     length = images.shape[dim]
-    if torch.jit.is_scripting() or in_graph():  # which can't decide on what they see
+    # A graph can't decide on what it sees; TorchScript leaves out a branch of a statement only.
+    if torch.jit.is_scripting() or in_graph():  # noqa: SIM108
         strip = length
     else:
         strip = _strip_with_content(images, dim)

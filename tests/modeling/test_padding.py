@@ -111,7 +111,7 @@ def build(cfg, **keys):
 
 @torch.no_grad()
 def largest_difference(backbone, size, company):
-    """Of P3 to P5 inside the image, alone and batched with another, to the level's largest value."""
+    """Of P3 to P5 inside the image, alone and batched; 1 is the level's largest value."""
     image, other = noise(*size), noise(*company, seed=1)
     alone, in_company = backbone(batch(image)), backbone(batch(image, other))
     differences = []
