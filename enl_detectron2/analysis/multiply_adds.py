@@ -148,10 +148,12 @@ _RULES: dict[str, Handle] = {
 # copies, integers).
 _NOTHING_TO_COUNT_BECAUSE = {
     "element by element, or over one tensor's elements: nothing is multiplied and summed": """
-        aten::abs aten::add aten::add_ aten::amax aten::clamp_min aten::cos aten::div aten::div_
-        aten::exp aten::exp_ aten::log2 aten::mean aten::mul aten::mul_ aten::neg aten::pow
-        aten::reciprocal aten::rsub aten::sigmoid aten::sigmoid_ aten::softmax aten::sqrt
-        aten::sub aten::sub_ aten::sum aten::tanh""",
+        aten::abs aten::add aten::add_ aten::amax aten::bitwise_and aten::bitwise_not
+        aten::clamp_min aten::cos aten::div aten::div_ aten::exp aten::exp_ aten::floor_divide
+        aten::gt aten::le aten::log2 aten::lt aten::masked_fill aten::mean aten::mul aten::mul_
+        aten::ne aten::neg aten::pow aten::prod aten::reciprocal aten::rsub aten::sigmoid
+        aten::sigmoid_ aten::softmax aten::sqrt aten::sub aten::sub_ aten::sum aten::tanh
+        aten::where""",
     "one factor and one offset for each element": """
         aten::batch_norm aten::group_norm aten::layer_norm""",
     "products of all pairs, which are not summed": "aten::outer aten::kron",
@@ -163,8 +165,8 @@ _NOTHING_TO_COUNT_BECAUSE = {
         aten::all aten::argmax aten::argsort aten::isfinite aten::nonzero_numpy aten::sort
         aten::topk torchvision::nms""",
     "moving, filling and repeating": """
-        aten::constant_pad_nd aten::expand_as aten::fill_ aten::meshgrid aten::numpy_T
-        aten::ones_like aten::pad aten::repeat_interleave aten::view_as""",
+        aten::constant_pad_nd aten::expand_as aten::fill_ aten::meshgrid aten::narrow
+        aten::numpy_T aten::ones_like aten::pad aten::repeat_interleave aten::view_as""",
     "TorchScript that detectron2 and torchvision make of functions of theirs while they are traced:"
     " devices, shapes and NMS of boxes, resampling of masks and heatmaps": """
         script:move_device_like script:_convert_boxes_to_pooler_format script:_create_zeros
