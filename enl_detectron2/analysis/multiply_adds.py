@@ -10,7 +10,7 @@ from fvcore.nn.jit_handles import Handle, conv_flop_jit, get_shape
 from torch import nn
 
 from enl_detectron2.layers.relation_block import RelationBlock
-from enl_detectron2.modeling import ENL_FPN
+from enl_detectron2.modeling import relation_block_names
 
 from .random_model import fixed_regions, random_image
 
@@ -81,17 +81,13 @@ def count_by_module(module: nn.Module, inputs: Any) -> Counter[str]:
 
 
 def relation_blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """A model's relation blocks by name: those of ENL_FPN of any kind, and all RelationBlocks."""
-    of_pyramids = {
-        block
-        for pyramid in model.modules()
-        if isinstance(pyramid, ENL_FPN)
-        for block in pyramid.relation_blocks
-    }
+    """A model's relation blocks by name: those of this project's backbones, of any kind, and all
+    RelationBlocks."""
+    of_backbones = relation_block_names(model)
     blocks = {}
     for name, module in model.named_modules():
         within = any(name.startswith(block + ".") for block in blocks)
-        if not within and (module in of_pyramids or isinstance(module, RelationBlock)):
+        if not within and (name in of_backbones or isinstance(module, RelationBlock)):
             blocks[name] = module
     return blocks
 
