@@ -6,14 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, instantiate
 from detectron2.export import TracingAdapter, scripting_with_instances
-from detectron2.modeling import Backbone, GeneralizedRCNN, build_model
+from detectron2.modeling import Backbone, GeneralizedRCNN
 from detectron2.structures import Boxes
 from torch import Tensor, nn
-
-from .checkpoint import ENLCheckpointer
-from .config import load_config
 
 # What Instances hold on the way through an R-CNN, which TorchScript wants to know beforehand.
 _FIELDS = {
@@ -44,23 +40,6 @@ class Detector(nn.Module):
         """
         (instances,) = self.model.inference([{"image": image}], do_postprocess=False)
         return instances.get_fields()
-
-
-def load_detector(config_file: str, opts: list[str]) -> nn.Module:
-    """The model of a configuration with its weights (``MODEL.WEIGHTS``), in inference mode.
-
-    Args:
-        config_file: .yaml, or LazyConfig .py, whose weights are ``train.init_checkpoint``.
-        opts: overrides, as in training.
-    """
-    cfg = load_config(config_file, opts)
-    if isinstance(cfg, CfgNode):
-        model, weights = build_model(cfg), cfg.MODEL.WEIGHTS
-    else:
-        model = instantiate(cfg.model).to(cfg.train.device)
-        weights = cfg.train.init_checkpoint
-    ENLCheckpointer(model, complete=True).load(weights)
-    return model.eval()
 
 
 def trace(model: nn.Module, image: Tensor) -> torch.jit.ScriptModule:

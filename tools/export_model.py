@@ -17,7 +17,9 @@ import os
 import torch
 from detectron2.data.detection_utils import read_image
 
-from enl_detectron2.export import load_detector, script, trace, write_onnx
+from enl_detectron2.analysis.detector import load_detector
+from enl_detectron2.config import load_config
+from enl_detectron2.export import script, trace, write_onnx
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -39,8 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.format == "tracing" and not (args.image and os.path.isfile(args.image)):
         parser.error("tracing needs --image FILE, an image in which the model finds something")
 
-    model = load_detector(args.config, args.opts)
     try:
+        model = load_detector(load_config(args.config, args.opts)).model
         if args.format == "onnx":
             write_onnx(model.backbone, args.output, (256, 256))
         elif args.format == "scripting":
