@@ -123,6 +123,9 @@ def add_enl_config(cfg: CN) -> None:
     cfg.MODEL.ENL_FPN.NUM_FREQUENCIES = 9
     # Distance over which the l1 term falls by a factor e, in cells of the feature map.
     cfg.MODEL.ENL_FPN.L1_SCALE = 50.0
+    # σ of the Gaussian that the blocks' weights start from. 0.01 is the papers', for their long
+    # trainings; in a short one, 1/√OUT_CHANNELS lets the blocks matter sooner.
+    cfg.MODEL.ENL_FPN.INIT_STD = 0.01
     # Start every block as the identity: a plain detector's checkpoint, loaded into it, then gives
     # the plain detector's own detections until training goes on.
     cfg.MODEL.ENL_FPN.ZERO_INIT_RESIDUAL = False
@@ -138,6 +141,7 @@ def add_enl_config(cfg: CN) -> None:
     cfg.MODEL.NON_LOCAL_RESNET.POSITION = "none"
     cfg.MODEL.NON_LOCAL_RESNET.NUM_FREQUENCIES = 9
     cfg.MODEL.NON_LOCAL_RESNET.L1_SCALE = 50.0
+    cfg.MODEL.NON_LOCAL_RESNET.INIT_STD = 0.01
     cfg.MODEL.NON_LOCAL_RESNET.ZERO_INIT_RESIDUAL = False
     cfg.MODEL.NON_LOCAL_RESNET.ATTEND_TO_PADDING = False
 

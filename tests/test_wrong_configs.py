@@ -56,6 +56,7 @@ YAML_VALUES = [
     ("MODEL.FPN.OUT_CHANNELS", "0", "at least 1"),
     ("MODEL.ENL_FPN.NUM_FREQUENCIES", "0", "at least 1"),
     ("MODEL.ENL_FPN.L1_SCALE", "-1.0", "above 0"),
+    ("MODEL.ENL_FPN.INIT_STD", "0.0", "above 0"),
     ("MODEL.RESNETS.DEPTH", "51", "50"),
     ("MODEL.RESNETS.WIDTH_PER_GROUP", "-4", "at least 1"),
     ("MODEL.ROI_HEADS.NUM_CLASSES", "0", "at least 1"),

@@ -7,7 +7,7 @@ from torch import Tensor
 from .extent import count_inside, drop_full, fill_padding_, in_graph, inside
 from .options import check_choice
 from .position import CosPosition, position_term
-from .relation_block import RelationBlock
+from .relation_block import INIT_STD, RelationBlock
 
 
 class ENLBlock(RelationBlock):
@@ -35,6 +35,7 @@ class ENLBlock(RelationBlock):
         position: str = "cos_add",
         num_frequencies: int = 9,
         l1_scale: float = 50.0,
+        init_std: float = INIT_STD,
     ):
         """
         Args:
@@ -46,11 +47,12 @@ class ENLBlock(RelationBlock):
             position: the term added to the affinity, "cos_add", "l1_add" or "none".
             num_frequencies: of the cosine term, along each direction.
             l1_scale: of the l1 term, in cells of the map.
+            init_std: σ of the projections' first weights.
 
         Raises:
             InvalidOption: (a ValueError) if an option has none of these values.
         """
-        super().__init__(channels, inner_channels)
+        super().__init__(channels, inner_channels, init_std=init_std)
         check_choice("phi_norm", phi_norm, ("softmax", "mean", "none"))
         check_choice("theta_norm", theta_norm, ("none", "tanh"))
         # A product of affinity and position needs the N×N matrix that this block never forms.

@@ -6,7 +6,7 @@ from torch import Tensor
 from .extent import inside
 from .options import check_choice
 from .position import position_term
-from .relation_block import RelationBlock
+from .relation_block import INIT_STD, RelationBlock
 
 
 class NonLocalBlock(RelationBlock):
@@ -31,6 +31,7 @@ class NonLocalBlock(RelationBlock):
         position: str = "none",
         num_frequencies: int = 9,
         l1_scale: float = 50.0,
+        init_std: float = INIT_STD,
     ):
         """
         Args:
@@ -40,11 +41,12 @@ class NonLocalBlock(RelationBlock):
             position: how L enters, "none", "l1_mul", "l1_add", "cos_mul" or "cos_add".
             num_frequencies: of the cosine term, along each direction.
             l1_scale: of the l1 term, in cells of the map.
+            init_std: σ of the projections' first weights.
 
         Raises:
             InvalidOption: (a ValueError) if an option has none of these values.
         """
-        super().__init__(channels, inner_channels)
+        super().__init__(channels, inner_channels, init_std=init_std)
         check_choice("affinity_norm", affinity_norm, ("softmax", "mean"))
         check_choice("position", position, ("none", "l1_mul", "l1_add", "cos_mul", "cos_add"))
         self.affinity_norm = affinity_norm

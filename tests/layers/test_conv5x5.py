@@ -24,6 +24,8 @@ def test_starts_as_the_non_local_blocks_do():
     conv = Conv5x5Block(64).conv
     assert conv.weight.std().item() == pytest.approx(0.01, rel=0.02)
     assert not conv.bias.any()
+    wide = Conv5x5Block(64, init_std=0.125).conv
+    assert wide.weight.std().item() == pytest.approx(0.125, rel=0.02)
 
 
 def test_sees_two_positions_far_and_no_farther():

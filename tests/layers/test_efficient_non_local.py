@@ -5,7 +5,7 @@ import pytest
 import torch
 from equations import awake, relative_error
 
-from enl_detectron2.layers import ENLBlock, InvalidOption
+from enl_detectron2.layers import ENLBlock, InvalidOption, NonLocalBlock
 
 PHI_NORMS = ["softmax", "mean", "none"]
 THETA_NORMS = ["none", "tanh"]
@@ -92,6 +92,17 @@ def test_starts_as_the_papers_say():
         # Gaussian: 4.55 % of the draws lie beyond two standard deviations.
         assert (weight.abs() > 0.02).float().mean().item() == pytest.approx(0.0455, rel=0.1)
         assert not projection.bias.any()
+
+
+@pytest.mark.parametrize("kind", [ENLBlock, NonLocalBlock])
+def test_starts_as_wide_as_told(kind):
+    block = kind(512, init_std=0.125)
+    for projection in (block.theta, block.phi, block.g, block.out):
+        assert projection.weight.std().item() == pytest.approx(0.125, rel=0.02)
+        assert not projection.bias.any()
+    for std in (0.0, -1.0, float("nan")):
+        with pytest.raises(InvalidOption, match="init_std must be a number above 0, got "):
+            kind(512, init_std=std)
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,9 @@ def test_options_reach_every_block(slim_cfg):
     for block in (backbone.fpn_relation3, backbone.fpn_relation4, backbone.fpn_relation5):
         assert (block.phi_norm, block.theta_norm, block.position.scale) == ("mean", "tanh", 7.0)
     assert build(slim_cfg, NUM_FREQUENCIES=4).fpn_relation5.position.num_frequencies == 4
+    for kind, layer in (("ENLBlock", "theta"), ("NonLocalBlock", "phi"), ("Conv5x5Block", "conv")):
+        block = build(slim_cfg, BLOCK=kind, INIT_STD=5.0).fpn_relation5
+        assert getattr(block, layer).weight.std().item() > 4
 
 
 def test_a_pyramid_may_end_below_res5(slim_cfg):

@@ -56,6 +56,11 @@ def test_starting_as_the_identity_it_is_the_plain_resnet(cfg):
         assert torch.equal(features, expected[name])
 
 
+def test_its_block_starts_as_wide_as_told(cfg):
+    cfg.MODEL.NON_LOCAL_RESNET.INIT_STD = 5.0
+    assert build(cfg).res4.non_local.theta.weight.std().item() > 4
+
+
 def new_keys(prefix):
     names = ("theta", "phi", "g", "out")
     return {
