@@ -3,6 +3,9 @@
 
     python benchmarks/relations/experiment.py --workers 2
 
+Every run of a seed starts from the same plain detector, which has learned digits on clear scenes
+without any relation: what pretrained weights are to the papers.
+
 Takes hours. It may be stopped at any time and goes on where it was: a finished run is a line of
 results/runs.jsonl, an unfinished one resumes from its last checkpoint. report.py makes the report.
 """
@@ -24,12 +27,14 @@ from systems import BASELINE, OWN_START, PROPOSED, SYSTEMS
 
 RUNS = RESULTS / "runs.jsonl"
 SCENES = {"num_train": 4000, "num_test": 300}
+START_SETTING = ("clear", "none")
+START_SCHEDULE = {"SOLVER.MAX_ITER": 1000, "SOLVER.STEPS": "(800, 930)", "TEST.EVAL_PERIOD": 0}
 PROBED_IMAGES = 20  # for the size of what the blocks add
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training."""
+    """One training, of a seed's start or from it."""
 
     system: str
     level: str
@@ -39,6 +44,20 @@ class Run:
     @property
     def folder(self) -> Path:
         return OUTPUT / "runs" / "_".join(str(part).replace(" ", "-") for part in astuple(self))
+
+    @property
+    def is_start(self) -> bool:
+        return (self.level, self.relation) == START_SETTING
+
+    @property
+    def start(self) -> "Run":
+        """The training whose weights this one starts from."""
+        return Run(self.system if self.system in OWN_START else BASELINE, *START_SETTING, self.seed)
+
+    @property
+    def weights(self) -> Path:
+        """What the training ends with."""
+        return self.folder / "model_final.pth"
 
 
 def grid() -> list[Run]:
@@ -61,14 +80,24 @@ def grid() -> list[Run]:
 def main() -> None:
     args = parse_args()
     if args.run:
-        train_and_record(Run(**json.loads(args.run)))
+        run = Run(**json.loads(args.run))
+        if run.is_start:
+            train(run)
+        else:
+            train_and_record(run)
         return
     missing = [run for run in grid() if run not in finished()]
     print(f"{len(grid())} runs, {len(missing)} of them to do", flush=True)
-    for run in missing:
+    starts = dict.fromkeys(run.start for run in missing)
+    for runs in ([run for run in starts if not run.weights.exists()], missing):
+        in_parallel(runs, args.workers)
+
+
+def in_parallel(runs: list[Run], workers: int) -> None:
+    for run in runs:
         write_scenes(run)  # before several processes want the same
-    with ThreadPoolExecutor(args.workers) as pool:
-        failed = [run for run, ok in zip(missing, pool.map(in_own_process, missing)) if not ok]
+    with ThreadPoolExecutor(workers) as pool:
+        failed = [run for run, ok in zip(runs, pool.map(in_own_process, runs)) if not ok]
     if failed:
         sys.exit("failed: " + "; ".join(str(run.folder) for run in failed))
 
@@ -112,60 +141,47 @@ def write_scenes(run: Run) -> Path:
     return folder
 
 
-def configuration(run: Run, *, weights: str = ""):
+def configuration(run: Run):
     """The detector of a run, as a detectron2 configuration."""
     import small_resnet  # noqa: F401  registers the bottom-up
 
     from enl_detectron2.config import load_config
 
     data = write_scenes(run)
-    sets = [
-        [f"digits_{split}", f"{data}/{split}.json", f"{data}/{split}"]
-        for split in ("train", "test")
-    ]
+    names = {split: f"{data.name}_{split}" for split in ("train", "test")}
+    sets = [[name, f"{data}/{split}.json", f"{data}/{split}"] for split, name in names.items()]
     options = SYSTEMS[run.system] | {
         "DATASETS.COCO_FORMAT": str(sets),
-        "MODEL.WEIGHTS": weights,
+        "DATASETS.TRAIN": str((names["train"],)),
+        "DATASETS.TEST": str((names["test"],)),
         "OUTPUT_DIR": str(run.folder),
         "SEED": run.seed,
     }
+    options |= START_SCHEDULE if run.is_start else {"MODEL.WEIGHTS": str(run.start.weights)}
     return load_config(
         str(FOLDER / "digits.yaml"), [part for option in options.items() for part in option]
     )
 
 
-def start_weights(run: Run) -> str:
-    """A file of the baseline's untrained weights, from which every system of a seed starts: only
-    what a system adds has weights of its own."""
-    import torch
-
-    from enl_detectron2.engine import Trainer
-
-    system = run.system if run.system in OWN_START else BASELINE
-    file = OUTPUT / "start" / f"{system.replace(' ', '-')}_{run.seed}.pth"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(run.seed)
-        model = Trainer.build_model(configuration(Run(system, run.level, run.relation, run.seed)))
-        part = file.with_suffix(f".{os.getpid()}.part")
-        torch.save({"model": model.state_dict()}, part)
-        part.replace(file)
-    return str(file)
-
-
-def train_and_record(run: Run) -> None:
+def train(run: Run):
+    """Trains what is left of a run; gives its configuration and its trainer."""
     from detectron2.engine import default_argument_parser, default_setup
 
     from enl_detectron2.data import register_coco_format
     from enl_detectron2.engine import Trainer
 
-    cfg = configuration(run, weights=start_weights(run))
+    cfg = configuration(run)
     cfg.freeze()
     register_coco_format(cfg.DATASETS.COCO_FORMAT)
     default_setup(cfg, default_argument_parser().parse_args([]))
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)
     trainer.train()
+    return cfg, trainer
+
+
+def train_and_record(run: Run) -> None:
+    cfg, trainer = train(run)
     record = {"run": asdict(run)} | results(run, cfg, trainer.model.eval())
     with open(RUNS, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -37,7 +37,8 @@ def build_small_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
 @BACKBONE_REGISTRY.register()
 def build_small_non_local_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """The same with one non-local block right before the last residual block of res4."""
-    return insert_non_local_block(build_small_resnet_backbone(cfg, input_shape), "res4")
+    resnet = build_small_resnet_backbone(cfg, input_shape)
+    return insert_non_local_block(resnet, "res4", init_std=cfg.MODEL.NON_LOCAL_RESNET.INIT_STD)
 
 
 def receptive_field(backbone: torch.nn.Module, level: str, size: int) -> int:

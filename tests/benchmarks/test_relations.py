@@ -43,30 +43,32 @@ def test_the_grid_compares_every_system_on_the_main_setting(experiment):
     assert len(folders) == len(grid)
 
 
-def test_systems_start_from_the_baselines_weights(experiment):
+def test_systems_start_from_a_plain_detector(experiment):
     from detectron2.modeling import build_model
 
     for system in experiment.SYSTEMS:
         run = experiment.Run(system, "faint", "both", 1)
-        weights = torch.load(experiment.start_weights(run), weights_only=True)["model"]
+        assert run.start.is_start and not run.is_start
+        assert run.start not in experiment.grid()
         model = build_model(experiment.configuration(run))
-        loaded = model.load_state_dict(weights, strict=False)
+        start = build_model(experiment.configuration(run.start)).state_dict()
+        loaded = model.load_state_dict(start, strict=False)
         assert not loaded.unexpected_keys
-        assert all("relation" in key or "non_local" in key for key in loaded.missing_keys), (
-            loaded.missing_keys
-        )
+        assert all("relation" in key or "non_local" in key for key in loaded.missing_keys)
 
 
-def test_a_run_ends_as_a_line_and_is_not_repeated(experiment, monkeypatch):
+def test_a_run_goes_on_from_its_start_and_ends_as_a_line(experiment, monkeypatch):
     configuration = experiment.configuration
 
-    def short(run, **options):
-        cfg = configuration(run, **options)
+    def short(run):
+        cfg = configuration(run)
         cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.STEPS = 2, 2, ()
         return cfg
 
     monkeypatch.setattr(experiment, "configuration", short)
     run = experiment.Run(experiment.PROPOSED, "faint", "repeats", 1)
+    experiment.train(run.start)
+    start = torch.load(run.start.weights, weights_only=True)["model"]
     assert experiment.finished() == set()
     experiment.train_and_record(run)
     assert experiment.finished() == {run}
@@ -74,6 +76,10 @@ def test_a_run_ends_as_a_line_and_is_not_repeated(experiment, monkeypatch):
     assert set(line["metrics"]) == {"AP", "AP50", "APs", "APm"}
     assert len(line["added_by_blocks"]) == 3
     assert all(value > 0 for value in line["added_by_blocks"].values())
+    # Two steps of at most the learning rate, 0.002, from weights of some 0.05.
+    weights = torch.load(run.weights, weights_only=True)["model"]
+    shared = "backbone.bottom_up.stem.conv1.weight"
+    assert torch.allclose(weights[shared], start[shared], atol=0.005)
 
 
 def test_the_baseline_sees_part_of_a_scene(experiment):
