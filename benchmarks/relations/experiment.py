@@ -11,17 +11,12 @@ results/runs.jsonl, an unfinished one resumes from its last checkpoint. report.p
 """
 
 import argparse
-import fcntl
 import json
-import os
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import scenes
+from jobs import append_line, in_parallel, read_lines
 from paths import FOLDER, OUTPUT, RESULTS
 from systems import BASELINE, OWN_START, PROPOSED, SYSTEMS
 
@@ -42,8 +37,12 @@ class Run:
     seed: int
 
     @property
+    def name(self) -> str:
+        return "_".join(str(part).replace(" ", "-") for part in astuple(self))
+
+    @property
     def folder(self) -> Path:
-        return OUTPUT / "runs" / "_".join(str(part).replace(" ", "-") for part in astuple(self))
+        return OUTPUT / "runs" / self.name
 
     @property
     def is_start(self) -> bool:
@@ -79,8 +78,8 @@ def grid() -> list[Run]:
 
 def main() -> None:
     args = parse_args()
-    if args.run:
-        run = Run(**json.loads(args.run))
+    if args.job:
+        run = Run(**json.loads(args.job))
         if run.is_start:
             train(run)
         else:
@@ -89,17 +88,10 @@ def main() -> None:
     missing = [run for run in grid() if run not in finished()]
     print(f"{len(grid())} runs, {len(missing)} of them to do", flush=True)
     starts = dict.fromkeys(run.start for run in missing)
-    for runs in ([run for run in starts if not run.weights.exists()], missing):
-        in_parallel(runs, args.workers)
-
-
-def in_parallel(runs: list[Run], workers: int) -> None:
-    for run in runs:
+    for run in [*starts, *missing]:
         write_scenes(run)  # before several processes want the same
-    with ThreadPoolExecutor(workers) as pool:
-        failed = [run for run, ok in zip(runs, pool.map(in_own_process, runs)) if not ok]
-    if failed:
-        sys.exit("failed: " + "; ".join(str(run.folder) for run in failed))
+    in_parallel(__file__, [run for run in starts if not run.weights.exists()], args.workers)
+    in_parallel(__file__, missing, args.workers)
 
 
 def parse_args() -> argparse.Namespace:
@@ -107,26 +99,12 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workers", type=int, default=1, help="runs side by side, one thread each")
-    parser.add_argument("--run", help=argparse.SUPPRESS)  # one run, as JSON; for its own process
+    parser.add_argument("--job", help=argparse.SUPPRESS)  # one run, as JSON; for its own process
     return parser.parse_args()
 
 
 def finished() -> set[Run]:
-    if not RUNS.exists():
-        return set()
-    return {Run(**json.loads(line)["run"]) for line in RUNS.read_text().splitlines()}
-
-
-def in_own_process(run: Run) -> bool:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-W", "ignore", __file__, "--run", json.dumps(asdict(run))]
-    with open(run.folder / "output.txt", "a") as output:
-        status = subprocess.run(
-            command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        ).returncode
-    outcome = "done" if status == 0 else f"failed, see {output.name}"
-    print(f"{time.strftime('%H:%M:%S')} {run.folder.name}: {outcome}", flush=True)
-    return status == 0
+    return {Run(**line["run"]) for line in read_lines(RUNS)}
 
 
 # ---------------------------------------------------------------------------- one run
@@ -182,10 +160,7 @@ def train(run: Run):
 
 def train_and_record(run: Run) -> None:
     cfg, trainer = train(run)
-    record = {"run": asdict(run)} | results(run, cfg, trainer.model.eval())
-    with open(RUNS, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(json.dumps(record) + "\n")
+    append_line(RUNS, {"run": asdict(run)} | results(run, cfg, trainer.model.eval()))
 
 
 def results(run: Run, cfg, model) -> dict:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,54 @@ def test_the_report_pairs_by_seed(report):
     assert "22.0 ± 27.3" in row  # 11, 22, 33
     assert "| 0.50" in row
     report.draw(records)
+
+
+@pytest.fixture
+def probe(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks" / "relations")
+    import probe
+
+    monkeypatch.setattr(probe, "SCENES", {"train": 8, "test": 4})
+    monkeypatch.setattr(probe, "BATCH", 2)
+    monkeypatch.setattr(probe, "OUTPUT", tmp_path / "output")
+    monkeypatch.setattr(probe, "LINES", tmp_path / "probe.jsonl")
+    return probe
+
+
+def test_the_probe_does_only_what_is_left(probe, monkeypatch):
+    done = []
+    monkeypatch.setattr(probe, "in_parallel", lambda script, jobs, workers: done.extend(jobs))
+    recipe = probe.Recipe(block="NL", norm="GN", steps=100)
+    monkeypatch.setattr(probe, "RECIPES", [recipe, probe.Recipe(block="")])
+    monkeypatch.setattr("sys.argv", ["probe.py", "--job", json.dumps(asdict(recipe))])
+    probe.main()
+    [line] = map(json.loads, probe.LINES.read_text().splitlines())
+    assert 0 <= line["accuracy"] <= 1
+    assert len(line["ratios"]) == 1 and line["ratios"][0] > 0
+    monkeypatch.setattr("sys.argv", ["probe.py"])
+    probe.main()
+    assert done == [probe.Recipe(block="")]
+
+
+def test_only_a_block_brings_the_probe_what_is_far(probe):
+    scenes = torch.randn(1, 1, 128, 128, requires_grad=True)
+    place = torch.zeros(1, 1, 2)  # the middle
+
+    def seen(block):
+        model = probe.Probe(probe.Recipe(block=block, init_std=0.125)).eval()
+        [gradient] = torch.autograd.grad(model(scenes, place).sum(), scenes)
+        return gradient[0, 0].abs().sum(dim=0).nonzero()[[0, -1], 0].tolist()
+
+    first, last = seen("")
+    assert last - first < 0.4 * 128
+    assert seen("ENL") == [0, 127]
+
+
+def test_a_failed_job_is_named(probe, tmp_path):
+    import jobs
+
+    recipe = probe.Recipe(block="ENLL")
+    script = tmp_path / "script.py"
+    script.write_text("raise SystemExit(3)")
+    with pytest.raises(SystemExit, match="failed: .*block=ENLL"):
+        jobs.in_parallel(str(script), [recipe], 1)
