@@ -83,8 +83,8 @@ def test_a_row_needs_no_square_matrix():
 
 
 def test_a_row_of_the_filter_is_as_long_as_the_map_has_frequencies():
-    filter_ = position_row(CosPosition(9), (4, 30), (1, 20))
-    assert torch.allclose(filter_, equations.cos_matrix(4, 30, 9)[50].view(4, 30).float())
+    filter_ = position_row(CosPosition(9), (4, 30), (1, 20), like=torch.empty(0).double())
+    assert torch.allclose(filter_, equations.cos_matrix(4, 30, 9)[50].view(4, 30))
 
 
 def test_a_point_belongs_to_the_cell_that_covers_it():
