@@ -18,12 +18,16 @@ from pathlib import Path
 import scenes
 from jobs import append_line, in_parallel, read_lines
 from paths import FOLDER, OUTPUT, RESULTS
-from systems import BASELINE, OWN_START, PROPOSED, SYSTEMS
+from systems import ABLATION, BASELINE, OWN_START, PROPOSED, SYSTEMS
 
 RUNS = RESULTS / "runs.jsonl"
 SCENES = {"num_train": 4000, "num_test": 300}
 START_SETTING = ("clear", "none")
-START_SCHEDULE = {"SOLVER.MAX_ITER": 1000, "SOLVER.STEPS": "(800, 930)", "TEST.EVAL_PERIOD": 0}
+START_SCHEDULE = {
+    "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
+    "SOLVER.MAX_ITER": 1000,
+    "SOLVER.STEPS": "(800, 930)",
+}
 PROBED_IMAGES = 20  # for the size of what the blocks add
 
 
@@ -62,10 +66,12 @@ class Run:
 def grid() -> list[Run]:
     """All runs, those first that say most."""
     main = (scenes.MAIN_LEVEL, scenes.MAIN_RELATION)
-    runs = [Run(system, *main, seed) for seed in range(1, 6) for system in SYSTEMS]
+    systems = [system for system in SYSTEMS if system != ABLATION]
+    runs = [Run(system, *main, seed) for seed in range(1, 6) for system in systems]
     # What separates the two mechanisms, and the control in which nothing can be gained.
     compared = (BASELINE, PROPOSED, "+1NL BU", "+3conv5 TD")
     for seed in (1, 2, 3):
+        runs.append(Run(ABLATION, *main, seed))
         for relation in scenes.RELATIONS:
             runs += [Run(system, scenes.MAIN_LEVEL, relation, seed) for system in compared]
         for level in scenes.LEVELS:

@@ -15,8 +15,11 @@ SYSTEMS = {
         "MODEL.ENL_FPN.POSITION": "none",
     },
     "+3ENL TD": {"MODEL.ENL_FPN.BLOCK": "ENLBlock"},
+    # What the wider start of the weights buys.
+    "+3ENL TD, σ 0.01": {"MODEL.ENL_FPN.BLOCK": "ENLBlock", "MODEL.ENL_FPN.INIT_STD": 0.01},
 }
 BASELINE = "baseline"
 PROPOSED = "+3ENL TD"
+ABLATION = "+3ENL TD, σ 0.01"
 # Their shared part has other shapes than the baseline's, and so weights of its own to start from.
 OWN_START = {"wider baseline"}
