@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .extent import count_inside, drop_full, fill_padding_, in_graph, inside
+from .extent import count_inside, drop_full, fill_padding_, in_graph, inside, paddings
 from .options import check_choice
 from .position import CosPosition, position_term
 from .relation_block import INIT_STD, RelationBlock
@@ -169,8 +169,8 @@ class ENLBlock(RelationBlock):
 class _AddProduct(torch.autograd.Function):
     """``start + weight query`` in place, but for the padding, where ``start`` is x and stays so.
 
-    Without a mask, forward and backward: each would be a pass over the whole map, for the few
-    positions of the padding.
+    Forward and backward the product is that of whole maps, and the few positions of the padding are
+    mended: a masked copy of a map would cost more than all of that.
     """
 
     @staticmethod
@@ -181,18 +181,24 @@ class _AddProduct(torch.autograd.Function):
         ctx.extent = extent
         ctx.mark_dirty(start)
         start.flatten(2).baddbmm_(weight, query)
-        for image, original, (height, width) in zip(start, x, extent.tolist()):
-            image[:, height:] = original[:, height:]
-            image[:, :height, width:] = original[:, :height, width:]
+        for (_, padding), (_, original) in zip(paddings(start, extent), paddings(x, extent)):
+            padding.copy_(original)
         return start
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight, query = ctx.saved_tensors
-        # Of the product's result the padding was dropped; it is in ``start``'s gradient only.
-        own = gradient.clone(memory_format=torch.contiguous_format)
-        own = fill_padding_(own, ctx.extent, 0.0).flatten(2)
-        weight_gradient = own @ query.transpose(1, 2) if ctx.needs_input_grad[1] else None
-        query_gradient = weight.transpose(1, 2) @ own if ctx.needs_input_grad[2] else None
+        gradient = gradient.contiguous()
+        # Of the product the padding was dropped; its gradient is in ``start``'s only.
+        weight_gradient = query_gradient = None
+        if ctx.needs_input_grad[1]:
+            weight_gradient = gradient.flatten(2) @ query.transpose(1, 2)
+            queries = query.unflatten(2, gradient.shape[2:])
+            parts = zip(paddings(gradient, ctx.extent), paddings(queries, ctx.extent))
+            for (index, padding), (_, queries_there) in parts:
+                weight_gradient[index] -= padding.flatten(1) @ queries_there.flatten(1).T
+        if ctx.needs_input_grad[2]:
+            query_gradient = weight.transpose(1, 2) @ gradient.flatten(2)
+            fill_padding_(query_gradient.unflatten(2, gradient.shape[2:]), ctx.extent, 0.0)
         return gradient, weight_gradient, query_gradient, None, None

@@ -5,6 +5,8 @@ an integer tensor (B, 2) with the height and width, at least 1, that each image 
 map; the rest is padding, which a block with an extent leaves as it is and never looks at.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -31,15 +33,23 @@ def count_inside(extent: Tensor, like: Tensor) -> Tensor:
     return extent.prod(dim=1, keepdim=True).to(like.device, dtype)
 
 
-def fill_padding_(maps: Tensor, extent: Tensor, value: float) -> Tensor:
-    """Writes ``value`` into the padding of (B, C, H, W), unknown to autograd.
+def paddings(maps: Tensor, extent: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """What of (B, C, H, W) is padding: an image's index and a view of it, two at most an image.
 
     A mask over the whole map would be a pass over all of it, for the few positions of a padding.
     """
+    for index, (height, width) in enumerate(extent.tolist()):
+        if height < maps.shape[2]:
+            yield index, maps[index, :, height:]
+        if width < maps.shape[3]:
+            yield index, maps[index, :, :height, width:]
+
+
+def fill_padding_(maps: Tensor, extent: Tensor, value: float) -> Tensor:
+    """Writes ``value`` into the padding of (B, C, H, W), unknown to autograd."""
     with torch.no_grad():
-        for image, (height, width) in zip(maps, extent.tolist()):
-            image[:, height:] = value
-            image[:, :height, width:] = value
+        for _, padding in paddings(maps, extent):
+            padding.fill_(value)
     return maps
 
 
