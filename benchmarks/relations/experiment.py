@@ -1,43 +1,54 @@
 #!/usr/bin/env python
-"""Trains every system of the papers on scenes that only their relations explain.
+"""Trains every system of the papers on scenes that only their relations explain, and on nuclei.
 
     python benchmarks/relations/experiment.py --workers 2
 
-Every run of a seed starts from the same plain detector, which has learned digits on clear scenes
-without any relation: what pretrained weights are to the papers.
+All systems of a seed start as the same plain detector, which has learned digits on clear scenes
+without any relation: what pretrained weights are to the papers. Its stem, res2 and batch norm stay
+as they are, and each block starts as the identity. Nuclei start from ImageNet, see nuclei.py, and
+are left out where their images or the pretrained network aren't there.
 
 Takes hours. It may be stopped at any time and goes on where it was: a finished run is a line of
 results/runs.jsonl, an unfinished one resumes from its last checkpoint. report.py makes the report.
 """
 
 import argparse
+import itertools
 import json
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
+import nuclei
 import scenes
 from jobs import append_line, in_parallel, read_lines
 from paths import FOLDER, OUTPUT, RESULTS
 from systems import ABLATION, BASELINE, OWN_START, PROPOSED, SYSTEMS
 
 RUNS = RESULTS / "runs.jsonl"
-SCENES = {"num_train": 4000, "num_test": 300}
+SCENES = {"num_train": 4000, "num_test": 500}
 START_SETTING = ("clear", "none")
-START_SCHEDULE = {
-    "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR",
-    "SOLVER.MAX_ITER": 1000,
-    "SOLVER.STEPS": "(800, 930)",
+START_OPTIONS = {
+    "MODEL.WEIGHTS": "",
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.RESNETS.NORM": "BN",
 }
 PROBED_IMAGES = 20  # for the size of what the blocks add
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training, of a seed's start or from it."""
+    """One training.
+
+    Attributes:
+        system: a key of ``SYSTEMS``.
+        data: a level of the digits, or "nuclei".
+        variant: the relation of the digits' scenes, or what the nuclei start from.
+        seed: of the weights and the order of images; digits start from the seed's plain detector.
+    """
 
     system: str
-    level: str
-    relation: str
+    data: str
+    variant: str
     seed: int
 
     @property
@@ -50,7 +61,7 @@ class Run:
 
     @property
     def is_start(self) -> bool:
-        return (self.level, self.relation) == START_SETTING
+        return (self.data, self.variant) == START_SETTING
 
     @property
     def start(self) -> "Run":
@@ -66,16 +77,22 @@ class Run:
 def grid() -> list[Run]:
     """All runs, those first that say most."""
     main = (scenes.MAIN_LEVEL, scenes.MAIN_RELATION)
-    systems = [system for system in SYSTEMS if system != ABLATION]
-    runs = [Run(system, *main, seed) for seed in range(1, 6) for system in systems]
-    # What separates the two mechanisms, and the control in which nothing can be gained.
     compared = (BASELINE, PROPOSED, "+1NL BU", "+3conv5 TD")
+    fewer_seeds = (ABLATION, *OWN_START)
+    runs = []
+    for seed in range(1, 6):
+        runs += [Run(system, *main, seed) for system in SYSTEMS if system not in fewer_seeds]
+        if seed <= 3:  # the control, in which nothing can be gained
+            runs += [Run(system, scenes.MAIN_LEVEL, "none", seed) for system in compared[:2]]
+    if nuclei.available():
+        runs += [Run(system, "nuclei", *each) for each in nuclei.RUNS for system in nuclei.SYSTEMS]
     for seed in (1, 2, 3):
-        runs.append(Run(ABLATION, *main, seed))
+        # What separates the two mechanisms.
         for relation in scenes.RELATIONS:
             runs += [Run(system, scenes.MAIN_LEVEL, relation, seed) for system in compared]
         for level in scenes.LEVELS:
             runs += [Run(system, level, scenes.MAIN_RELATION, seed) for system in compared[:2]]
+        runs += [Run(system, *main, seed) for system in fewer_seeds]
     return list(dict.fromkeys(runs))
 
 
@@ -93,11 +110,14 @@ def main() -> None:
         return
     missing = [run for run in grid() if run not in finished()]
     print(f"{len(grid())} runs, {len(missing)} of them to do", flush=True)
-    starts = dict.fromkeys(run.start for run in missing)
-    for run in [*starts, *missing]:
-        write_scenes(run)  # before several processes want the same
-    in_parallel(__file__, [run for run in starts if not run.weights.exists()], args.workers)
-    in_parallel(__file__, missing, args.workers)
+    for own_start in (False, True):
+        runs = [run for run in missing if (run.system in OWN_START) == own_start]
+        starts = dict.fromkeys(run.start for run in runs if run.data in scenes.LEVELS)
+        for run in [*starts, *runs]:
+            if run.data in scenes.LEVELS:
+                write_scenes(run)  # before several processes want the same
+        in_parallel(__file__, [run for run in starts if not run.weights.exists()], args.workers)
+        in_parallel(__file__, runs, args.workers)
 
 
 def parse_args() -> argparse.Namespace:
@@ -120,31 +140,38 @@ def write_scenes(run: Run) -> Path:
     """Writes the scenes that a run is about, unless they are there; gives their folder."""
     from enl_detectron2.data.relational_digits import write_relational_digits
 
-    folder = OUTPUT / "scenes" / f"{run.level}_{run.relation}"
-    write_relational_digits(folder, **SCENES, config=scenes.scene_config(run.level, run.relation))
+    folder = OUTPUT / "scenes" / f"{run.data}_{run.variant}"
+    write_relational_digits(folder, **SCENES, config=scenes.scene_config(run.data, run.variant))
     return folder
 
 
 def configuration(run: Run):
     """The detector of a run, as a detectron2 configuration."""
-    import small_resnet  # noqa: F401  registers the bottom-up
-
     from enl_detectron2.config import load_config
+
+    options = SYSTEMS[run.system] | {"OUTPUT_DIR": str(run.folder), "SEED": run.seed}
+    if run.data in scenes.LEVELS:
+        config_file, data_options = FOLDER / "digits.yaml", digits_options(run)
+    else:
+        config_file, data_options = FOLDER / "nuclei.yaml", nuclei.options(run.variant)
+    options |= data_options
+    return load_config(str(config_file), [part for option in options.items() for part in option])
+
+
+def digits_options(run: Run) -> dict:
+    """The scenes of a run, and what it starts from."""
+    import small_resnet  # noqa: F401  registers the bottom-up
 
     data = write_scenes(run)
     names = {split: f"{data.name}_{split}" for split in ("train", "test")}
     sets = [[name, f"{data}/{split}.json", f"{data}/{split}"] for split, name in names.items()]
-    options = SYSTEMS[run.system] | {
+    return {
         "DATASETS.COCO_FORMAT": str(sets),
         "DATASETS.TRAIN": str((names["train"],)),
         "DATASETS.TEST": str((names["test"],)),
-        "OUTPUT_DIR": str(run.folder),
-        "SEED": run.seed,
+        "MODEL.WEIGHTS": str(run.start.weights),
+        **(START_OPTIONS if run.is_start else {}),
     }
-    options |= START_SCHEDULE if run.is_start else {"MODEL.WEIGHTS": str(run.start.weights)}
-    return load_config(
-        str(FOLDER / "digits.yaml"), [part for option in options.items() for part in option]
-    )
 
 
 def train(run: Run):
@@ -171,34 +198,36 @@ def train_and_record(run: Run) -> None:
 
 def results(run: Run, cfg, model) -> dict:
     """What the report needs of a trained model."""
+    from detectron2.data import MetadataCatalog
+
     from enl_detectron2.analysis.error_analysis import analyze_errors
     from enl_detectron2.analysis.multiply_adds import count_multiply_adds
 
     lines = (run.folder / "metrics.json").read_text().splitlines()
     metrics = [line for line in map(json.loads, lines) if "bbox/AP" in line][-1]
-    data = write_scenes(run)
     errors = analyze_errors(
-        data / "test.json", {"": run.folder / "inference" / "coco_instances_results.json"}
+        MetadataCatalog.get(cfg.DATASETS.TEST[0]).json_file,
+        {"": run.folder / "inference" / "coco_instances_results.json"},
     )[""]
-    size = scenes.IMAGE_SIZE
+    size = scenes.IMAGE_SIZE if run.data in scenes.LEVELS else nuclei.CROP
     return {
         "metrics": {name: metrics[f"bbox/{name}"] for name in ("AP", "AP50", "APs", "APm")},
         "recall_by_side": {row.label: row.recall for row in errors.by_side},
         "recall_by_count": {row.label: row.recall for row in errors.by_count},
-        "added_by_blocks": added_by_blocks(model, data),
+        "added_by_blocks": added_by_blocks(model, cfg),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "multiply_adds": sum(count_multiply_adds(model, (size, size)).values()),
         "steps": cfg.SOLVER.MAX_ITER,
     }
 
 
-def added_by_blocks(model, data: Path) -> dict[str, float]:
+def added_by_blocks(model, cfg) -> dict[str, float]:
     """The norm of what each relation block adds, in multiples of its input's norm: a block that
     sleeps adds next to nothing."""
     import torch
-    from detectron2.data.detection_utils import read_image
 
     from enl_detectron2.analysis.multiply_adds import relation_blocks
+    from enl_detectron2.engine import Trainer
 
     ratios: dict[str, list[float]] = {}
     for name, block in relation_blocks(model).items():
@@ -209,9 +238,9 @@ def added_by_blocks(model, data: Path) -> dict[str, float]:
 
         block.register_forward_hook(record)
     with torch.no_grad():
-        for file in sorted((data / "test").iterdir())[:PROBED_IMAGES]:
-            image = torch.from_numpy(read_image(str(file), "BGR").copy()).permute(2, 0, 1)
-            model([{"image": image}])
+        test_loader = Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0])
+        for inputs in itertools.islice(test_loader, PROBED_IMAGES):
+            model(inputs)
     return {name: sum(values) / len(values) for name, values in ratios.items()}
 
 

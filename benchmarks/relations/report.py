@@ -3,7 +3,7 @@
 
     python benchmarks/relations/report.py
 
-Writes results/report.md and docs/relations.png; nothing in either is typed by hand.
+Writes docs/relations.png and the tables of docs/relations.md; none of them is typed by hand.
 """
 
 import json
@@ -12,14 +12,17 @@ import statistics
 from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
+from jobs import read_lines
 from paths import FOLDER, RESULTS
-from scenes import IMAGE_SIZE, MAIN_LEVEL, MAIN_RELATION
+from scenes import IMAGE_SIZE, LEVELS, MAIN_LEVEL, MAIN_RELATION
 from scipy import stats
 from systems import BASELINE, SYSTEMS
 from tabulate import tabulate
 
 RUNS = RESULTS / "runs.jsonl"
-PICTURE = FOLDER.parents[1] / "docs" / "relations.png"
+PAGE = FOLDER.parents[1] / "docs" / "relations.md"
+PICTURE = PAGE.with_suffix(".png")
+MARKERS = "<!-- written by benchmarks/relations/report.py -->\n", "<!-- end -->"
 METRICS = ("AP", "AP50", "APs", "APm")
 COLOUR = "#0072B2"
 
@@ -27,9 +30,12 @@ Record = dict
 
 
 def main() -> None:
-    records = [json.loads(line) for line in RUNS.read_text().splitlines()]
+    records = list(read_lines(RUNS))
     headroom = json.loads((RESULTS / "headroom.json").read_text())
-    (RESULTS / "report.md").write_text(report(records, headroom))
+    page = PAGE.read_text()
+    start, end = (page.index(marker) for marker in MARKERS)
+    tables = report(records, headroom, list(read_lines(RESULTS / "probe.jsonl")))
+    PAGE.write_text(page[:start] + MARKERS[0] + tables + page[end:])
     draw(records).savefig(PICTURE)
 
 
@@ -45,12 +51,19 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
     return statistics.mean(values), float(half)
 
 
-def setting(records: list[Record], level: str, relation: str) -> dict[str, dict[int, Record]]:
+def settings(records: list[Record]) -> list[tuple[str, str]]:
+    """The data and the variant of all runs, the main setting first and nuclei last."""
+    found = {(r["run"]["data"], r["run"]["variant"]) for r in records}
+    main_setting = (MAIN_LEVEL, MAIN_RELATION)
+    return sorted(found, key=lambda each: (each != main_setting, each[0] not in LEVELS, each))
+
+
+def setting(records: list[Record], data: str, variant: str) -> dict[str, dict[int, Record]]:
     """The runs of one setting: for each system, by seed."""
     runs: dict[str, dict[int, Record]] = {}
     for record in records:
         run = record["run"]
-        if (run["level"], run["relation"]) == (level, relation):
+        if (run["data"], run["variant"]) == (data, variant):
             runs.setdefault(run["system"], {})[run["seed"]] = record
     return {system: runs[system] for system in SYSTEMS if system in runs}
 
@@ -68,28 +81,48 @@ def paired(runs: dict[str, dict[int, Record]], system: str, metric: str) -> list
 # ---------------------------------------------------------------------------- tables
 
 
-def report(records: list[Record], headroom: dict[str, dict[str, float]]) -> str:
-    settings = {(r["run"]["level"], r["run"]["relation"]): None for r in records}
-    main_setting = (MAIN_LEVEL, MAIN_RELATION)
-    ordered = sorted(settings, key=lambda each: (each != main_setting, each))
+def report(
+    records: list[Record], headroom: dict[str, dict[str, float]], probe: list[Record]
+) -> str:
     parts = [
-        "<!-- written by benchmarks/relations/report.py -->",
         section(
             f"Headroom: the share of tiny digits that a classifier tells right, {IMAGE_SIZE} px",
             [{"level": level} | shares(row) for level, row in headroom.items()],
         ),
+        section("The probe: what wakes one block", [probe_row(line) for line in probe]),
     ]
-    for level, relation in ordered:
-        runs = setting(records, level, relation)
-        title = f"Level {level}, relation {relation}"
-        parts.append(section(title, [system_row(runs, system) for system in runs]))
-    runs = setting(records, *main_setting)
-    for key, title in (
-        ("recall_by_side", "Recall by box side, px"),
-        ("recall_by_count", "Recall of small objects by the number of their class"),
-    ):
-        parts.append(section(f"{title}: main setting", [means(runs, s, key) for s in runs]))
+    for data, variant in settings(records):
+        runs = setting(records, data, variant)
+        rows = [system_row(runs, system) for system in runs]
+        parts.append(section(heading(data, variant), rows))
+    for data, variant in settings(records):
+        if (data, variant) == (MAIN_LEVEL, MAIN_RELATION) or data not in LEVELS:
+            runs = setting(records, data, variant)
+            for key, title in (
+                ("recall_by_side", "recall by box side, px"),
+                ("recall_by_count", "recall of small objects by the number of their class"),
+            ):
+                rows = [means(runs, system, key) for system in runs]
+                parts.append(section(f"{heading(data, variant)}: {title}", rows))
     return "\n".join(parts)
+
+
+def heading(data: str, variant: str) -> str:
+    return f"Digits, {data}, {variant}" if data in LEVELS else f"Nuclei, {variant}"
+
+
+def probe_row(line: Record) -> dict[str, str]:
+    recipe = line["recipe"]
+    return {
+        "block": recipe["block"] or "none",
+        "optimizer": f"{recipe['optimizer']}, {recipe['rate']}",
+        "block's rate": f"× {recipe['rate_factor']:g}" if recipe["block"] else "",
+        "σ": f"{recipe['init_std']:g}" if recipe["block"] else "",
+        "before the block": ", ".join(["1×1"] * recipe["lateral"] + [recipe["norm"]]).strip(", "),
+        "steps": str(recipe["steps"]),
+        "accuracy": f"{100 * line['accuracy']:.0f} %",
+        "added ÷ input at the end": f"{line['ratios'][-1]:.2f}" if recipe["block"] else "",
+    }
 
 
 def section(title: str, rows: list[dict]) -> str:
@@ -137,18 +170,18 @@ def means(runs: dict[str, dict[int, Record]], system: str, key: str) -> dict[str
 
 def draw(records: list[Record]) -> plt.Figure:
     """Each system's paired difference to the baseline, a point a seed and their interval."""
-    settings = sorted({(r["run"]["level"], r["run"]["relation"]) for r in records})
+    shown = settings(records)
     figure, all_axes = plt.subplots(
         1,
-        len(settings),
-        figsize=(3 + 2.6 * len(settings), 4),
+        len(shown),
+        figsize=(3 + 2.2 * len(shown), 4),
         dpi=150,
         layout="constrained",
         sharey=True,
         squeeze=False,
     )
-    for axes, (level, relation) in zip(all_axes[0], settings):
-        runs = setting(records, level, relation)
+    for axes, (data, variant) in zip(all_axes[0], shown):
+        runs = setting(records, data, variant)
         others = [system for system in SYSTEMS if system in runs and system != BASELINE]
         for system in others:
             differences = paired(runs, system, "APs")
@@ -159,7 +192,7 @@ def draw(records: list[Record]) -> plt.Figure:
             axes.errorbar(mean, place, xerr=half, fmt="D", color=COLOUR, capsize=4)
             axes.plot(differences, [place] * len(differences), "o", mfc="none", mec="#666666")
         axes.axvline(0, color="#666666", lw=0.8)
-        axes.set_title(f"{level}, {relation}", fontsize=10)
+        axes.set_title(heading(data, variant).replace(", ", "\n", 1), fontsize=10)
         axes.set_xlabel("APs to baseline")
     names = list(SYSTEMS)[1:]
     all_axes[0][0].set_yticks(range(1, len(SYSTEMS)), names)

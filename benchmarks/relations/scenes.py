@@ -5,6 +5,7 @@ from dataclasses import replace
 from enl_detectron2.data.relational_digits import SceneConfig
 
 IMAGE_SIZE = 224
+NUM_TINY = (10, 16)
 
 # What a tiny digit looks like: side in pixels, contrast, noise. headroom.py says what each leaves
 # to be gained from the rest of the scene.
@@ -20,4 +21,10 @@ MAIN_RELATION = "both"
 
 def scene_config(level: str, relation: str) -> SceneConfig:
     """The scenes of a level in which a tiny digit has this relation to the rest."""
-    return replace(LEVELS[level], image_size=IMAGE_SIZE, large_side=(40, 56), relation=relation)
+    return replace(
+        LEVELS[level],
+        image_size=IMAGE_SIZE,
+        large_side=(40, 56),
+        num_tiny=NUM_TINY,
+        relation=relation,
+    )

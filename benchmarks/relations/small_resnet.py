@@ -14,7 +14,8 @@ STAGES = {"res2": 32, "res3": 64, "res4": 128}  # channels
 
 @BACKBONE_REGISTRY.register()
 def build_small_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """res2 to res4 (strides 4, 8, 16) of one basic block each, batch norm trained."""
+    """res2 to res4 (strides 4, 8, 16) of one basic block each; ``MODEL.RESNETS.NORM`` and
+    ``MODEL.BACKBONE.FREEZE_AT`` mean what they mean to detectron2's ResNet."""
     norm = cfg.MODEL.RESNETS.NORM
     stages, channels = [], STEM_CHANNELS
     for index, width in enumerate(STAGES.values()):
@@ -31,14 +32,17 @@ def build_small_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         )
         channels = width
     stem = BasicStem(input_shape.channels, STEM_CHANNELS, norm)
-    return ResNet(stem, stages, out_features=list(STAGES))
+    return ResNet(stem, stages, out_features=list(STAGES), freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
 @BACKBONE_REGISTRY.register()
 def build_small_non_local_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """The same with one non-local block right before the last residual block of res4."""
     resnet = build_small_resnet_backbone(cfg, input_shape)
-    return insert_non_local_block(resnet, "res4", init_std=cfg.MODEL.NON_LOCAL_RESNET.INIT_STD)
+    node = cfg.MODEL.NON_LOCAL_RESNET
+    return insert_non_local_block(
+        resnet, "res4", init_std=node.INIT_STD, zero_init_residual=node.ZERO_INIT_RESIDUAL
+    )
 
 
 def receptive_field(backbone: torch.nn.Module, level: str, size: int) -> int:
