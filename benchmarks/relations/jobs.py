@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ Job = Any  # a dataclass with the attributes name and folder, and fields that JS
 def in_parallel(script: str, jobs: list[Job], workers: int) -> None:
     """Calls ``script --job <its fields as JSON>`` for each job; ends the program if one failed."""
     with ThreadPoolExecutor(workers) as pool:
-        outcomes = list(pool.map(lambda job: _in_own_process(script, job), jobs))
+        outcomes = list(pool.map(lambda job: in_own_process(script, job), jobs))
     if not all(outcomes):
         failed = [str(job.folder) for job, succeeded in zip(jobs, outcomes) if not succeeded]
         sys.exit("failed: " + "; ".join(failed))
 
 
-def _in_own_process(script: str, job: Job) -> bool:
+def in_own_process(script: str, job: Job) -> bool:
+    """One of them; whether it succeeded. What it prints is in output.txt of its folder."""
     job.folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-W", "ignore", script, "--job", json.dumps(asdict(job))]
     with open(job.folder / "output.txt", "a") as output:
@@ -34,6 +36,15 @@ def _in_own_process(script: str, job: Job) -> bool:
     outcome = "done" if status == 0 else f"failed, see {output.name}"
     print(f"{time.strftime('%H:%M:%S')} {job.name}: {outcome}", flush=True)
     return status == 0
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """While a process is in here, others that want the same folder wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def append_line(file: Path, record: dict) -> None:

