@@ -155,7 +155,7 @@ def configuration(run: Run):
     if run.data in scenes.LEVELS:
         config_file, data_options = FOLDER / "digits.yaml", digits_options(run)
     else:
-        config_file, data_options = FOLDER / "nuclei.yaml", nuclei.options(run.variant)
+        config_file, data_options = nuclei.CONFIG, nuclei.options(run.variant)
     options |= data_options
     return load_config(str(config_file), [part for option in options.items() for part in option])
 

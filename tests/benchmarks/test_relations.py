@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 
 @pytest.fixture
@@ -83,13 +84,18 @@ def test_a_run_without_its_start_fails(experiment, monkeypatch):
 def test_nuclei_are_left_out_by_name(experiment, monkeypatch, capsys, tmp_path):
     import nuclei
 
+    monkeypatch.setattr(DatasetCatalog, "data", {})
+    monkeypatch.setattr(MetadataCatalog, "data", {})
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    monkeypatch.setattr(nuclei, "PACKAGES", ("a_package_that_is_missing", "json"))
+    monkeypatch.setattr(nuclei, "PACKAGES", ("a_package_that_is_missing",))
     assert all(run.data != "nuclei" for run in experiment.grid())
-    said = capsys.readouterr().out
-    assert "need a_package_that_is_missing and" in said and "nuclei_train.json" in said
-    (tmp_path / "nuclei_train.json").touch()
+    assert "a_package_that_is_missing isn't installed" in capsys.readouterr().out
     monkeypatch.setattr(nuclei, "PACKAGES", ("json",))
+    assert all(run.data != "nuclei" for run in experiment.grid())
+    assert "no annotation file nuclei_train.json" in capsys.readouterr().out
+    for split in ("train", "val"):
+        (tmp_path / f"nuclei_{split}.json").touch()
+        (tmp_path / f"nuclei_{split}").mkdir()
     runs = [run for run in experiment.grid() if run.data == "nuclei"]
     assert {run.variant for run in runs} == {"pretrained", "scratch"}
     assert {run.system for run in runs} == set(nuclei.SYSTEMS)
