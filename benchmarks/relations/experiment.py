@@ -15,6 +15,7 @@ results/runs.jsonl, an unfinished one resumes from its last checkpoint. report.p
 import argparse
 import itertools
 import json
+import math
 import sys
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -219,8 +220,10 @@ def results(run: Run, cfg, model) -> dict:
         {"": run.folder / "inference" / "coco_instances_results.json"},
     )[""]
     size = scenes.IMAGE_SIZE if run.data in scenes.LEVELS else nuclei.CROP
+    values = {name: metrics[f"bbox/{name}"] for name in ("AP", "AP50", "APs", "APm")}
     return {
-        "metrics": {name: metrics[f"bbox/{name}"] for name in ("AP", "AP50", "APs", "APm")},
+        # JSON has no NaN, which is what COCO's evaluation says where there are no such objects.
+        "metrics": {name: None if math.isnan(ap) else ap for name, ap in values.items()},
         "recall_by_side": {row.label: row.recall for row in errors.by_side},
         "recall_by_count": {row.label: row.recall for row in errors.by_count},
         "added_by_blocks": added_by_blocks(model, cfg),

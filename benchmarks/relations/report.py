@@ -138,7 +138,8 @@ def system_row(runs: dict[str, dict[int, Record]], system: str) -> dict[str, str
     of_system = list(runs[system].values())
     row = {"system": system, "seeds": str(len(of_system))}
     for metric in METRICS:
-        row[metric] = with_interval(record["metrics"][metric] for record in of_system)
+        values = [record["metrics"][metric] for record in of_system]
+        row[metric] = "–" if None in values else with_interval(values)
     differences = paired(runs, system, "APs")
     row["APs to baseline, paired"] = (
         with_interval(differences, sign="+") if differences and system != BASELINE else ""
@@ -156,12 +157,11 @@ def with_interval(values: Iterable[float], sign: str = "") -> str:
 
 
 def means(runs: dict[str, dict[int, Record]], system: str, key: str) -> dict[str, str]:
-    groups = runs[system][min(runs[system])][key]
+    of_system = [record[key] for record in runs[system].values()]
     row = {"system": system}
-    for group in groups:
-        values = [record[key][group] for record in runs[system].values()]
-        known = [value for value in values if value is not None]
-        row[group] = f"{statistics.mean(known):.1f}" if known else ""
+    for group, recall in of_system[0].items():
+        if recall is not None:  # the same objects for all, so None for all or for none
+            row[group] = f"{statistics.mean(recalls[group] for recalls in of_system):.1f}"
     return row
 
 
@@ -171,31 +171,31 @@ def means(runs: dict[str, dict[int, Record]], system: str, key: str) -> dict[str
 def draw(records: list[Record]) -> plt.Figure:
     """Each system's paired difference to the baseline, a point a seed and their interval."""
     shown = settings(records)
+    names = {record["run"]["system"] for record in records} - {BASELINE}
+    systems = [system for system in SYSTEMS if system in names]
     figure, all_axes = plt.subplots(
         1,
         len(shown),
-        figsize=(3 + 2.2 * len(shown), 4),
+        figsize=(3 + 2.2 * len(shown), 1.5 + 0.4 * len(systems)),
         dpi=150,
         layout="constrained",
+        sharex=True,
         sharey=True,
         squeeze=False,
     )
     for axes, (data, variant) in zip(all_axes[0], shown):
         runs = setting(records, data, variant)
-        others = [system for system in SYSTEMS if system in runs and system != BASELINE]
-        for system in others:
-            differences = paired(runs, system, "APs")
+        for place, system in enumerate(systems):
+            differences = paired(runs, system, "APs") if system in runs else []
             if not differences:
                 continue
-            place = list(SYSTEMS).index(system)
             mean, half = interval(differences)
             axes.errorbar(mean, place, xerr=half, fmt="D", color=COLOUR, capsize=4)
             axes.plot(differences, [place] * len(differences), "o", mfc="none", mec="#666666")
         axes.axvline(0, color="#666666", lw=0.8)
         axes.set_title(heading(data, variant).replace(", ", "\n", 1), fontsize=10)
         axes.set_xlabel("APs to baseline")
-    names = list(SYSTEMS)[1:]
-    all_axes[0][0].set_yticks(range(1, len(SYSTEMS)), names)
+    all_axes[0][0].set_yticks(range(len(systems)), systems)
     all_axes[0][0].invert_yaxis()
     return figure
 

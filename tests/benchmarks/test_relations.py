@@ -191,11 +191,15 @@ def test_intervals_are_students(report):
 def test_the_report_pairs_by_seed(report):
     records = [record("baseline", seed, 10.0 * seed) for seed in (1, 2, 3)]
     records += [record("+3ENL TD", seed, 10.0 * seed + seed) for seed in (1, 2, 3)]
+    records[0]["metrics"]["APm"] = None
     text = report.report(records, {"faint": {"single": 0.62, "pooled": 0.98}}, [])
     [row] = [line for line in text.splitlines() if "+3ENL TD" in line and "±" in line]
     assert "+2.0 ± 2.5" in row  # differences 1, 2, 3
     assert "22.0 ± 27.3" in row  # 11, 22, 33
     assert "| 0.50" in row
+    [row] = [line for line in text.splitlines() if "| baseline" in line and "±" in line]
+    assert "| –" in row  # APm, which one run doesn't have
+    assert "8–12" in text and "12–16" not in text  # of which there are no objects
     report.draw(records)
 
 
