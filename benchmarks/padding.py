@@ -100,15 +100,32 @@ def build(cfg: CfgNode) -> nn.Module:
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     torch.manual_seed(0)
     backbone = build_backbone(cfg)
-    for name in relation_block_names(backbone):
-        harness.awake(backbone.get_submodule(name))
+    blocks = [backbone.get_submodule(name) for name in relation_block_names(backbone)]
+    for block in blocks:
+        harness.awake(block)
     backbone.train()
     batches, shape = CALIBRATION
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for _ in range(batches):
             backbone(torch.randn(shape, generator=generator))
-    return backbone.eval()
+        backbone.eval()
+        for block in blocks:  # from coarse to fine, as each changes what the next is given
+            scale(block, backbone, torch.randn(shape, generator=generator))
+    return backbone
+
+
+def scale(block: nn.Module, backbone: nn.Module, images: Tensor) -> None:
+    """Makes what the block adds to these images' maps as large as its input."""
+
+    def mend(_, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ratio = (output - inputs[0]).norm() / inputs[0].norm()
+        block.out.weight /= ratio
+        block.out.bias /= ratio
+
+    hook = block.register_forward_hook(mend)
+    backbone(images)
+    hook.remove()
 
 
 @torch.no_grad()
