@@ -146,10 +146,10 @@ _NOTHING_TO_COUNT_BECAUSE = {
     "element by element, or over one tensor's elements: nothing is multiplied and summed": """
         aten::abs aten::add aten::add_ aten::amax aten::bitwise_and aten::bitwise_not
         aten::clamp_min aten::cos aten::div aten::div_ aten::exp aten::exp_ aten::floor_divide
-        aten::gt aten::le aten::log2 aten::lt aten::masked_fill aten::mean aten::mul aten::mul_
-        aten::ne aten::neg aten::pow aten::prod aten::reciprocal aten::rsub aten::sigmoid
-        aten::sigmoid_ aten::softmax aten::sqrt aten::sub aten::sub_ aten::sum aten::tanh
-        aten::where""",
+        aten::gt aten::hardtanh aten::hardtanh_ aten::le aten::log2 aten::lt aten::masked_fill
+        aten::mean aten::mul aten::mul_ aten::ne aten::neg aten::pow aten::prod aten::reciprocal
+        aten::relu6 aten::rsub aten::sigmoid aten::sigmoid_ aten::softmax aten::sqrt aten::sub
+        aten::sub_ aten::sum aten::tanh aten::where""",
     "one factor and one offset for each element": """
         aten::batch_norm aten::group_norm aten::layer_norm""",
     "products of all pairs, which are not summed": "aten::outer aten::kron",
