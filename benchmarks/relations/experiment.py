@@ -219,7 +219,7 @@ def results(run: Run, cfg, model) -> dict:
         MetadataCatalog.get(cfg.DATASETS.TEST[0]).json_file,
         {"": run.folder / "inference" / "coco_instances_results.json"},
     )[""]
-    size = scenes.IMAGE_SIZE if run.data in scenes.LEVELS else nuclei.CROP
+    size = scenes.IMAGE_SIZE if run.data in scenes.LEVELS else nuclei.IMAGE_SIZE
     values = {name: metrics[f"bbox/{name}"] for name in ("AP", "AP50", "APs", "APm")}
     return {
         # JSON has no NaN, which is what COCO's evaluation says where there are no such objects.

@@ -4,7 +4,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-CROP = 256  # pixels; of training, the photographs are at their own scale
+IMAGE_SIZE = 256  # pixels; of most photographs, which are trained on and tested as they are
 SEEDS = (1, 2, 3)
 # What the bottom-up starts from, and a seed. One row from scratch shows what pretraining changes.
 RUNS = [*(("pretrained", seed) for seed in SEEDS), ("scratch", 1)]
