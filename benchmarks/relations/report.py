@@ -25,6 +25,7 @@ PICTURE = PAGE.with_suffix(".png")
 MARKERS = "<!-- written by benchmarks/relations/report.py -->\n", "<!-- end -->"
 METRICS = ("AP", "AP50", "APs", "APm")
 COLOUR = "#0072B2"
+MOST_COLUMNS = 4  # of the picture, or its text gets too small on a page
 
 Record = dict
 
@@ -173,17 +174,21 @@ def draw(records: list[Record]) -> plt.Figure:
     shown = settings(records)
     names = {record["run"]["system"] for record in records} - {BASELINE}
     systems = [system for system in SYSTEMS if system in names]
+    columns = min(len(shown), MOST_COLUMNS)
+    rows = math.ceil(len(shown) / columns)
     figure, all_axes = plt.subplots(
-        1,
-        len(shown),
-        figsize=(3 + 2.2 * len(shown), 1.5 + 0.4 * len(systems)),
+        rows,
+        columns,
+        figsize=(3 + 2.2 * columns, rows * (1.5 + 0.4 * len(systems))),
         dpi=150,
         layout="constrained",
         sharex=True,
         sharey=True,
         squeeze=False,
     )
-    for axes, (data, variant) in zip(all_axes[0], shown):
+    for axes in all_axes.flat[len(shown) :]:
+        axes.set_visible(False)
+    for axes, (data, variant) in zip(all_axes.flat, shown):
         runs = setting(records, data, variant)
         for place, system in enumerate(systems):
             differences = paired(runs, system, "APs") if system in runs else []
@@ -195,7 +200,7 @@ def draw(records: list[Record]) -> plt.Figure:
         axes.axvline(0, color="#666666", lw=0.8)
         axes.set_title(heading(data, variant).replace(", ", "\n", 1), fontsize=10)
         axes.set_xlabel("APs to baseline")
-    all_axes[0][0].set_yticks(range(len(systems)), systems)
+    all_axes[0][0].set_yticks(range(len(systems)), systems)  # of all, as they share the axis
     all_axes[0][0].invert_yaxis()
     return figure
 
