@@ -53,10 +53,15 @@ def interval(values: Iterable[float]) -> tuple[float, float]:
 
 
 def settings(records: list[Record]) -> list[tuple[str, str]]:
-    """The data and the variant of all runs, the main setting first and nuclei last."""
+    """The data and the variant of all runs: the main one, then the main level's others, the other
+    levels', and nuclei last."""
     found = {(r["run"]["data"], r["run"]["variant"]) for r in records}
-    main_setting = (MAIN_LEVEL, MAIN_RELATION)
-    return sorted(found, key=lambda each: (each != main_setting, each[0] not in LEVELS, each))
+
+    def place(each: tuple[str, str]) -> tuple:
+        data, variant = each
+        return data not in LEVELS, data != MAIN_LEVEL, variant != MAIN_RELATION, each
+
+    return sorted(found, key=place)
 
 
 def setting(records: list[Record], data: str, variant: str) -> dict[str, dict[int, Record]]:
@@ -179,7 +184,7 @@ def draw(records: list[Record]) -> plt.Figure:
     figure, all_axes = plt.subplots(
         rows,
         columns,
-        figsize=(3 + 2.2 * columns, rows * (1.5 + 0.4 * len(systems))),
+        figsize=(3 + 2.2 * columns, rows * (1.2 + 0.3 * len(systems))),
         dpi=150,
         layout="constrained",
         sharex=True,
@@ -200,6 +205,7 @@ def draw(records: list[Record]) -> plt.Figure:
         axes.axvline(0, color="#666666", lw=0.8)
         axes.set_title(heading(data, variant).replace(", ", "\n", 1), fontsize=10)
         axes.set_xlabel("APs to baseline")
+        axes.tick_params(labelbottom=True)  # what's below may be empty
     all_axes[0][0].set_yticks(range(len(systems)), systems)  # of all, as they share the axis
     all_axes[0][0].invert_yaxis()
     return figure
