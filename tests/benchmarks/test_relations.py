@@ -170,9 +170,10 @@ def test_crops_hold_the_digits(experiment, monkeypatch):
     assert (spread > 2 * squares[:, :3, :3].flatten(1).std(dim=1)).float().mean() > 0.9
 
 
-def record(system, seed, value):
+def record(system, seed, value, setting=("faint", "both")):
+    data, variant = setting
     return {
-        "run": {"system": system, "data": "faint", "variant": "both", "seed": seed},
+        "run": {"system": system, "data": data, "variant": variant, "seed": seed},
         "metrics": dict.fromkeys(("AP", "AP50", "APs", "APm"), value),
         "recall_by_side": {"8–12": 50.0, "12–16": None},
         "recall_by_count": {"1": 10.0},
@@ -200,7 +201,34 @@ def test_the_report_pairs_by_seed(report):
     [row] = [line for line in text.splitlines() if "| baseline" in line and "±" in line]
     assert "| –" in row  # APm, which one run doesn't have
     assert "8–12" in text and "12–16" not in text  # of which there are no objects
-    report.draw(records)
+
+
+def test_the_picture_has_a_place_for_every_setting(report):
+    settings = [
+        ("faint", "both"),
+        ("faint", "large"),
+        ("faint", "none"),
+        ("clear", "both"),
+        ("nuclei", "pretrained"),
+    ]
+    records = [
+        record(system, 1, value, setting)
+        for setting in reversed(settings)
+        for system, value in (("baseline", 10.0), ("+3ENL TD", 12.0))
+    ]
+    assert report.settings(records) == settings
+    figure = report.draw(records)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in shown] == [
+        "Digits\nfaint, both",
+        "Digits\nfaint, large",
+        "Digits\nfaint, none",
+        "Digits\nclear, both",
+        "Nuclei\npretrained",
+    ]
+    for axes in shown:
+        assert [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"] == [2.0]
+    assert shown[0].get_gridspec().ncols == report.MOST_COLUMNS
 
 
 @pytest.fixture
