@@ -17,12 +17,8 @@ import torch
 from detectron2.engine import default_argument_parser
 from torch import nn
 
-from enl_detectron2.checkpoint import (
-    UNFINISHED,
-    ENLCheckpointer,
-    convert_checkpoint,
-    read_checkpoint,
-)
+from enl_detectron2.checkpoint import UNFINISHED, ENLCheckpointer
+from enl_detectron2.checkpoint_files import convert_checkpoint, read_checkpoint
 from enl_detectron2.engine import Trainer, run
 from enl_detectron2.errors import CheckpointNotSaved, MissingFile, NonFinite, UnsafeCheckpoint
 
@@ -242,7 +238,7 @@ def replace_once(*paths, replace=os.replace, done=[]):  # noqa: B006
 MOMENTS = {
     "writing": ("torch.save", write_half),
     "renaming": ("os.replace", die),
-    "tagging": ("ENLCheckpointer.tag_last_checkpoint", die),
+    "tagging": ("enl_detectron2.checkpoint.ENLCheckpointer.tag_last_checkpoint", die),
     "renaming the tag": ("os.replace", replace_once),
 }
 
@@ -256,7 +252,7 @@ def test_killed_while_saving(tmp_path, moment, name):
     child = os.fork()
     if child == 0:
         where, what = MOMENTS[moment]
-        with mock.patch(f"enl_detectron2.checkpoint.{where}", what):
+        with mock.patch(where, what):
             checkpointer.save(name, iteration=1)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL

@@ -8,7 +8,8 @@ import time
 import pytest
 from tiny_training import read_losses, train, write_config, write_images
 
-from enl_detectron2.checkpoint import UNFINISHED, read_checkpoint
+from enl_detectron2.checkpoint import UNFINISHED
+from enl_detectron2.checkpoint_files import read_checkpoint
 
 KILLS = 20
 STEPS = 200
