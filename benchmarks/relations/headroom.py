@@ -24,7 +24,6 @@ CROP = 20  # pixels; all of a tiny digit wherever its box lies on the grid
 HIDDEN_UNITS = 128
 SCENES = {"train": 4000, "test": 400}
 EPOCHS = 12
-LARGEST_TINY = 32  # pixels
 
 
 def main() -> None:

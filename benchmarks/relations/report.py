@@ -35,7 +35,8 @@ def main() -> None:
     headroom = json.loads((RESULTS / "headroom.json").read_text())
     page = PAGE.read_text()
     start, end = (page.index(marker) for marker in MARKERS)
-    tables = report(records, headroom, list(read_lines(RESULTS / "probe.jsonl")))
+    scene_class = json.loads((RESULTS / "scene_class.json").read_text())
+    tables = report(records, headroom, list(read_lines(RESULTS / "probe.jsonl")), scene_class)
     PAGE.write_text(page[:start] + MARKERS[0] + tables + page[end:])
     draw(records).savefig(PICTURE)
 
@@ -88,7 +89,10 @@ def paired(runs: dict[str, dict[int, Record]], system: str, metric: str) -> list
 
 
 def report(
-    records: list[Record], headroom: dict[str, dict[str, float]], probe: list[Record]
+    records: list[Record],
+    headroom: dict[str, dict[str, float]],
+    probe: list[Record],
+    scene_class: list[Record],
 ) -> str:
     parts = [
         section(
@@ -110,6 +114,12 @@ def report(
             ):
                 rows = [means(runs, system, key) for system in runs]
                 parts.append(section(f"{heading(data, variant)}: {title}", rows))
+    rows = [
+        scene_class_row(variant, system, list(by_seed.values()))
+        for data, variant in settings(scene_class)
+        for system, by_seed in setting(scene_class, data, variant).items()
+    ]
+    parts.append(section("What a cell of P2 knows of its scene's class", rows))
     return "\n".join(parts)
 
 
@@ -129,6 +139,15 @@ def probe_row(line: Record) -> dict[str, str]:
         "accuracy": f"{100 * line['accuracy']:.0f} %",
         "added ÷ input at the end": f"{line['ratios'][-1]:.2f}" if recipe["block"] else "",
     }
+
+
+def scene_class_row(variant: str, system: str, lines: list[Record]) -> dict[str, str]:
+    row = {"variant": variant, "system": system, "seeds": str(len(lines))}
+    for place in lines[0]["accuracy"]:
+        row[f"told right at {place}"] = (
+            with_interval(100 * line["accuracy"][place] for line in lines) + " %"
+        )
+    return row
 
 
 def section(title: str, rows: list[dict]) -> str:

@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -183,6 +184,70 @@ def record(system, seed, value, setting=("faint", "both")):
     }
 
 
+@pytest.fixture
+def scene_class(experiment):
+    import scene_class
+
+    return scene_class
+
+
+def test_a_linear_classifier_tells_what_there_is_to_tell(scene_class):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(count, told):
+        classes = torch.randint(10, (count,), generator=generator)
+        features = torch.randn(count, 12, generator=generator)
+        features[torch.arange(count), classes] += 30.0 if told else 0.0
+        return features, classes
+
+    assert scene_class.linear_accuracy(draw(500, True), draw(500, True)) > 0.99
+    assert scene_class.linear_accuracy(draw(500, False), draw(500, False)) < 0.2
+
+
+def test_background_is_away_from_all_digits(scene_class):
+    boxes = np.array([[10.0, 50.0, 12.0, 20.0], [100.0, 20.0, 40.0, 50.0]])
+    rows, columns = scene_class.background(boxes, (40, 56), seed=1)
+    assert len(rows) == len(columns) == scene_class.BACKGROUND_CELLS
+    for x, y in zip(4 * columns + 2, 4 * rows + 2):
+        for left, top, width, height in boxes:
+            assert not (left - 8 < x < left + width + 8 and top - 8 < y < top + height + 8)
+    # Of the two digits one is tiny; its centre (16, 60) is in row 15, column 4.
+    assert scene_class.tiny_digits(boxes).tolist() == [[15], [4]]
+
+
+def test_cells_come_with_the_class_of_their_scene(scene_class, monkeypatch):
+    """A network that knows nothing: its features are there, and the classes are the file's."""
+    from detectron2.modeling import build_model
+
+    monkeypatch.setattr(DatasetCatalog, "data", {})
+    monkeypatch.setattr(MetadataCatalog, "data", {})
+    run = scene_class.Run("baseline", "faint", "large", 1)
+    run.folder.mkdir(parents=True)
+    torch.save({"model": build_model(scene_class.configuration(run)).state_dict()}, run.weights)
+    cells = scene_class.cells(run, "test", 2)
+    scenes = DatasetCatalog.get("faint_large_test")
+    classes = [scene["annotations"][0]["category_id"] for scene in scenes]
+    for place, count in (("tiny digit", 1), ("background", scene_class.BACKGROUND_CELLS)):
+        features, of = cells[place]
+        assert features.shape == (2 * count, 32)
+        assert of.tolist() == [each for each in classes for _ in range(count)]
+
+
+def test_what_cells_know_is_reported_for_each_setting(report):
+    lines = [
+        {
+            "run": {"system": system, "data": "faint", "variant": "large", "seed": seed},
+            "accuracy": {"tiny digit": 0.5, "background": accuracy + seed / 100},
+        }
+        for system, accuracy in (("baseline", 0.1), ("+3ENL TD", 0.3))
+        for seed in (1, 2, 3)
+    ]
+    rows = report.report([], {}, [], lines).splitlines()
+    [baseline] = [row for row in rows if "| baseline" in row]
+    [enl] = [row for row in rows if "+3ENL TD" in row]
+    assert "12.0 ± 2.5 %" in baseline and "32.0 ± 2.5 %" in enl and "50.0 ± 0.0 %" in enl
+
+
 def test_intervals_are_students(report):
     mean, half = report.interval([1.0, 2.0, 3.0])
     assert mean == 2
@@ -193,7 +258,7 @@ def test_the_report_pairs_by_seed(report):
     records = [record("baseline", seed, 10.0 * seed) for seed in (1, 2, 3)]
     records += [record("+3ENL TD", seed, 10.0 * seed + seed) for seed in (1, 2, 3)]
     records[0]["metrics"]["APm"] = None
-    text = report.report(records, {"faint": {"single": 0.62, "pooled": 0.98}}, [])
+    text = report.report(records, {"faint": {"single": 0.62, "pooled": 0.98}}, [], [])
     [row] = [line for line in text.splitlines() if "+3ENL TD" in line and "±" in line]
     assert "+2.0 ± 2.5" in row  # differences 1, 2, 3
     assert "22.0 ± 27.3" in row  # 11, 22, 33
