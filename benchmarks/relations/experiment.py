@@ -34,6 +34,12 @@ START_OPTIONS = {
     "MODEL.BACKBONE.FREEZE_AT": 0,
     "MODEL.RESNETS.NORM": "BN",
 }
+SEEDS = (1, 2, 3, 4, 5)  # of the main setting
+FEWER_SEEDS = (1, 2, 3)  # of others
+# Where a large relative is alone a scene has one tiny digit to learn from, a thirteenth of the main
+# setting's: the same again with this many times as many scenes and steps.
+LONGER = 6
+LONG_VARIANT = f"large ×{LONGER}"
 PROBED_IMAGES = 20  # for the size of what the blocks add
 
 
@@ -44,7 +50,8 @@ class Run:
     Attributes:
         system: a key of ``SYSTEMS``.
         data: a level of the digits, or "nuclei".
-        variant: the relation of the digits' scenes, or what the nuclei start from.
+        variant: the relation of the digits' scenes, or ``LONG_VARIANT``, which is "large" for
+            longer; or what the nuclei start from.
         seed: of the weights and the order of images; digits start from the seed's plain detector.
     """
 
@@ -60,6 +67,15 @@ class Run:
     @property
     def folder(self) -> Path:
         return OUTPUT / "runs" / self.name
+
+    @property
+    def relation(self) -> str:
+        """Of the digits' scenes."""
+        return "large" if self.is_long else self.variant
+
+    @property
+    def is_long(self) -> bool:
+        return self.variant == LONG_VARIANT
 
     @property
     def is_start(self) -> bool:
@@ -79,16 +95,15 @@ class Run:
 def grid() -> list[Run]:
     """All runs, those first that say most."""
     main = (scenes.MAIN_LEVEL, scenes.MAIN_RELATION)
-    seeds, fewer_seeds = (1, 2, 3, 4, 5), (1, 2, 3)
-    runs = [Run(system, *main, seed) for system in (BASELINE, PROPOSED) for seed in seeds]
+    runs = [Run(system, *main, seed) for system in (BASELINE, PROPOSED) for seed in SEEDS]
     # The control, in which nothing can be gained.
     control = (scenes.MAIN_LEVEL, "none")
-    runs += [Run(system, *control, seed) for seed in fewer_seeds for system in (BASELINE, PROPOSED)]
+    runs += [Run(system, *control, seed) for seed in FEWER_SEEDS for system in (BASELINE, PROPOSED)]
     last = (ABLATION, *OWN_START)
-    runs += [Run(system, *main, seed) for system in SYSTEMS if system not in last for seed in seeds]
+    runs += [Run(system, *main, seed) for system in SYSTEMS if system not in last for seed in SEEDS]
     if nuclei.available():
         runs += [Run(system, "nuclei", *each) for each in nuclei.RUNS for system in nuclei.SYSTEMS]
-    for seed in fewer_seeds:
+    for seed in FEWER_SEEDS:
         # What separates the two mechanisms.
         for relation in scenes.RELATIONS:
             compared = (BASELINE, PROPOSED, "+1NL BU", "+3conv5 TD")
@@ -97,6 +112,7 @@ def grid() -> list[Run]:
             compared = (BASELINE, PROPOSED)
             runs += [Run(system, level, scenes.MAIN_RELATION, seed) for system in compared]
         runs += [Run(system, *main, seed) for system in last]
+    runs += [Run(system, scenes.MAIN_LEVEL, LONG_VARIANT, 1) for system in (BASELINE, PROPOSED)]
     return list(dict.fromkeys(runs))
 
 
@@ -143,8 +159,9 @@ def write_scenes(run: Run) -> Path:
     """Writes the scenes that a run is about, unless they are there; gives their folder."""
     from enl_detectron2.data.relational_digits import write_relational_digits
 
-    folder = OUTPUT / "scenes" / f"{run.data}_{run.variant}"
-    write_relational_digits(folder, **SCENES, config=scenes.scene_config(run.data, run.variant))
+    folder = OUTPUT / "scenes" / f"{run.data}_{run.variant}".replace(" ", "-")
+    count = SCENES | {"num_train": SCENES["num_train"] * (LONGER if run.is_long else 1)}
+    write_relational_digits(folder, **count, config=scenes.scene_config(run.data, run.relation))
     return folder
 
 
@@ -158,7 +175,11 @@ def configuration(run: Run):
     else:
         config_file, data_options = nuclei.CONFIG, nuclei.options(run.variant)
     options |= data_options
-    return load_config(str(config_file), [part for option in options.items() for part in option])
+    cfg = load_config(str(config_file), [part for option in options.items() for part in option])
+    if run.is_long:
+        cfg.SOLVER.MAX_ITER *= LONGER
+        cfg.SOLVER.STEPS = tuple(LONGER * step for step in cfg.SOLVER.STEPS)
+    return cfg
 
 
 def digits_options(run: Run) -> dict:

@@ -36,7 +36,9 @@ def main() -> None:
     page = PAGE.read_text()
     start, end = (page.index(marker) for marker in MARKERS)
     scene_class = json.loads((RESULTS / "scene_class.json").read_text())
-    tables = report(records, headroom, list(read_lines(RESULTS / "probe.jsonl")), scene_class)
+    transfer = json.loads((RESULTS / "transfer.json").read_text())
+    probe = list(read_lines(RESULTS / "probe.jsonl"))
+    tables = report(records, headroom, probe, scene_class, transfer)
     PAGE.write_text(page[:start] + MARKERS[0] + tables + page[end:])
     draw(records).savefig(PICTURE)
 
@@ -93,6 +95,7 @@ def report(
     headroom: dict[str, dict[str, float]],
     probe: list[Record],
     scene_class: list[Record],
+    transfer: list[Record],
 ) -> str:
     parts = [
         section(
@@ -120,6 +123,13 @@ def report(
         for system, by_seed in setting(scene_class, data, variant).items()
     ]
     parts.append(section("What a cell of P2 knows of its scene's class", rows))
+    rows = [
+        transfer_row(relation, runs, system)
+        for relation, runs in by_tested_relation(transfer).items()
+        for system in runs
+    ]
+    title = f"Digits, {MAIN_LEVEL}: trained on {MAIN_RELATION}, tested on scenes of other relations"
+    parts.append(section(title, rows))
     return "\n".join(parts)
 
 
@@ -150,6 +160,25 @@ def scene_class_row(variant: str, system: str, lines: list[Record]) -> dict[str,
     return row
 
 
+def by_tested_relation(transfer: list[Record]) -> dict[str, dict[str, dict[int, Record]]]:
+    """For each relation of test scenes the runs tested on them: for each system, by seed."""
+    lines: dict[str, list[Record]] = {}
+    for line in transfer:
+        lines.setdefault(line["tested_on"], []).append(line)
+    return {relation: setting(of, MAIN_LEVEL, MAIN_RELATION) for relation, of in lines.items()}
+
+
+def transfer_row(relation: str, runs: dict[str, dict[int, Record]], system: str) -> dict[str, str]:
+    values = [line["metrics"]["APs"] for line in runs[system].values()]
+    return {
+        "tested on": relation,
+        "system": system,
+        "seeds": str(len(values)),
+        "APs": with_interval(values),
+        "APs to baseline, paired": difference(runs, system),
+    }
+
+
 def section(title: str, rows: list[dict]) -> str:
     body = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
     return f"### {title}\n\n{body}\n"
@@ -165,15 +194,18 @@ def system_row(runs: dict[str, dict[int, Record]], system: str) -> dict[str, str
     for metric in METRICS:
         values = [record["metrics"][metric] for record in of_system]
         row[metric] = "–" if None in values else with_interval(values)
-    differences = paired(runs, system, "APs")
-    row["APs to baseline, paired"] = (
-        with_interval(differences, sign="+") if differences and system != BASELINE else ""
-    )
+    row["APs to baseline, paired"] = difference(runs, system)
     added = [value for record in of_system for value in record["added_by_blocks"].values()]
     row["added ÷ input"] = f"{statistics.mean(added):.2f}" if added else ""
     row["parameters, M"] = f"{of_system[0]['parameters'] / 1e6:.3f}"
     row["multiply-adds, G"] = f"{of_system[0]['multiply_adds'] / 1e9:.3f}"
     return row
+
+
+def difference(runs: dict[str, dict[int, Record]], system: str) -> str:
+    """A system's difference to the baseline in APs; empty for the baseline itself."""
+    differences = paired(runs, system, "APs")
+    return with_interval(differences, sign="+") if differences and system != BASELINE else ""
 
 
 def with_interval(values: Iterable[float], sign: str = "") -> str:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,24 @@ def test_the_grid_compares_every_system_on_the_main_setting(experiment):
         assert len(seeds) == (3 if system in (experiment.ABLATION, *experiment.OWN_START) else 5)
     folders = {run.folder for run in grid}
     assert len(folders) == len(grid)
+
+
+def test_a_long_run_has_more_scenes_and_steps(experiment):
+    run = experiment.Run(experiment.BASELINE, "faint", "large", 1)
+    long = replace(run, variant=experiment.LONG_VARIANT)
+    assert long in experiment.grid()
+    assert long.start == run.start and long.folder != run.folder
+    solver, long_solver = (experiment.configuration(each).SOLVER for each in (run, long))
+    assert long_solver.MAX_ITER == 6 * solver.MAX_ITER
+    assert list(long_solver.STEPS) == [6 * step for step in solver.STEPS]
+    folders = [experiment.write_scenes(each) for each in (run, long)]
+    for split, times in (("train", 6), ("test", 1)):
+        few, many = (
+            {file.name: file.read_bytes() for file in (folder / split).iterdir()}
+            for folder in folders
+        )
+        assert len(many) == times * len(few)
+        assert few.items() <= many.items()
 
 
 def test_systems_start_from_a_plain_detector(experiment):
@@ -244,10 +262,51 @@ def test_what_cells_know_is_reported_for_each_setting(report):
         for system, accuracy in (("baseline", 0.1), ("+3ENL TD", 0.3))
         for seed in (1, 2, 3)
     ]
-    rows = report.report([], {}, [], lines).splitlines()
+    rows = report.report([], {}, [], lines, []).splitlines()
     [baseline] = [row for row in rows if "| baseline" in row]
     [enl] = [row for row in rows if "+3ENL TD" in row]
     assert "12.0 ± 2.5 %" in baseline and "32.0 ± 2.5 %" in enl and "50.0 ± 0.0 %" in enl
+
+
+def test_a_detector_is_tested_as_it_is_on_other_scenes(experiment, monkeypatch):
+    import transfer
+    from detectron2.modeling import build_model
+
+    monkeypatch.setattr(DatasetCatalog, "data", {})
+    monkeypatch.setattr(MetadataCatalog, "data", {})
+    run = experiment.Run("baseline", "faint", "both", 1)
+    run.folder.mkdir(parents=True)
+    weights = build_model(experiment.configuration(run)).state_dict()
+    torch.save({"model": weights}, run.weights)
+    tested = []
+
+    def test(cfg, model):
+        tested.extend(cfg.DATASETS.TEST)
+        assert all(torch.equal(model.state_dict()[name], weights[name]) for name in weights)
+        return {"bbox": {"APs": 12.0}}
+
+    monkeypatch.setattr(transfer.Trainer, "test", test)
+    assert transfer.test(run, "large") == {"APs": 12.0}
+    assert tested == ["faint_large_test"]
+    assert not list(run.folder.parent.glob("*large*"))
+
+
+def test_what_detectors_find_elsewhere_is_paired_by_seed(report):
+    lines = [
+        {
+            "run": {"system": system, "data": "faint", "variant": "both", "seed": seed},
+            "tested_on": relation,
+            "metrics": {"APs": value * seed},
+        }
+        for relation, gain in (("large", 1.0), ("none", -2.0))
+        for system, value in (("baseline", 10.0), ("+3ENL TD", 10.0 + gain))
+        for seed in (1, 2, 3)
+    ]
+    rows = report.report([], {}, [], [], lines).splitlines()
+    [large] = [row for row in rows if "| large" in row and "+3ENL TD" in row]
+    [none] = [row for row in rows if "| none" in row and "+3ENL TD" in row]
+    assert "22.0 ± 27.3" in large and "+2.0 ± 2.5" in large
+    assert "16.0 ± 19.9" in none and "-4.0 ± 5.0" in none
 
 
 def test_intervals_are_students(report):
@@ -260,7 +319,7 @@ def test_the_report_pairs_by_seed(report):
     records = [record("baseline", seed, 10.0 * seed) for seed in (1, 2, 3)]
     records += [record("+3ENL TD", seed, 10.0 * seed + seed) for seed in (1, 2, 3)]
     records[0]["metrics"]["APm"] = None
-    text = report.report(records, {"faint": {"single": 0.62, "pooled": 0.98}}, [], [])
+    text = report.report(records, {"faint": {"single": 0.62, "pooled": 0.98}}, [], [], [])
     [row] = [line for line in text.splitlines() if "+3ENL TD" in line and "±" in line]
     assert "+2.0 ± 2.5" in row  # differences 1, 2, 3
     assert "22.0 ± 27.3" in row  # 11, 22, 33
