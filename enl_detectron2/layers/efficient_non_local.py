@@ -125,7 +125,8 @@ class ENLBlock(RelationBlock):
     def _context(self, x: Tensor, extent: Tensor | None) -> Tensor:
         """φ̂ gᵀ = (φ̂ xᵀ) W_gᵀ + (φ̂ 1) b_gᵀ, (B, D, D)."""
         phi = self._phi(x, extent).flatten(2)
-        phi = phi.to(torch.promote_types(phi.dtype, torch.float32))  # for the sums over positions
+        stored = phi.dtype
+        phi = phi.to(torch.promote_types(stored, torch.float32))  # for the sums over positions
         total = mass = torch.ones_like(phi[:, :, :1])
         if self.phi_norm != "softmax":
             if self.phi_norm == "mean":
@@ -140,6 +141,9 @@ class ENLBlock(RelationBlock):
             # nothing but their range; the softmax's denominator divides the small product instead.
             phi = phi.sub_(phi.amax(dim=2, keepdim=True)).exp_()
             total = phi.sum(dim=2, keepdim=True)
+        if phi.dtype != stored:
+            # The product is one of 16 bits: float16 holds a mean over the positions, but no sum.
+            phi, total = phi / total, torch.ones_like(total)
         summary = phi.to(x.dtype) @ x.flatten(2).transpose(1, 2) / total
         return summary.to(x.dtype) @ self.g.weight.flatten(1).T + (mass * self.g.bias).to(x.dtype)
 

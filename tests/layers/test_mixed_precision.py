@@ -1,4 +1,4 @@
-"""Under autocast the projections are bfloat16's; the softmax and the sums over N are float32's."""
+"""Under autocast the projections are of 16 bits; the softmax and the sums over N are float32's."""
 
 import pytest
 import torch
@@ -34,6 +34,24 @@ def test_sums_of_many_equal_terms_are_whole(name):
     expected = block.double()(x.double())
     assert expected.min() > 0
     assert ((actual - expected).abs() / expected).max() < 4 * 2**-8  # a few roundings
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("name", ["enl softmax", "enl mean"])
+def test_a_sum_that_float16_cannot_hold(name, grad):
+    """x is 8 everywhere, so its sum over the positions is 98,304, and float16 ends at 65,504."""
+    block_class, options = BLOCKS[name]
+    torch.manual_seed(0)
+    block = block_class(4, position="none", **options)
+    torch.nn.init.ones_(block.phi.bias)
+    x = torch.full((1, 4, HEIGHT, WIDTH), 8.0)
+    with torch.set_grad_enabled(grad):
+        with torch.autocast("cpu", dtype=torch.float16):
+            # As a lateral convolution gives it under autocast, and once as a residual sum may.
+            actual = [block(x.half()), block(x)]
+        expected = block(x)
+    for each in actual:
+        torch.testing.assert_close(each.float(), expected, rtol=2e-3, atol=0)
 
 
 @torch.no_grad()
