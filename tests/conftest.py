@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,9 @@ from detectron2.config import get_cfg
 
 from enl_detectron2 import add_enl_config
 from enl_detectron2.analysis.random_model import build_random_model
+
+# The tests are of the CPU on any machine; detectron2 would start one process a GPU if it saw any.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
