@@ -78,7 +78,7 @@ def train(args: argparse.Namespace) -> None:
         print(f"2/3 training on the CPU, {cfg.SOLVER.MAX_ITER} steps; log: {output}/log.txt")
         show_evaluation()
     trainer = DemoTrainer(cfg)
-    trainer.resume_or_load(resume=True)
+    trainer.resume_or_load(resume=args.resume)
     trainer.train()
     if not comm.is_main_process():
         return
@@ -102,8 +102,10 @@ def main() -> None:
     print("1/3 the data: scenes of relational digits, in output/digits", flush=True)
     write_relational_digits("output/digits", num_train=2000, config=SCENES)
     args = default_argument_parser().parse_args(
-        ["--config-file", "configs/cpu/digits_enl_rcnn.yaml", *sys.argv[1:]]
+        ["--config-file", "configs/cpu/digits_enl_rcnn.yaml", "--resume", *sys.argv[1:]]
     )
+    # detectron2 would give each process a GPU if it saw one, and refuse if there are too few.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     launch(train, PROCESSES, dist_url="auto", args=(args,))
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import detectron2
 
+from .checkpoint_files import whole_file
+
 PACKAGES = (
     "enl-detectron2",
     "torch",
@@ -21,20 +23,24 @@ PACKAGES = (
 )
 
 
-def write_environment(output_dir: str | Path, seed: int) -> None:
-    """Writes ``environment.json`` into a run's folder.
+def write_environment(output_dir: str | Path, seed: int, *, resumed: bool) -> None:
+    """Writes ``environment.json`` into a training's folder: a list with an entry for each start.
 
     Args:
         output_dir: the folder, which is there.
-        seed: of the run, as the configuration has it; below 0 is none.
+        seed: of the training, as the configuration has it; below 0 is none.
+        resumed: whether earlier starts, if there were any, have their part in the weights, too.
     """
+    path = Path(output_dir, "environment.json")
+    earlier = json.loads(path.read_text()) if resumed and path.exists() else []
     content = {
         "command": sys.argv,
         "seed": seed if seed >= 0 else None,
         "versions": _versions(),
         **_git_state(),
     }
-    Path(output_dir, "environment.json").write_text(json.dumps(content, indent=2) + "\n")
+    with whole_file(path, "environment.unfinished") as file:
+        file.write((json.dumps([*earlier, content], indent=2) + "\n").encode())
 
 
 def _versions() -> dict[str, str | None]:

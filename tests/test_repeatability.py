@@ -71,6 +71,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_been(config, uninterrupted, tmp
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     train(config, tmp_path / "losses", "--resume", *words)
+    assert len(json.loads((tmp_path / "environment.json").read_text())) == 2  # both starts
     losses = read_losses(tmp_path / "losses")
     # The third step, after the last checkpoint, is done again.
     assert [iteration for iteration, _ in losses] == [0, 1, 2, 2, 3, 4, 5]
@@ -79,7 +80,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_been(config, uninterrupted, tmp
 
 def test_what_made_the_weights_is_written_beside_them(uninterrupted):
     _, output = uninterrupted
-    written = json.loads((output / "environment.json").read_text())
+    [written] = json.loads((output / "environment.json").read_text())
     assert written["seed"] == 7 and written["versions"]["torch"] == torch.__version__.split("+")[0]
     assert written["versions"].keys() >= {"python", "detectron2", "numpy", "enl-detectron2"}
     assert written["command"] and {"git_revision", "git_has_changes"} <= written.keys()
@@ -105,12 +106,6 @@ def indices(batches, count=20):
     return [[image["index"] for image in batch] for batch in itertools.islice(batches, count)]
 
 
-@pytest.fixture
-def no_image_files(monkeypatch):
-    monkeypatch.setattr("enl_detectron2.data.loader.check_depth", lambda file_name: None)
-
-
-@pytest.mark.usefixtures("no_image_files")
 @pytest.mark.parametrize("grouped", [True, False])
 def test_the_order_is_detectron2s_own(grouped):
     theirs, ours = loader(grouped=grouped)
@@ -119,6 +114,14 @@ def test_the_order_is_detectron2s_own(grouped):
     for start in (1, 9):
         ours.start = start
         assert indices(ours, 5) == expected[start : start + 5]
+
+
+def test_a_loader_that_collates_by_itself_is_left_to_do_so():
+    data = MapDataset(DatasetFromList(RECORDS), dict)
+    options = {"num_workers": 0, "collate_fn": lambda batch: {"images": batch}}
+    built = build_batch_data_loader(data, TrainingSampler(len(RECORDS)), 2, **options)
+    with pytest.raises(TypeError, match="collate_fn of its own"):
+        TrainLoader(built, 5)
 
 
 def fails_at(*bad):
@@ -130,7 +133,6 @@ def fails_at(*bad):
     return mapper
 
 
-@pytest.mark.usefixtures("no_image_files")
 def test_a_bad_image_stops_or_is_replaced(caplog):
     _, ours = loader(mapper=fails_at(2, 3))
     with pytest.raises(ValueError, match=r"^3.png \(image None\) can't be used: OSError: image f"):
