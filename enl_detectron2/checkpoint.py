@@ -40,6 +40,20 @@ class ENLCheckpointer(DetectionCheckpointer):
         super().__init__(model, save_dir, **options)
         self.complete = complete
 
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """As of ``DetectionCheckpointer``.
+
+        Raises:
+            ConfigError: (a ValueError) if there is no path, though the model is used as it is; or
+                as :meth:`_log_incompatible_keys`.
+        """
+        if self.complete and not path:
+            raise ConfigError(
+                "MODEL.WEIGHTS is empty (in a LazyConfig train.init_checkpoint): it must name the "
+                "weights of a trained model"
+            )
+        return super().load(path, checkpointables)
+
     def save(self, name: str, **kwargs: Any) -> None:
         """As of ``DetectionCheckpointer``; the file appears whole or not at all.
 

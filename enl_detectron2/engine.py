@@ -4,6 +4,8 @@ import argparse
 import functools
 import logging
 import os
+import sys
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -15,10 +17,12 @@ from detectron2.engine import (
     DefaultTrainer,
     SimpleTrainer,
     create_ddp_model,
+    default_argument_parser,
     default_setup,
     default_writers,
     defaults,
     hooks,
+    launch,
 )
 from detectron2.evaluation import (
     COCOEvaluator,
@@ -31,20 +35,45 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
+from torch.multiprocessing import ProcessExitedException
 
 from .checkpoint import ENLCheckpointer
 from .config import load_config
 from .config_check import check_lazy, check_lazy_overrides, check_yaml, check_yaml_model
 from .data import register_coco_format
-from .data.check import require_sound, require_trainable
+from .data.check import require_masks, require_sound, require_trainable
 from .data.loader import CheckedMapper, TrainLoader
-from .errors import ConfigError
+from .errors import ConfigError, UserError
 from .hooks import RepeatableSteps, StopAtNonFiniteLoss
 from .provenance import write_environment
 
 COCO_MAX_DETECTIONS = 100  # an image, in COCO's own metrics
 
 logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """The command line of train_net.py, which is detectron2's."""
+    args = default_argument_parser().parse_args()
+    try:
+        launch(
+            _run_or_explain,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessExitedException as error:  # that process has said why
+        sys.exit(error.exit_code)
+
+
+def _run_or_explain(args: argparse.Namespace) -> None:
+    """One process of a run; what the user can put right ends it with a line and status 1."""
+    try:
+        run(args)
+    except UserError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -135,16 +164,20 @@ class Trainer(DefaultTrainer):
         Raises:
             ValueError: if the set isn't evaluated by COCO's metrics.
         """
-        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-        if kind != "coco":
-            raise ConfigError(
-                f"DATASETS.TEST: {dataset_name!r} has the evaluator type {kind!r}; "
-                "this trainer evaluates sets of type 'coco'"
-            )
+        _require_coco_type(dataset_name)
         return COCOEvaluator(
             dataset_name,
             output_dir=output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"),
             max_dets_per_image=max(COCO_MAX_DETECTIONS, cfg.TEST.DETECTIONS_PER_IMAGE),
+        )
+
+
+def _require_coco_type(dataset_name: str) -> None:
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind != "coco":
+        raise ConfigError(
+            f"DATASETS.TEST: {dataset_name!r} has the evaluator type {kind!r}; "
+            "this trainer evaluates sets of type 'coco'"
         )
 
 
@@ -183,6 +216,8 @@ def _check_data_sets(cfg: CfgNode, eval_only: bool) -> None:
                 f"MODEL.{head}.NUM_CLASSES must be at least {len(coco.categories)}, the number of "
                 f"categories of {name!r}, got {cfg.MODEL[head].NUM_CLASSES}"
             )
+        if cfg.MODEL.MASK_ON:
+            require_masks(name, coco)
         if name in train and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not eval_only:
             require_trainable(name, coco)
 
@@ -191,8 +226,8 @@ def _start(cfg: CfgNode | DictConfig, args: argparse.Namespace, output: str, see
     default_setup(cfg, args)
     # What this package says goes where detectron2's own words go, and on to whoever else listens.
     setup_logger(output, comm.get_rank(), name="enl_detectron2", abbrev_name="enl").propagate = True
-    if comm.is_main_process():
-        write_environment(output, seed)
+    if comm.is_main_process() and not args.eval_only:
+        write_environment(output, seed, resumed=args.resume)
 
 
 def _repeatable(loader: Any, seed: int, on_bad_image: str) -> Any:
@@ -215,6 +250,8 @@ def _own_hooks(seed: int, checkpointer: ENLCheckpointer) -> list[hooks.HookBase]
 
 def _run_yaml(args: argparse.Namespace) -> dict[str, Any] | None:
     cfg = setup(args)
+    for name in cfg.DATASETS.TEST:
+        _require_coco_type(name)  # now, not when the training is over
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = ENLCheckpointer(model, cfg.OUTPUT_DIR, complete=True)

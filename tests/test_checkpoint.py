@@ -10,6 +10,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from enl_detectron2.checkpoint import ENLCheckpointer
+from enl_detectron2.errors import ConfigError
 
 PROJECTIONS = ("theta", "phi", "g", "out")
 DETECTORS = ("Faster R-CNN", "Mask R-CNN", "RetinaNet")
@@ -135,6 +136,13 @@ def test_a_missing_head_is_a_warning_in_training_and_an_error_otherwise(slim_cfg
     assert head and listed(warning) == head and warning.startswith("NOT IN THE CHECKPOINT")
     with pytest.raises(ValueError, match=rf"does not fit: {len(head)} of"):
         ENLCheckpointer(model, complete=True).load(path)
+
+
+def test_a_model_that_is_used_as_it_is_needs_weights(slim_cfg):
+    model = plain(slim_cfg)
+    with pytest.raises(ConfigError, match="MODEL.WEIGHTS is empty"):
+        ENLCheckpointer(model, complete=True).resume_or_load("", resume=False)
+    ENLCheckpointer(model).resume_or_load("", resume=False)  # training from scratch
 
 
 def test_what_the_model_has_no_place_for_is_a_warning(slim_cfg, tmp_path, log):

@@ -112,9 +112,11 @@ def test_trains_resumes_and_evaluates(digits, tmp_path, arguments):
     assert all(torch.equal(again["model"][key], value) for key, value in trained["model"].items())
 
     results.unlink()
+    environment = (tmp_path / "environment.json").read_text()
     metrics = run(parser.parse_args(arguments(digits, tmp_path, "--resume", "--eval-only")))
     assert {"AP", "AP50", "APs", "APm", "APl"} <= metrics["bbox"].keys()
     assert results.exists()
+    assert (tmp_path / "environment.json").read_text() == environment  # of the training
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
@@ -303,3 +305,11 @@ def test_the_evaluator_counts_as_many_detections_as_the_config_allows(
 def test_a_set_of_another_kind_is_refused(slim_cfg):
     with pytest.raises(ValueError, match="'voc_2007_val' has the evaluator type 'pascal_voc'"):
         Trainer.build_evaluator(slim_cfg, "voc_2007_val")
+
+
+def test_a_set_of_another_kind_is_refused_before_the_training(digits, tmp_path):
+    arguments = yaml_arguments(digits, tmp_path)
+    arguments = [word.replace("('tiny_test',)", "('voc_2007_val',)") for word in arguments]
+    with pytest.raises(ValueError, match="'voc_2007_val' has the evaluator type 'pascal_voc'"):
+        run(default_argument_parser().parse_args(arguments))
+    assert not list(tmp_path.glob("*.pth"))

@@ -51,8 +51,6 @@ def load_detector(cfg: CfgNode | DictConfig) -> Detector:
     is_yaml = isinstance(cfg, CfgNode)
     key = "MODEL.WEIGHTS" if is_yaml else "train.init_checkpoint"
     weights = cfg.MODEL.WEIGHTS if is_yaml else cfg.train.init_checkpoint
-    if not weights:
-        raise ValueError(f"{key} is empty: it must name the weights of a trained model")
     device = cfg.MODEL.DEVICE if is_yaml else cfg.train.device
     if not torch.cuda.is_available() and str(device).startswith("cuda"):
         device = "cpu"

@@ -165,10 +165,27 @@ def require_sound(name: str, json_file: str | Path, image_root: str | Path) -> C
 
 def require_trainable(name: str, coco: CocoFile) -> None:
     """Raises ConfigError, a ValueError, if a training would leave out every image of the set."""
-    if not any(_id(entry, "image_id") is not None for entry in coco.annotations):
+    images = {_id(image) for image in coco.images} - {None}
+    objects = (entry for entry in coco.annotations if not entry.get("iscrowd"))
+    if not any(_id(entry, "image_id") in images for entry in objects):
         raise ConfigError(
-            f"DATASETS.TRAIN: no image of {name!r} ({coco.path}) has an annotation, so nothing is "
-            "left to train on; DATALOADER.FILTER_EMPTY_ANNOTATIONS False keeps images without"
+            f"DATASETS.TRAIN: no image of {name!r} ({coco.path}) has an annotation that is no "
+            "crowd, so nothing is left to train on; DATALOADER.FILTER_EMPTY_ANNOTATIONS False "
+            "keeps images without"
+        )
+
+
+def require_masks(name: str, coco: CocoFile) -> None:
+    """Raises ConfigError, a ValueError, if an object has a box but no mask."""
+    lacking = [
+        entry.get("id")
+        for entry in coco.annotations
+        if not entry.get("iscrowd") and not entry.get("segmentation")
+    ]
+    if lacking:
+        raise ConfigError(
+            f"MODEL.MASK_ON must be False for {name!r} ({coco.path}): {len(lacking)} of its "
+            f"annotations, the first of them {lacking[0]}, have no segmentation"
         )
 
 
