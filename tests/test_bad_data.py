@@ -6,10 +6,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
 from PIL import Image
 from tiny_training import arguments, read_losses, train, write_config, write_images, write_json
 
+from enl_detectron2.config import load_config
+from enl_detectron2.data.loader import CheckedMapper
 from enl_detectron2.engine import run
 from enl_detectron2.errors import BadImage, ConfigError
 
@@ -33,8 +37,10 @@ def trains(folder, *words):
 
 
 def evaluates(folder):
+    config, weights = folder / "tiny.yaml", folder / "untrained.pth"
+    torch.save({"model": build_model(load_config(str(config), [])).state_dict()}, weights)
     words = ("DATASETS.TEST", f"('tiny {folder}',)", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)
-    return run(arguments(folder / "tiny.yaml", "--eval-only", *words))
+    return run(arguments(config, "--eval-only", *words, "MODEL.WEIGHTS", weights))
 
 
 def change(folder, **changes):
@@ -158,11 +164,43 @@ def test_boxes_of_zero_area_are_left_out_with_a_warning(folder, caplog):
 
 def test_a_set_without_annotations(folder):
     change(folder, annotations=[])
-    with pytest.raises(ConfigError, match="no image of 'tiny .* has an annotation, so nothing is"):
+    with pytest.raises(ConfigError, match="no image of 'tiny .* has an annotation that is no"):
         train(folder / "tiny.yaml", folder / "losses")
     trains(folder, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False")
     metrics = evaluates(folder)["bbox"]
     assert not metrics["AP"] > 0  # there is nothing to be found
+
+
+@pytest.mark.parametrize("changed", [{"iscrowd": 1}, {"image_id": 99}])
+def test_a_set_of_which_detectron2_would_leave_nothing(folder, changed):
+    content = change(folder)
+    for annotation in content["annotations"]:
+        annotation |= changed
+    write_json(folder, content)
+    with pytest.raises(ConfigError, match="so nothing is left to train on"):
+        train(folder / "tiny.yaml", folder / "losses")
+
+
+def test_a_set_without_masks_is_refused_for_mask_rcnn(folder):
+    content = change(folder)
+    for annotation in content["annotations"][2:]:
+        annotation["segmentation"] = [[8, 8, 32, 8, 32, 32]]
+    write_json(folder, content)
+    with pytest.raises(ConfigError, match=r"MASK_ON must be False.*2 of .* the first of them 1, "):
+        train(folder / "tiny.yaml", folder / "losses", "MODEL.MASK_ON", "True")
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = [[8, 8, 32, 8, 32, 32]]
+    write_json(folder, content)
+    train(folder / "tiny.yaml", folder / "losses", "MODEL.MASK_ON", "True", "SOLVER.MAX_ITER", 1)
+    assert len(read_losses(folder / "losses")) == 1
+
+
+def test_a_mapper_of_the_users_own_may_read_any_image():
+    def mapper(record):
+        return record | {"pixels": 12}
+
+    record = {"file_name": "16 bits.tif", "image_id": 3}
+    assert CheckedMapper(mapper)(record)["pixels"] == 12
 
 
 def test_an_empty_test_set_is_refused(folder):

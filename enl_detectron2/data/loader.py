@@ -16,8 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from detectron2.data import DatasetMapper
+from detectron2.data.build import trivial_batch_collator
 from detectron2.data.common import AspectRatioGroupedDataset, MapDataset, ToIterableDataset
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.serialize import PicklableWrapper
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -41,6 +45,9 @@ class CheckedMapper:
 
     def __init__(self, mapper: Callable[[dict[str, Any]], dict[str, Any]]):
         self.mapper = mapper
+        # A train loader has its mapper wrapped, to send it to workers.
+        own = mapper._obj if isinstance(mapper, PicklableWrapper) else mapper
+        self.reads_8_bits = isinstance(own, DatasetMapper)
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """
@@ -48,10 +55,11 @@ class CheckedMapper:
             record: of one image, in detectron2's format.
 
         Raises:
-            BadImage: (a ValueError) if the mapper fails, or its pixels don't fit into 8 bits.
+            BadImage: (a ValueError) if the mapper fails; if it is detectron2's own, also if the
+                image's pixels don't fit into 8 bits.
         """
         try:
-            if "file_name" in record:
+            if self.reads_8_bits:
                 check_depth(record["file_name"])
             data = self.mapper(record)
             if data is None:
@@ -95,6 +103,8 @@ class TrainLoader:
         images = getattr(loader, "dataset", None)
         if not isinstance(images, ToIterableDataset) or not isinstance(images.dataset, MapDataset):
             raise TypeError("only a loader over a map-style data set can be taken up anywhere")
+        if not grouped and loader.collate_fn is not trivial_batch_collator:
+            raise TypeError("a loader with a collate_fn of its own can't be taken up anywhere")
         self.start = 0
         self.sampler = images.sampler
         self.batch_size = batch_size
@@ -102,7 +112,9 @@ class TrainLoader:
         records = images.dataset._dataset
         self.images = _SeededImages(records, images.dataset._map_func, seed, on_bad_image)
         self.is_wide = _is_wide(records) if grouped else None
-        self.num_workers = loader.num_workers
+        self.options = {
+            name: getattr(loader, name) for name in ("num_workers", "prefetch_factor", "pin_memory")
+        }
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         """
@@ -112,10 +124,10 @@ class TrainLoader:
         batches = DataLoader(
             self.images,
             batch_sampler=itertools.islice(self._places(), self.start, None),
-            num_workers=self.num_workers,
             collate_fn=list,
             # PyTorch draws the workers' seeds from it, rather than from what the model draws from.
             generator=torch.Generator(),
+            **self.options,
         )
         for batch in batches:
             for image in batch:
@@ -146,7 +158,7 @@ def check_on_bad_image(key: str, value: str) -> None:
 
 def check_depth(file_name: str | Path) -> None:
     """Raises ValueError if an image's pixels don't fit into the 8 bits that models are given."""
-    with Image.open(file_name) as image:
+    with PathManager.open(str(file_name), "rb") as file, Image.open(file) as image:
         if image.mode in DEEP_MODES:
             raise ValueError(
                 f"its pixels have more than 8 bits (Pillow's mode {image.mode}), which would be "
