@@ -117,7 +117,7 @@ _RULES = {
     _one_of("value", "norm"): "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
     _one_of("choice", "range"): "INPUT.MIN_SIZE_TRAIN_SAMPLING",
     _one_of("horizontal", "vertical", "none"): "INPUT.RANDOM_FLIP",
-    _one_of("BGR", "RGB", "YUV-BT.601", "L"): "INPUT.FORMAT",
+    _one_of("BGR", "RGB", "L"): "INPUT.FORMAT",
     _one_of(
         "TrainingSampler",
         "RepeatFactorTrainingSampler",

@@ -22,7 +22,7 @@ _FIELDS = {
 ONNX_OPSET = 17
 
 
-class Detector(nn.Module):
+class ExportedDetector(nn.Module):
     """An R-CNN for one image, without pre- and postprocessing."""
 
     def __init__(self, model: GeneralizedRCNN):
@@ -50,7 +50,7 @@ def trace(model: nn.Module, image: Tensor) -> torch.jit.ScriptModule:
         image: (3, H, W), any one in which something is found.
 
     Returns:
-        image → tuple of the tensors that :class:`Detector` returns, in that order.
+        image → tuple of the tensors that :class:`ExportedDetector` returns, in that order.
 
     Raises:
         ValueError: if the model is no R-CNN.
@@ -74,7 +74,7 @@ def script(model: nn.Module) -> torch.jit.ScriptModule:
         model: an R-CNN in inference mode.
 
     Returns:
-        image → dict, as :class:`Detector`.
+        image → dict, as :class:`ExportedDetector`.
 
     Raises:
         ValueError: if the model is no R-CNN.
@@ -82,11 +82,13 @@ def script(model: nn.Module) -> torch.jit.ScriptModule:
     _check_rcnn(model)
     fields = _FIELDS | ({"pred_masks": Tensor} if model.roi_heads.mask_on else {})
     with _without_warnings():
-        return scripting_with_instances(Detector(model).eval(), fields)
+        return scripting_with_instances(ExportedDetector(model).eval(), fields)
 
 
-def write_onnx(backbone: Backbone, file: str | Path, image_size: tuple[int, int]) -> None:
-    """Writes a backbone as ONNX: "image" (1, 3, H, W), normalised → "p2" … by their names.
+def write_onnx(
+    backbone: Backbone, file: str | Path, image_size: tuple[int, int], channels: int = 3
+) -> None:
+    """Writes a backbone as ONNX: "image" (1, C, H, W), normalised → "p2" … by their names.
 
     H and W may be any multiples of ``backbone.size_divisibility``.
 
@@ -94,11 +96,12 @@ def write_onnx(backbone: Backbone, file: str | Path, image_size: tuple[int, int]
         backbone: in inference mode.
         file: where to.
         image_size: (height, width) of the image to trace with, rounded up to such multiples.
+        channels: C, 1 for grey images.
     """
     multiple = max(backbone.size_divisibility, 1)
     height, width = (-(-size // multiple) * multiple for size in image_size)
     device = next(backbone.parameters()).device
-    image = torch.zeros(1, 3, height, width, device=device)
+    image = torch.zeros(1, channels, height, width, device=device)
     names = list(backbone.output_shape())
     # The exporter over TorchScript: it needs no other package, and handles open sizes.
     with _without_warnings(), torch.no_grad():

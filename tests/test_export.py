@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from enl_detectron2.analysis.random_model import build_random_model, random_image
-from enl_detectron2.export import Detector, script, trace, write_onnx
+from enl_detectron2.export import ExportedDetector, script, trace, write_onnx
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tools/export_model.py"
@@ -48,7 +48,7 @@ def assert_same_detections(exported, model):
     for size in IMAGE_SIZES:
         image = random_image(size).float()
         with torch.no_grad():
-            found, expected = exported(image), Detector(model)(image)
+            found, expected = exported(image), ExportedDetector(model)(image)
         if isinstance(found, tuple):
             found = dict(zip(expected, found, strict=True))
         assert found.keys() == expected.keys()

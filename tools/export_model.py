@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         model = load_detector(load_config(args.config, args.opts)).model
         if args.format == "onnx":
-            write_onnx(model.backbone, args.output, (256, 256))
+            write_onnx(model.backbone, args.output, (256, 256), len(model.pixel_mean))
         elif args.format == "scripting":
             script(model).save(args.output)
         else:

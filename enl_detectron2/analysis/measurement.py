@@ -66,7 +66,7 @@ def _measure_here(config_file: str, opts: list[str], image_size: tuple[int, int]
     if device.type == "cuda" and not torch.cuda.is_available():
         device = torch.device("cpu")
     model = build_random_model(cfg, str(device))
-    infer = functools.partial(model, [{"image": random_image(image_size)}])
+    infer = functools.partial(model, [{"image": random_image(image_size, len(model.pixel_mean))}])
     on_gpu = device.type == "cuda"
     with torch.no_grad(), fixed_regions(model, image_size):
         if on_gpu:

@@ -37,7 +37,9 @@ def count_multiply_adds(model: nn.Module, image_size: tuple[int, int]) -> dict[s
         UncountableOp: if there is no rule for an operation.
     """
     with fixed_regions(model, image_size):
-        counts = count_by_module(model, [{"image": random_image(image_size)}])
+        counts = count_by_module(
+            model, [{"image": random_image(image_size, len(model.pixel_mean))}]
+        )
     blocks = relation_blocks(model)
 
     def without_blocks(module: str) -> int:

@@ -87,10 +87,10 @@ def fixed_regions(model: nn.Module, image_size: tuple[int, int]) -> Iterator[Non
         del roi_heads.forward_with_given_boxes
 
 
-def random_image(image_size: tuple[int, int]) -> Tensor:
-    """(3, height, width) of noise, uint8 as detectron2's data loaders give it; always the same."""
+def random_image(image_size: tuple[int, int], channels: int = 3) -> Tensor:
+    """(C, height, width) of noise, uint8 as detectron2's data loaders give it; always the same."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (3, *image_size), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (channels, *image_size), dtype=torch.uint8, generator=generator)
 
 
 def _random_boxes(count: int, image_size: tuple[int, int], device: torch.device) -> Boxes:
