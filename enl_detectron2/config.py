@@ -34,6 +34,8 @@ def load_config(config_file: str, opts: Sequence[str]) -> CN | DictConfig:
     add_enl_config(cfg)
     try:
         cfg.merge_from_file(config_file)
+    except OSError as error:
+        raise MissingFile(f"{config_file}: its _BASE_ can't be read: {error}") from error
     # What yacs, fvcore and PyYAML raise at files that are no mapping of keys to values.
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{config_file}: {_explain(cfg, error)}") from error

@@ -77,7 +77,9 @@ def check_yaml(cfg: CfgNode, *, eval_only: bool = False) -> None:
                 f"{key} must have a number for each colour of INPUT.FORMAT {cfg.INPUT.FORMAT!r}, "
                 f"got {_value(cfg, key)!r}"
             )
-    _check_batch_size("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)
+    # With a reference, detectron2 fits the batch to the number of processes.
+    processes = cfg.SOLVER.REFERENCE_WORLD_SIZE or comm.get_world_size()
+    _check_batch_size("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, processes)
     if not eval_only:
         _check_data_set_names("DATASETS.TRAIN", cfg.DATASETS.TRAIN, required=True)
     _check_data_set_names("DATASETS.TEST", cfg.DATASETS.TEST, required=eval_only)
@@ -128,7 +130,8 @@ def check_lazy(cfg: DictConfig) -> None:
         norm = backbone.get("norm", "")
         _check_groups(norm, "model.backbone.out_channels", backbone.out_channels)
     key = "dataloader.train.total_batch_size"
-    _check_batch_size(key, OmegaConf.select(cfg, key, default=0))  # 0 beside a size per process
+    size = OmegaConf.select(cfg, key, default=0)  # 0 beside a size per process
+    _check_batch_size(key, size, comm.get_world_size())
     for part in ("train", "test"):
         key = f"dataloader.{part}.dataset.names"
         names = OmegaConf.select(cfg, key)
@@ -196,11 +199,10 @@ def _check_groups(norm: Any, key: str, channels: int) -> None:
         )
 
 
-def _check_batch_size(key: str, size: int) -> None:
-    if size % comm.get_world_size():
+def _check_batch_size(key: str, size: int, processes: int) -> None:
+    if size % processes:
         raise ConfigError(
-            f"{key} must be a multiple of the number of processes, {comm.get_world_size()}, "
-            f"got {size}"
+            f"{key} must be a multiple of the number of processes, {processes}, got {size}"
         )
 
 

@@ -43,6 +43,7 @@ YAML_VALUES = [
     ("DATALOADER.SAMPLER_TRAIN", "RandomSampler", "'TrainingSampler'"),
     ("DATALOADER.ON_BAD_IMAGE", "skip", "'stop' or 'replace'"),
     ("INPUT.FORMAT", "GRAY", "'BGR'"),
+    ("INPUT.FORMAT", "YUV-BT.601", "'BGR'"),  # whose float64 no model takes
     ("INPUT.RANDOM_FLIP", "both", "'horizontal'"),
     ("INPUT.MIN_SIZE_TRAIN_SAMPLING", "uniform", "'choice'"),
     ("DATASETS.TRAIN", "('coco_2018_train',)", "no data set of this name"),
@@ -196,6 +197,25 @@ def test_files(tmp_path, content, said):
     (tmp_path / "wrong.yaml").write_text("VERSION: 2\n" * (content[0] != "-") + content)
     message = answer(arguments(tmp_path / "wrong.yaml"))
     assert re.search(said, message) and "wrong.yaml" in message
+
+
+def test_a_base_that_is_not_there(tmp_path):
+    (tmp_path / "leaf.yaml").write_text("_BASE_: gone.yaml\n")
+    message = answer(arguments(tmp_path / "leaf.yaml"), FileNotFoundError)
+    assert "leaf.yaml: its _BASE_ can't be read" in message and "gone.yaml" in message
+
+
+def test_a_batch_may_be_fitted_to_the_number_of_processes(tiny, monkeypatch):
+    monkeypatch.setattr(config_check.comm, "get_world_size", lambda: 3)
+    cfg = load_config(str(tiny), ["SOLVER.IMS_PER_BATCH", "16", "DATASETS.TRAIN", "()"])
+    with pytest.raises(ConfigError, match="multiple of the number of processes, 3, got 16"):
+        config_check.check_yaml(cfg, eval_only=False)
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = 8
+    with pytest.raises(ConfigError, match="DATASETS.TRAIN must name"):
+        config_check.check_yaml(cfg, eval_only=False)
+    cfg.SOLVER.IMS_PER_BATCH = 12
+    with pytest.raises(ConfigError, match="multiple of the number of processes, 8, got 12"):
+        config_check.check_yaml(cfg, eval_only=False)
 
 
 def test_lazy_files(tmp_path):

@@ -13,6 +13,7 @@ import json
 import os
 
 from enl_detectron2.analysis.cost import analyze, format_costs
+from enl_detectron2.errors import UserError
 
 
 def is_config(argument: str) -> bool:
@@ -61,7 +62,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     size = tuple(args.size)
-    costs = [analyze(config, args.opts, size, measured=args.measure) for config in args.configs]
+    try:
+        costs = [analyze(config, args.opts, size, measured=args.measure) for config in args.configs]
+    except (UserError, ValueError) as error:
+        raise SystemExit(f"analyze_cost.py: error: {error}") from error
     print(format_costs(costs))
     if args.json:
         with open(args.json, "w") as file:

@@ -15,6 +15,7 @@ from detectron2.data.detection_utils import read_image
 from enl_detectron2.analysis.attention import capture_attention
 from enl_detectron2.analysis.attention_figures import draw_attention, draw_position_filters
 from enl_detectron2.analysis.detector import load_detector
+from enl_detectron2.analysis.prediction import instances_above
 from enl_detectron2.config import load_config
 from enl_detectron2.layers import CosPosition
 
@@ -82,8 +83,7 @@ def show_image(args: argparse.Namespace) -> None:
         raise ValueError(f"--block {unknown[0]}: the model's blocks are {', '.join(attention)}")
     image = read_image(args.input, format="RGB")
     height, width = image.shape[:2]
-    detections = output["instances"].to("cpu")
-    found = detections[detections.scores >= args.confidence_threshold]
+    found = instances_above(args.confidence_threshold, output)
     draw_attention(
         image,
         {block: attention[block] for block in blocks},

@@ -69,8 +69,9 @@ def main() -> None:
         require_new(args.output)
         truth = load_truth(args.annotations)
         for name, config, weights in args.model:
-            key = "train.init_checkpoint={}" if config.endswith(".py") else "MODEL.WEIGHTS {}"
-            detector = load_detector(load_config(config, key.format(weights).split(" ", 1)))
+            is_lazy = config.endswith(".py")
+            opts = [f"train.init_checkpoint={weights}"] if is_lazy else ["MODEL.WEIGHTS", weights]
+            detector = load_detector(load_config(config, opts))
             findings[name], recalls[name] = evaluate_proposals(
                 truth,
                 args.images,

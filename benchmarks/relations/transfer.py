@@ -4,8 +4,8 @@
     python benchmarks/relations/transfer.py
 
 They learned where tiny digits repeat and mostly have a large relative, too. Tested where only one
-of the two is there, they show which one they read; and where each tiny digit has a class of its
-own, a system that reads others' classes must be misled by them.
+of the two is there, they show which one they read; and where each tiny digit's class is drawn by
+itself, a system that reads others' classes must be misled by them.
 
 Needs the trainings of experiment.py, in output/; some 15 minutes. Writes transfer.json.
 """

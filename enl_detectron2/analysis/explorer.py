@@ -28,6 +28,7 @@ from enl_detectron2.layers import CosPosition
 from .attention import Attention, capture_attention
 from .attention_figures import COLOUR_MAP
 from .detector import Detector
+from .prediction import instances_above
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def write_explorer(
         the image files that could not be read.
 
     Raises:
-        ValueError: if the model has no block whose attention could be shown.
+        ValueError: if the model has no block whose attention could be shown, or no detections.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pages: dict[str, tuple[str, str, int]] = {}
@@ -80,8 +81,7 @@ def write_explorer(
             continue
         image = read_image(image_file, format="RGB")
         output, attention = capture_attention(detector.model, record)
-        found = output["instances"].to("cpu")
-        found = found[found.scores >= score_threshold]
+        found = instances_above(score_threshold, output)
         detections = [
             Detection(detector.class_name(label), score, tuple(box))
             for label, score, box in zip(

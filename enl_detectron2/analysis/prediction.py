@@ -1,13 +1,17 @@
 """Detections on any image, whole or tile by tile, and their drawing."""
 
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.data import transforms as T
+from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.visualizer import Visualizer
+from PIL import Image
 
 from .detector import Detector
 from .palette import MODEL_COLOURS
@@ -29,9 +33,9 @@ def predict(detector: Detector, image: np.ndarray, *, score_threshold: float) ->
         ValueError: if the model detects no instances.
     """
     mapper = detector.mapper
-    if mapper.image_format == "RGB":
-        image = image[:, :, ::-1]
-    resized = T.AugInput(image)
+    resized = T.AugInput(
+        convert_PIL_to_numpy(Image.fromarray(image[:, :, ::-1]), mapper.image_format)
+    )
     mapper.augmentations(resized)
     height, width = image.shape[:2]
     record = {
@@ -40,6 +44,15 @@ def predict(detector: Detector, image: np.ndarray, *, score_threshold: float) ->
         "width": width,
     }
     (output,) = detector.model([record])
+    return instances_above(score_threshold, output)
+
+
+def instances_above(score_threshold: float, output: Mapping[str, Any]) -> Instances:
+    """Those of a model's output for an image, on the CPU.
+
+    Raises:
+        ValueError: if the model detects no instances.
+    """
     if "instances" not in output:
         raise ValueError(f"the model gives {' and '.join(output)}, but no instances to show")
     instances = output["instances"].to("cpu")

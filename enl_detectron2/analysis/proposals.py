@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from detectron2.modeling import ProposalNetwork
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
@@ -50,6 +51,9 @@ def make_proposer(detector: Detector, name: str) -> Callable[[str], Tensor]:
     @torch.no_grad()
     def propose(image_file: str) -> Tensor:
         record = detector.read(image_file)
+        if isinstance(detector.model, ProposalNetwork):
+            (output,) = detector.model([record])
+            return output["proposals"].proposal_boxes.tensor.cpu()
         images = detector.model.preprocess_image([record])
         features = detector.model.backbone(images.tensor)
         (proposals,), _ = rpn(images, features, None)

@@ -63,7 +63,7 @@ class SceneConfig:
     `relation` says what a tiny digit can be read from: "repeats" (several tiny digits, all of one
     class, nothing large), "large" (one tiny digit and always a large one of its class), "both"
     (several tiny digits of one class and, with `large_probability`, a large one), or "none"
-    (several tiny digits, each of a class of its own, nothing large).
+    (several tiny digits, the class of each drawn by itself, nothing large).
 
     Raises:
         ValueError: a setting is out of its range, or the objects don't fit into the image.

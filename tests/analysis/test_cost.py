@@ -322,6 +322,13 @@ def test_an_rcnn_without_rpn_is_refused(slim_cfg):
         count_multiply_adds(build_model(slim_cfg).eval(), IMAGE_SIZE)
 
 
+def test_the_tool_names_a_wrong_key_in_a_line(monkeypatch):
+    arguments = [str(TOOL), str(ROOT / "configs/rcnn_R50.yaml"), "MODEL.FPN.OUT_CHANELS", "8"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit, match="error: MODEL.FPN.OUT_CHANELS is not a key"):
+        runpy.run_path(str(TOOL), run_name="__main__")
+
+
 # ---- the papers' rows
 
 

@@ -7,8 +7,16 @@ from detectron2.structures import Boxes, Instances
 
 from enl_detectron2.analysis import prediction
 from enl_detectron2.analysis.detector import load_detector
-from enl_detectron2.analysis.prediction import draw_instances, predict, predict_tiled
+from enl_detectron2.analysis.multiply_adds import count_multiply_adds
+from enl_detectron2.analysis.prediction import (
+    draw_instances,
+    instances_above,
+    predict,
+    predict_tiled,
+)
+from enl_detectron2.analysis.random_model import build_random_model
 from enl_detectron2.config import load_config
+from enl_detectron2.export import write_onnx
 
 
 @pytest.mark.parametrize("colours", ["BGR", "RGB"])
@@ -27,6 +35,31 @@ def test_predicts_as_detectron2_does(slim_model, colours):
     threshold = float(expected.scores.median())
     found = predict(load_detector(cfg), image, score_threshold=threshold)
     assert 0 < len(found) < len(expected) and found.scores.min() >= threshold
+
+
+def test_predicts_on_grey_images_as_on_the_file(slim_cfg, tmp_path):
+    slim_cfg.INPUT.FORMAT, slim_cfg.INPUT.MIN_SIZE_TEST = "L", 96
+    slim_cfg.MODEL.PIXEL_MEAN, slim_cfg.MODEL.PIXEL_STD = [110.0], [1.0]
+    slim_cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    slim_cfg.MODEL.WEIGHTS = str(tmp_path / "grey.pth")
+    weights = build_random_model(slim_cfg, "cpu").state_dict()
+    torch.save({"model": weights}, slim_cfg.MODEL.WEIGHTS)
+    detector = load_detector(slim_cfg)
+    image = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "image.png"), image)
+    with torch.no_grad():
+        [expected] = detector.model([detector.read(str(tmp_path / "image.png"))])
+    found = predict(detector, image, score_threshold=0.0)
+    assert len(found) > 10
+    torch.testing.assert_close(found.pred_boxes.tensor, expected["instances"].pred_boxes.tensor)
+    # Measured and counted with an image of as many colours.
+    assert count_multiply_adds(detector.model, (64, 80))
+    write_onnx(detector.model.backbone, tmp_path / "grey.onnx", (64, 96), channels=1)
+
+
+def test_a_model_without_detections_is_named():
+    with pytest.raises(ValueError, match="gives sem_seg, but no instances"):
+        instances_above(0.5, {"sem_seg": torch.zeros(1)})
 
 
 class Oracle:

@@ -77,6 +77,19 @@ def test_proposals_are_the_rpns_own_in_pixels_of_the_file(slim_model, write_trut
     assert torch.equal(boxes, own_boxes[: len(boxes)])
 
 
+def test_a_model_that_only_proposes_is_asked_itself(slim_cfg, write_truth, tmp_path):
+    slim_cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"
+    slim_cfg.MODEL.WEIGHTS = str(tmp_path / "rpn.pth")
+    torch.save({"model": build_random_model(slim_cfg, "cpu").state_dict()}, slim_cfg.MODEL.WEIGHTS)
+    write_truth([(1, 1, TINY)])
+    detector = load_detector(slim_cfg)
+    boxes = make_proposer(detector, "rpn")(str(tmp_path / "1.png"))
+    with torch.no_grad():
+        [output] = detector.model([detector.read(str(tmp_path / "1.png"))])
+    assert len(boxes) > 10
+    assert torch.equal(boxes, output["proposals"].proposal_boxes.tensor)
+
+
 def test_a_model_without_rpn_is_named():
     config = Path(__file__).parents[2] / "configs/enl_retinanet_R50.yaml"
     with torch.device("meta"):
