@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Trains every system of the papers on scenes that only their relations explain, and on nuclei.
+"""Trains the papers' systems on scenes that only their relations explain, and on nuclei.
 
     python benchmarks/relations/experiment.py --workers 2
 

@@ -2,7 +2,7 @@
 
 # An option is a key of the YAML configuration and its value. All blocks start as the identity; the
 # weights before their last layer start at 1/√(their inputs), which keeps a map's scale: at the
-# papers' 0.01 the blocks would sleep through most of so short a training, see probe.py.
+# papers' 0.01 the blocks wake later than so short a training would want, see probe.py.
 SYSTEMS = {
     "baseline": {},
     # As many multiply-adds as +3ENL TD has.
