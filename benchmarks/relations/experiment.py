@@ -112,7 +112,8 @@ def grid() -> list[Run]:
             compared = (BASELINE, PROPOSED)
             runs += [Run(system, level, scenes.MAIN_RELATION, seed) for system in compared]
         runs += [Run(system, *main, seed) for system in last]
-    runs += [Run(system, scenes.MAIN_LEVEL, LONG_VARIANT, 1) for system in (BASELINE, PROPOSED)]
+    long = (scenes.MAIN_LEVEL, LONG_VARIANT)
+    runs += [Run(system, *long, seed) for seed in FEWER_SEEDS for system in (BASELINE, PROPOSED)]
     return list(dict.fromkeys(runs))
 
 

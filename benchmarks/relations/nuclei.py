@@ -7,7 +7,7 @@ from pathlib import Path
 IMAGE_SIZE = 256  # pixels; of most photographs, which are trained on and tested as they are
 SEEDS = (1, 2, 3)
 # What the bottom-up starts from, and a seed; from scratch shows what pretraining changes.
-RUNS = [(start, seed) for start in ("pretrained", "scratch") for seed in SEEDS]
+RUNS = [*(("pretrained", seed) for seed in SEEDS), ("scratch", 1), ("scratch", 2)]
 # +1NL BU is missing: the project's own is a block of ResNets.
 SYSTEMS = ("baseline", "+3ENL TD", "+3conv5 TD")
 CONFIG = Path(__file__).with_name("nuclei.yaml")
