@@ -40,6 +40,7 @@ FEWER_SEEDS = (1, 2, 3)  # of others
 # setting's: the same again with this many times as many scenes and steps.
 LONGER = 6
 LONG_VARIANT = f"large ×{LONGER}"
+LONG_SEEDS = (1, 2)  # of half an hour each
 PROBED_IMAGES = 20  # for the size of what the blocks add
 
 
@@ -113,7 +114,7 @@ def grid() -> list[Run]:
             runs += [Run(system, level, scenes.MAIN_RELATION, seed) for system in compared]
         runs += [Run(system, *main, seed) for system in last]
     long = (scenes.MAIN_LEVEL, LONG_VARIANT)
-    runs += [Run(system, *long, seed) for seed in FEWER_SEEDS for system in (BASELINE, PROPOSED)]
+    runs += [Run(system, *long, seed) for seed in LONG_SEEDS for system in (BASELINE, PROPOSED)]
     return list(dict.fromkeys(runs))
 
 

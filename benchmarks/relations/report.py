@@ -37,8 +37,9 @@ def main() -> None:
     start, end = (page.index(marker) for marker in MARKERS)
     scene_class = json.loads((RESULTS / "scene_class.json").read_text())
     transfer = json.loads((RESULTS / "transfer.json").read_text())
+    batch_norm = json.loads((RESULTS / "batch_norm.json").read_text())
     probe = list(read_lines(RESULTS / "probe.jsonl"))
-    tables = report(records, headroom, probe, scene_class, transfer)
+    tables = report(records, headroom, probe, scene_class, transfer, batch_norm)
     PAGE.write_text(page[:start] + MARKERS[0] + tables + page[end:])
     draw(records).savefig(PICTURE)
 
@@ -96,6 +97,7 @@ def report(
     probe: list[Record],
     scene_class: list[Record],
     transfer: list[Record],
+    batch_norm: list[Record],
 ) -> str:
     parts = [
         section(
@@ -123,13 +125,10 @@ def report(
         for system, by_seed in setting(scene_class, data, variant).items()
     ]
     parts.append(section("What a cell of P2 knows of its scene's class", rows))
-    rows = [
-        transfer_row(relation, runs, system)
-        for relation, runs in by_tested_relation(transfer).items()
-        for system in runs
-    ]
     title = f"Digits, {MAIN_LEVEL}: trained on {MAIN_RELATION}, tested on scenes of other relations"
-    parts.append(section(title, rows))
+    parts.append(section(title, retest_rows(transfer, "tested_on")))
+    title = "Nuclei, scratch: tested with other statistics of batch norm"
+    parts.append(section(title, retest_rows(batch_norm, "batch_norm")))
     return "\n".join(parts)
 
 
@@ -160,23 +159,18 @@ def scene_class_row(variant: str, system: str, lines: list[Record]) -> dict[str,
     return row
 
 
-def by_tested_relation(transfer: list[Record]) -> dict[str, dict[str, dict[int, Record]]]:
-    """For each relation of test scenes the runs tested on them: for each system, by seed."""
-    lines: dict[str, list[Record]] = {}
-    for line in transfer:
-        lines.setdefault(line["tested_on"], []).append(line)
-    return {relation: setting(of, MAIN_LEVEL, MAIN_RELATION) for relation, of in lines.items()}
-
-
-def transfer_row(relation: str, runs: dict[str, dict[int, Record]], system: str) -> dict[str, str]:
-    values = [line["metrics"]["APs"] for line in runs[system].values()]
-    return {
-        "tested on": relation,
-        "system": system,
-        "seeds": str(len(values)),
-        "APs": with_interval(values),
-        "APs to baseline, paired": difference(runs, system),
-    }
+def retest_rows(lines: list[Record], key: str) -> list[dict[str, str]]:
+    """Of runs of one setting, each tested in several ways that ``key`` names: a row a system."""
+    rows = []
+    for way in dict.fromkeys(line[key] for line in lines):
+        of_way = [line for line in lines if line[key] == way]
+        [(data, variant)] = settings(of_way)
+        runs = setting(of_way, data, variant)
+        for system, by_seed in runs.items():
+            row = {key.replace("_", " "): way, "system": system, "seeds": str(len(by_seed))}
+            row["APs"] = with_interval(line["metrics"]["APs"] for line in by_seed.values())
+            rows.append(row | {"APs to baseline, paired": difference(runs, system)})
+    return rows
 
 
 def section(title: str, rows: list[dict]) -> str:

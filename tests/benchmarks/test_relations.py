@@ -262,7 +262,7 @@ def test_what_cells_know_is_reported_for_each_setting(report):
         for system, accuracy in (("baseline", 0.1), ("+3ENL TD", 0.3))
         for seed in (1, 2, 3)
     ]
-    rows = report.report([], {}, [], lines, []).splitlines()
+    rows = report.report([], {}, [], lines, [], []).splitlines()
     [baseline] = [row for row in rows if "| baseline" in row]
     [enl] = [row for row in rows if "+3ENL TD" in row]
     assert "12.0 ± 2.5 %" in baseline and "32.0 ± 2.5 %" in enl and "50.0 ± 0.0 %" in enl
@@ -291,6 +291,30 @@ def test_a_detector_is_tested_as_it_is_on_other_scenes(experiment, monkeypatch):
     assert not list(run.folder.parent.glob("*large*"))
 
 
+def test_batch_norm_is_measured_anew_and_nothing_else_changes(experiment, monkeypatch):
+    import batch_norm
+    from detectron2.modeling import build_model
+
+    monkeypatch.setattr(DatasetCatalog, "data", {})
+    monkeypatch.setattr(MetadataCatalog, "data", {})
+    monkeypatch.setattr(batch_norm, "BATCHES", 2)
+    run = experiment.Run("baseline", "faint", "both", 1).start  # whose batch norm isn't frozen
+    run.folder.mkdir(parents=True)
+    torch.save({"model": build_model(experiment.configuration(run)).state_dict()}, run.weights)
+    tested = []
+
+    def test(cfg, model):
+        assert not model.training
+        tested.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"bbox": {"APs": float(len(tested))}}
+
+    monkeypatch.setattr(batch_norm.Trainer, "test", test)
+    assert batch_norm.test(run) == {"as trained": {"APs": 1.0}, "measured anew": {"APs": 2.0}}
+    before, after = tested
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all("running_" in name or "num_batches" in name for name in changed)
+
+
 def test_what_detectors_find_elsewhere_is_paired_by_seed(report):
     lines = [
         {
@@ -302,7 +326,7 @@ def test_what_detectors_find_elsewhere_is_paired_by_seed(report):
         for system, value in (("baseline", 10.0), ("+3ENL TD", 10.0 + gain))
         for seed in (1, 2, 3)
     ]
-    rows = report.report([], {}, [], [], lines).splitlines()
+    rows = report.report([], {}, [], [], lines, []).splitlines()
     [large] = [row for row in rows if "| large" in row and "+3ENL TD" in row]
     [none] = [row for row in rows if "| none" in row and "+3ENL TD" in row]
     assert "22.0 ± 27.3" in large and "+2.0 ± 2.5" in large
@@ -319,7 +343,7 @@ def test_the_report_pairs_by_seed(report):
     records = [record("baseline", seed, 10.0 * seed) for seed in (1, 2, 3)]
     records += [record("+3ENL TD", seed, 10.0 * seed + seed) for seed in (1, 2, 3)]
     records[0]["metrics"]["APm"] = None
-    text = report.report(records, {"faint": {"single": 0.62, "pooled": 0.98}}, [], [], [])
+    text = report.report(records, {"faint": {"single": 0.62, "pooled": 0.98}}, [], [], [], [])
     [row] = [line for line in text.splitlines() if "+3ENL TD" in line and "±" in line]
     assert "+2.0 ± 2.5" in row  # differences 1, 2, 3
     assert "22.0 ± 27.3" in row  # 11, 22, 33
