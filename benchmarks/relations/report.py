@@ -245,8 +245,9 @@ def draw(records: list[Record]) -> plt.Figure:
             if not differences:
                 continue
             mean, half = interval(differences)
-            axes.errorbar(mean, place, xerr=half, fmt="D", ms=4, color=COLOUR, capsize=4)
-            axes.plot(differences, [place] * len(differences), "o", mfc="none", mec="black", zorder=3)
+            axes.errorbar(mean, place, xerr=half, fmt="D", color=COLOUR, capsize=4)
+            seeds = {"marker": "o", "ms": 3.5, "mfc": "white", "mec": "black", "zorder": 3}
+            axes.plot(differences, [place] * len(differences), ls="", **seeds)
         axes.axvline(0, color="#666666", lw=0.8)
         axes.set_title(heading(data, variant).replace(", ", "\n", 1), fontsize=10)
         axes.set_xlabel("APs to baseline")
