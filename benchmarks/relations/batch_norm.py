@@ -11,13 +11,12 @@ Needs the trainings of experiment.py, in output/; some 15 minutes. Writes batch_
 """
 
 import json
-import sys
 from dataclasses import asdict
 
 import nuclei
 import torch
 from detectron2.utils.events import EventStorage
-from experiment import Run, configuration
+from experiment import Run, configuration, require_trained
 from fvcore.nn import update_bn_stats
 from paths import RESULTS
 from systems import BASELINE, PROPOSED
@@ -37,9 +36,7 @@ BATCHES = 150
 
 
 def main() -> None:
-    missing = [run.name for run in RUNS if not run.weights.exists()]
-    if missing:
-        sys.exit(f"not trained yet, see experiment.py: {', '.join(missing)}")
+    require_trained(RUNS)
     rows = []
     for run in RUNS:
         for statistics, metrics in test(run).items():

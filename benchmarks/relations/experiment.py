@@ -154,6 +154,13 @@ def finished() -> set[Run]:
     return {Run(**line["run"]) for line in read_lines(RUNS)}
 
 
+def require_trained(runs: list[Run]) -> None:
+    """Ends the program unless the weights of all of them are there."""
+    missing = [run.name for run in runs if not run.weights.exists()]
+    if missing:
+        sys.exit(f"not trained yet, see experiment.py: {', '.join(missing)}")
+
+
 # ---------------------------------------------------------------------------- one run
 
 

@@ -13,13 +13,12 @@ Needs the trainings of experiment.py, in output/; some 15 minutes. Writes scene_
 """
 
 import json
-import sys
 from dataclasses import asdict
 
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog
-from experiment import FEWER_SEEDS, LONG_SEEDS, LONG_VARIANT, Run, configuration
+from experiment import FEWER_SEEDS, LONG_SEEDS, LONG_VARIANT, Run, configuration, require_trained
 from paths import RESULTS
 from scenes import MAIN_LEVEL
 from systems import BASELINE, PROPOSED
@@ -46,9 +45,7 @@ PENALTY = 1e-4  # of the classifier's squared weights
 
 
 def main() -> None:
-    missing = [run.name for run in RUNS if not run.weights.exists()]
-    if missing:
-        sys.exit(f"not trained yet, see experiment.py: {', '.join(missing)}")
+    require_trained(RUNS)
     rows = []
     for run in RUNS:
         rows.append({"run": asdict(run)} | measure(run))

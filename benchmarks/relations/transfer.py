@@ -11,11 +11,10 @@ Needs the trainings of experiment.py, in output/; some 15 minutes. Writes transf
 """
 
 import json
-import sys
 from dataclasses import asdict, replace
 
 import scenes
-from experiment import SEEDS, Run, configuration
+from experiment import SEEDS, Run, configuration, require_trained
 from paths import RESULTS
 from systems import BASELINE, PROPOSED
 
@@ -32,9 +31,7 @@ RUNS = [
 
 
 def main() -> None:
-    missing = [run.name for run in RUNS if not run.weights.exists()]
-    if missing:
-        sys.exit(f"not trained yet, see experiment.py: {', '.join(missing)}")
+    require_trained(RUNS)
     rows = []
     for relation in scenes.RELATIONS:
         for run in RUNS:

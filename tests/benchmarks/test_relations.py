@@ -100,6 +100,15 @@ def test_a_run_without_its_start_fails(experiment, monkeypatch):
         experiment.train_start(experiment.Run("baseline", "faint", "both", 1).start)
 
 
+def test_what_is_not_trained_is_named(experiment):
+    run = experiment.Run("baseline", "faint", "both", 1)
+    with pytest.raises(SystemExit, match="not trained yet, .*: baseline_faint_both_1"):
+        experiment.require_trained([run])
+    run.folder.mkdir(parents=True)
+    run.weights.touch()
+    experiment.require_trained([run])
+
+
 def test_nuclei_are_left_out_by_name(experiment, monkeypatch, capsys, tmp_path):
     import nuclei
 
