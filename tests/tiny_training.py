@@ -107,5 +107,7 @@ def train(config, losses, *words):
     args = arguments(config, *words)
     trainer = Trainer(setup(args))
     trainer.register_hooks([WriteLosses(losses)])
+    # Before the checkpoint is saved: killed in between, the resumed run wouldn't repeat the step.
+    trainer._hooks.insert(0, trainer._hooks.pop())
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
