@@ -104,10 +104,13 @@ def read_losses(path):
 
 def train(config, losses, *words):
     """One run; what it has lost so far goes to the file ``losses``."""
+
+    class Recorded(Trainer):
+        def build_hooks(self):
+            # First: a kill between a step's checkpoint and its record would lose the record.
+            return [WriteLosses(losses), *super().build_hooks()]
+
     args = arguments(config, *words)
-    trainer = Trainer(setup(args))
-    trainer.register_hooks([WriteLosses(losses)])
-    # Before the checkpoint is saved: killed in between, the resumed run wouldn't repeat the step.
-    trainer._hooks.insert(0, trainer._hooks.pop())
+    trainer = Recorded(setup(args))
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
