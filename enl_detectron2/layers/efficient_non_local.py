@@ -134,13 +134,8 @@ class ENLBlock(RelationBlock):
                     phi.shape[2] if extent is None else count_inside(extent, x)[:, :, None]
                 )
             mass = phi.sum(dim=2, keepdim=True) / total
-        elif phi.requires_grad or torch.jit.is_tracing():  # a trace must serve both cases
-            phi = phi.softmax(dim=2)
         else:
-            # φ's own memory becomes that of its exponentials. Subtracting the largest changes
-            # nothing but their range; the softmax's denominator divides the small product instead.
-            phi = phi.sub_(phi.amax(dim=2, keepdim=True)).exp_()
-            total = phi.sum(dim=2, keepdim=True)
+            phi = phi.softmax(dim=2)
         if phi.dtype != stored:
             # The product is one of 16 bits: float16 holds a mean over the positions, but no sum.
             phi, total = phi / total, torch.ones_like(total)
