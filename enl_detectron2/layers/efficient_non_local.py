@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .extent import count_inside, drop_full, fill_padding_, in_graph, inside, paddings
+from .extent import count_inside, drop_full, in_graph, inside, paddings
 from .options import check_choice
 from .position import CosPosition, position_term
 from .relation_block import INIT_STD, RelationBlock
@@ -75,7 +75,8 @@ class ENLBlock(RelationBlock):
             if extent is None:
                 phi = phi / (phi.shape[2] * phi.shape[3])
             else:
-                phi = (phi / count_inside(extent, phi)[:, :, None, None]).to(phi.dtype)
+                count = inside(extent, phi).sum(dim=(2, 3), keepdim=True, dtype=torch.float32)
+                phi = (phi / count).to(phi.dtype)
         context = torch.einsum("bihw,bjhw->bij", phi, g)
         y = torch.einsum("bihw,bij->bjhw", theta, context)
         if self.position is not None:
@@ -109,7 +110,9 @@ class ENLBlock(RelationBlock):
         if in_graph():
             product = (weight @ query).view_as(x)
             return start + product.masked_fill(~inside(extent, x), 0.0)
-        return _AddProduct.apply(start, weight, query, x.detach(), extent)
+        if start.requires_grad:
+            return _AddProduct.apply(start, weight, query, x.detach(), extent)
+        return _add_product_(start, weight, query, x, paddings(extent, x))
 
     def _phi(self, x: Tensor, extent: Tensor | None) -> Tensor:
         """φ, (B, D, H, W), with what φ̂ makes zero in the padding."""
@@ -120,27 +123,24 @@ class ENLBlock(RelationBlock):
         if in_graph() or (phi.requires_grad and self.phi_norm != "softmax"):
             return phi.masked_fill(~inside(extent, x), padding)
         # Where a softmax is 0, so is its gradient: autograd needn't know.
-        return fill_padding_(phi, extent, padding)
+        stored = phi.detach() if phi.requires_grad else phi
+        for place in paddings(extent, x):
+            stored[place].fill_(padding)
+        return phi
 
     def _context(self, x: Tensor, extent: Tensor | None) -> Tensor:
         """φ̂ gᵀ = (φ̂ xᵀ) W_gᵀ + (φ̂ 1) b_gᵀ, (B, D, D)."""
         phi = self._phi(x, extent).flatten(2)
-        stored = phi.dtype
-        phi = phi.to(torch.promote_types(stored, torch.float32))  # for the sums over positions
-        total = mass = torch.ones_like(phi[:, :, :1])
-        if self.phi_norm != "softmax":
-            if self.phi_norm == "mean":
-                total = total * (
-                    phi.shape[2] if extent is None else count_inside(extent, x)[:, :, None]
-                )
-            mass = phi.sum(dim=2, keepdim=True) / total
-        else:
+        phi = phi.to(torch.promote_types(phi.dtype, torch.float32))  # for the sums over positions
+        bias = self.g.bias
+        if self.phi_norm == "softmax":  # φ̂ 1 = 1
             phi = phi.softmax(dim=2)
-        if phi.dtype != stored:
-            # The product is one of 16 bits: float16 holds a mean over the positions, but no sum.
-            phi, total = phi / total, torch.ones_like(total)
-        summary = phi.to(x.dtype) @ x.flatten(2).transpose(1, 2) / total
-        return summary.to(x.dtype) @ self.g.weight.flatten(1).T + (mass * self.g.bias).to(x.dtype)
+        else:
+            if self.phi_norm == "mean":
+                phi = phi / count_inside(extent, x)
+            bias = (phi.sum(dim=2, keepdim=True) * bias).to(x.dtype)
+        summary = phi.to(x.dtype) @ x.flatten(2).transpose(1, 2)
+        return summary.to(x.dtype) @ self.g.weight.flatten(1).T + bias
 
     def _add_position(self, x: Tensor, offset: Tensor, extent: Tensor | None) -> Tensor:
         """x + W_out (L g) + offset, (B, C, H, W), where offset is (B, C); x in the padding."""
@@ -154,35 +154,42 @@ class ENLBlock(RelationBlock):
         weight_out = self.out.weight.flatten(1)
         # L is linear and keeps constants, so L g = Ê (W_g Êᵀ x) + b_g: of g only its K coefficients
         # are computed, and a constant is added as the lowest of them.
-        coefficients = self.position.analyze(x, extent)
+        bases = self.position.bases(x, extent)
+        coefficients = self.position.analyze(x, bases)
         mixed = weight_out @ (self.g.weight.flatten(1) @ coefficients.flatten(2))
-        count = x.shape[2] * x.shape[3] if extent is None else count_inside(extent, x)
-        constant = ((offset + weight_out @ self.g.bias) * count**0.5).to(offset.dtype)
-        mixed = mixed + F.pad(constant[:, :, None], (0, mixed.shape[2] - 1))
-        return self.position.synthesize(mixed.view_as(coefficients), onto=x, extent=extent)
+        constant = (offset + weight_out @ self.g.bias)[:, :, None] * count_inside(extent, x) ** 0.5
+        mixed = mixed + F.pad(constant.to(offset.dtype), (0, mixed.shape[2] - 1))
+        return self.position.synthesize(mixed.view_as(coefficients), bases, onto=x)
 
     def extra_repr(self) -> str:
         return f"phi_norm={self.phi_norm}, theta_norm={self.theta_norm}"
 
 
-class _AddProduct(torch.autograd.Function):
+def _add_product_(
+    start: Tensor, weight: Tensor, query: Tensor, x: Tensor, padding: list[tuple[slice, ...]]
+) -> Tensor:
     """``start + weight query`` in place, but for the padding, where ``start`` is x and stays so.
 
-    Forward and backward the product is that of whole maps, and the few positions of the padding are
-    mended: a masked copy of a map would cost more than all of that.
+    The product is that of whole maps, and the few positions of the padding are mended: a masked
+    copy of a map would cost more than all of that.
     """
+    start.flatten(2).baddbmm_(weight, query)
+    for place in padding:
+        start[place].copy_(x[place])
+    return start
+
+
+class _AddProduct(torch.autograd.Function):
+    """:func:`_add_product_` where a gradient is needed, whose products are mended likewise."""
 
     @staticmethod
     def forward(
         ctx, start: Tensor, weight: Tensor, query: Tensor, x: Tensor, extent: Tensor
     ) -> Tensor:
         ctx.save_for_backward(weight, query)
-        ctx.extent = extent
+        ctx.padding = paddings(extent, x)
         ctx.mark_dirty(start)
-        start.flatten(2).baddbmm_(weight, query)
-        for (_, padding), (_, original) in zip(paddings(start, extent), paddings(x, extent)):
-            padding.copy_(original)
-        return start
+        return _add_product_(start, weight, query, x, ctx.padding)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -194,10 +201,11 @@ class _AddProduct(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             weight_gradient = gradient.flatten(2) @ query.transpose(1, 2)
             queries = query.unflatten(2, gradient.shape[2:])
-            parts = zip(paddings(gradient, ctx.extent), paddings(queries, ctx.extent))
-            for (index, padding), (_, queries_there) in parts:
-                weight_gradient[index] -= padding.flatten(1) @ queries_there.flatten(1).T
+            for place in ctx.padding:
+                product = gradient[place].flatten(2) @ queries[place].flatten(2).transpose(1, 2)
+                weight_gradient[place[0]] -= product  # of the images that have this padding
         if ctx.needs_input_grad[2]:
             query_gradient = weight.transpose(1, 2) @ gradient.flatten(2)
-            fill_padding_(query_gradient.unflatten(2, gradient.shape[2:]), ctx.extent, 0.0)
+            for place in ctx.padding:
+                query_gradient.unflatten(2, gradient.shape[2:])[place].zero_()
         return gradient, weight_gradient, query_gradient, None, None

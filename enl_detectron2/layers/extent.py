@@ -5,8 +5,6 @@ an integer tensor (B, 2) with the height and width, at least 1, that each image 
 map; the rest is padding, which a block with an extent leaves as it is and never looks at.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -27,30 +25,39 @@ def inside(extent: Tensor, like: Tensor) -> Tensor:
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
-def count_inside(extent: Tensor, like: Tensor) -> Tensor:
-    """(B, 1), each image's own number N of positions, in float32, or float64 if ``like`` is."""
+def shared_extent(extent: Tensor) -> list[int] | None:
+    """Height and width, if all images of the batch have the same."""
+    own = extent.tolist()
+    return own[0] if own.count(own[0]) == len(own) else None
+
+
+def count_inside(extent: Tensor | None, like: Tensor) -> int | Tensor:
+    """N: one number, or each image's own, (B, 1, 1), in float32, or float64 if ``like`` is."""
+    if extent is None:
+        return like.shape[2] * like.shape[3]
+    if not in_graph() and (shared := shared_extent(extent)):
+        return shared[0] * shared[1]
     dtype = torch.promote_types(like.dtype, torch.float32)
-    return extent.prod(dim=1, keepdim=True).to(like.device, dtype)
+    return extent.prod(dim=1)[:, None, None].to(like.device, dtype)
 
 
-def paddings(maps: Tensor, extent: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """What of (B, C, H, W) is padding: an image's index and a view of it, two at most an image.
+def paddings(extent: Tensor, like: Tensor) -> list[tuple[slice, ...]]:
+    """Where a map of the size of ``like`` (B, C, H, W) is padding: indices of views of it.
 
-    A mask over the whole map would be a pass over all of it, for the few positions of a padding.
+    Two at most for an image, or for the batch if its images share one extent. A mask would be a
+    pass over the whole map, for the few positions of a padding.
     """
-    for index, (height, width) in enumerate(extent.tolist()):
-        if height < maps.shape[2]:
-            yield index, maps[index, :, height:]
-        if width < maps.shape[3]:
-            yield index, maps[index, :, :height, width:]
-
-
-def fill_padding_(maps: Tensor, extent: Tensor, value: float) -> Tensor:
-    """Writes ``value`` into the padding of (B, C, H, W), unknown to autograd."""
-    with torch.no_grad():
-        for _, padding in paddings(maps, extent):
-            padding.fill_(value)
-    return maps
+    if shared := shared_extent(extent):
+        groups = [(slice(None), shared)]
+    else:
+        groups = [(slice(index, index + 1), own) for index, own in enumerate(extent.tolist())]
+    places: list[tuple[slice, ...]] = []
+    for images, (height, width) in groups:
+        if height < like.shape[2]:
+            places.append((images, slice(None), slice(height, None)))
+        if width < like.shape[3]:
+            places.append((images, slice(None), slice(height), slice(width, None)))
+    return places
 
 
 def drop_full(extent: Tensor | None, like: Tensor) -> Tensor | None:

@@ -153,20 +153,24 @@ class CosPosition(nn.Module):
 
     def forward(self, g: Tensor, extent: Tensor | None = None) -> Tensor:
         """``L g = Ê (Êᵀ g)`` for each channel: (B, D, H, W) in, the same out."""
-        basis_h, basis_w = self.bases(g, extent)
-        return basis_h @ (self.analyze(g, extent) @ basis_w.transpose(-2, -1))
+        bases = self.bases(g, extent)
+        basis_h, basis_w = bases
+        return basis_h @ (self.analyze(g, bases) @ basis_w.transpose(-2, -1))
 
-    def analyze(self, g: Tensor, extent: Tensor | None = None) -> Tensor:
-        """``Êᵀ g``: the coefficients (B, D, K_h, K_w) of a map (B, D, H, W), the constant first."""
-        basis_h, basis_w = self.bases(g, extent)
+    def analyze(self, g: Tensor, bases: tuple[Tensor, Tensor]) -> Tensor:
+        """``Êᵀ g``: the coefficients (B, D, K_h, K_w) of a map (B, D, H, W), the constant first.
+
+        ``bases`` are those of :meth:`bases`.
+        """
+        basis_h, basis_w = bases
         # The height first: that product reads the map as it lies in memory, in long rows.
         return (basis_h.transpose(-2, -1) @ g) @ basis_w
 
     def synthesize(
-        self, coefficients: Tensor, *, onto: Tensor, extent: Tensor | None = None
+        self, coefficients: Tensor, bases: tuple[Tensor, Tensor], *, onto: Tensor
     ) -> Tensor:
         """``onto + Ê c``: a map (B, D, H, W) plus the one that has the given coefficients."""
-        basis_h, basis_w = self.bases(onto, extent)
+        basis_h, basis_w = bases
         columns = coefficients @ basis_w.transpose(-2, -1)
         basis_h = basis_h.expand(columns.shape[0], columns.shape[1], -1, -1)
         # One product for each channel, which adds to what is there as it writes.
