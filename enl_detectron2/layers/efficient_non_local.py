@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .extent import count_inside, drop_full, in_graph, inside, paddings
+from .extent import Padding, count_inside, in_graph, inside, paddings
 from .options import check_choice
 from .position import CosPosition, position_term
 from .relation_block import INIT_STD, RelationBlock
@@ -88,14 +88,17 @@ class ENLBlock(RelationBlock):
         if torch.jit.is_scripting():  # which can't hold the folded form
             z = x + self.out(self.relate(self.theta(x), self.phi(x), self.g(x), extent))
             return z if extent is None else torch.where(inside(extent, x), z, x)
-        return self._forward_folded(x, drop_full(extent, x))
+        return self._forward_folded(x.contiguous(), extent)
 
     def _forward_folded(self, x: Tensor, extent: Tensor | None) -> Tensor:
-        x = x.contiguous()
+        padding: Padding = []
+        if extent is not None and not in_graph():
+            padding = paddings(extent, x)
+            extent = extent if padding else None
         maps = x.flatten(2)
         weight_out = self.out.weight.flatten(1)
         # out(θᵀ (φ̂ gᵀ)) = weight θ + out's bias, and θ is linear in x, too, or its tanh is.
-        weight = weight_out @ self._context(x, extent).transpose(1, 2)
+        weight = weight_out @ self._context(x, extent, padding).transpose(1, 2)
         if self.theta_norm == "tanh":
             query, offset = self.theta(x).flatten(2).tanh(), self.out.bias.expand(x.shape[:2])
         else:
@@ -111,26 +114,26 @@ class ENLBlock(RelationBlock):
             product = (weight @ query).view_as(x)
             return start + product.masked_fill(~inside(extent, x), 0.0)
         if start.requires_grad:
-            return _AddProduct.apply(start, weight, query, x.detach(), extent)
-        return _add_product_(start, weight, query, x, paddings(extent, x))
+            return _AddProduct.apply(start, weight, query, x.detach(), padding)
+        return _add_product_(start, weight, query, x, padding)
 
-    def _phi(self, x: Tensor, extent: Tensor | None) -> Tensor:
+    def _phi(self, x: Tensor, extent: Tensor | None, padding: Padding) -> Tensor:
         """φ, (B, D, H, W), with what φ̂ makes zero in the padding."""
         phi = self.phi(x)
         if extent is None:
             return phi
-        padding = -float("inf") if self.phi_norm == "softmax" else 0.0
+        value = -float("inf") if self.phi_norm == "softmax" else 0.0
         if in_graph() or (phi.requires_grad and self.phi_norm != "softmax"):
-            return phi.masked_fill(~inside(extent, x), padding)
+            return phi.masked_fill(~inside(extent, x), value)
         # Where a softmax is 0, so is its gradient: autograd needn't know.
         stored = phi.detach() if phi.requires_grad else phi
-        for place in paddings(extent, x):
-            stored[place].fill_(padding)
+        for place in padding:
+            stored[place].fill_(value)
         return phi
 
-    def _context(self, x: Tensor, extent: Tensor | None) -> Tensor:
+    def _context(self, x: Tensor, extent: Tensor | None, padding: Padding) -> Tensor:
         """φ̂ gᵀ = (φ̂ xᵀ) W_gᵀ + (φ̂ 1) b_gᵀ, (B, D, D)."""
-        phi = self._phi(x, extent).flatten(2)
+        phi = self._phi(x, extent, padding).flatten(2)
         phi = phi.to(torch.promote_types(phi.dtype, torch.float32))  # for the sums over positions
         bias = self.g.bias
         if self.phi_norm == "softmax":  # φ̂ 1 = 1
@@ -166,16 +169,17 @@ class ENLBlock(RelationBlock):
 
 
 def _add_product_(
-    start: Tensor, weight: Tensor, query: Tensor, x: Tensor, padding: list[tuple[slice, ...]]
+    start: Tensor, weight: Tensor, query: Tensor, x: Tensor, padding: Padding
 ) -> Tensor:
     """``start + weight query`` in place, but for the padding, where ``start`` is x and stays so.
 
     The product is that of whole maps, and the few positions of the padding are mended: a masked
     copy of a map would cost more than all of that.
     """
+    mended = [(start[place], x[place]) for place in padding]
     start.flatten(2).baddbmm_(weight, query)
-    for place in padding:
-        start[place].copy_(x[place])
+    for there, original in mended:
+        there.copy_(original)
     return start
 
 
@@ -184,12 +188,12 @@ class _AddProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, start: Tensor, weight: Tensor, query: Tensor, x: Tensor, extent: Tensor
+        ctx, start: Tensor, weight: Tensor, query: Tensor, x: Tensor, padding: Padding
     ) -> Tensor:
         ctx.save_for_backward(weight, query)
-        ctx.padding = paddings(extent, x)
+        ctx.padding = padding
         ctx.mark_dirty(start)
-        return _add_product_(start, weight, query, x, ctx.padding)
+        return _add_product_(start, weight, query, x, padding)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

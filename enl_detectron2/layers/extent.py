@@ -8,6 +8,8 @@ map; the rest is padding, which a block with an extent leaves as it is and never
 import torch
 from torch import Tensor
 
+Padding = list[tuple[slice, ...]]  # where a map is padding, see paddings()
+
 
 def in_graph() -> bool:
     """Whether operations are recorded for other inputs, so that no size may become a number.
@@ -41,7 +43,7 @@ def count_inside(extent: Tensor | None, like: Tensor) -> int | Tensor:
     return extent.prod(dim=1)[:, None, None].to(like.device, dtype)
 
 
-def paddings(extent: Tensor, like: Tensor) -> list[tuple[slice, ...]]:
+def paddings(extent: Tensor, like: Tensor) -> Padding:
     """Where a map of the size of ``like`` (B, C, H, W) is padding: indices of views of it.
 
     Two at most for an image, or for the batch if its images share one extent. A mask would be a
@@ -51,7 +53,7 @@ def paddings(extent: Tensor, like: Tensor) -> list[tuple[slice, ...]]:
         groups = [(slice(None), shared)]
     else:
         groups = [(slice(index, index + 1), own) for index, own in enumerate(extent.tolist())]
-    places: list[tuple[slice, ...]] = []
+    places: Padding = []
     for images, (height, width) in groups:
         if height < like.shape[2]:
             places.append((images, slice(None), slice(height, None)))
