@@ -113,7 +113,7 @@ class ENLBlock(RelationBlock):
         if in_graph():
             product = (weight @ query).view_as(x)
             return start + product.masked_fill(~inside(extent, x), 0.0)
-        if start.requires_grad:
+        if start.requires_grad or weight.requires_grad or query.requires_grad:
             return _AddProduct.apply(start, weight, query, x.detach(), padding)
         return _add_product_(start, weight, query, x, padding)
 
@@ -139,7 +139,7 @@ class ENLBlock(RelationBlock):
         if self.phi_norm == "softmax":  # φ̂ 1 = 1
             phi = phi.softmax(dim=2)
         else:
-            if self.phi_norm == "mean":
+            if self.phi_norm == "mean":  # not left to the product, which may be one of 16 bits
                 phi = phi / count_inside(extent, x)
             bias = (phi.sum(dim=2, keepdim=True) * bias).to(x.dtype)
         summary = phi.to(x.dtype) @ x.flatten(2).transpose(1, 2)

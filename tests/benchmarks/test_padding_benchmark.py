@@ -37,6 +37,12 @@ def test_an_image_of_the_batch_s_size_differs_in_nothing(script, slim_cfg):
     assert max(difference.values()) < 1e-4
 
 
+def test_the_interval_holds_the_median_and_narrows_with_more_values(script):
+    assert script.median_interval([3.0]) == (3.0, 3.0)
+    assert script.median_interval([5.0, 1.0, 2.0, 4.0, 3.0]) == (1.0, 5.0)
+    assert script.median_interval([float(value) for value in range(101)]) == (40.0, 60.0)
+
+
 def test_the_cost_is_that_of_the_extent(script, monkeypatch):
     seen = []
 

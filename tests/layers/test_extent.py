@@ -105,6 +105,24 @@ def test_enl_gradients_are_those_of_the_function(variant):
     assert torch.autograd.gradcheck(function, arguments)
 
 
+@pytest.mark.parametrize("trained", ["theta", "phi", "g", "out", "theta.bias", "x"])
+@pytest.mark.parametrize("variant", ENL_VARIANTS)
+def test_enl_gradients_with_all_else_frozen_are_the_direct_form_s(variant, trained):
+    block, x = awake(ENLBlock(6, **enl_options(variant))), padded_map()
+    for name, parameter in block.named_parameters():
+        parameter.requires_grad_(name.startswith(trained))
+    x.requires_grad_(trained == "x")
+    variables = [tensor for tensor in (x, *block.parameters()) if tensor.requires_grad]
+    weights = torch.randn_like(x)
+
+    def gradients(output):
+        loss = (output * weights).sum()
+        return torch.autograd.grad(loss, variables, allow_unused=True, materialize_grads=True)
+
+    folded, direct = gradients(block(x, EXTENT)), gradients(RelationBlock.forward(block, x, EXTENT))
+    torch.testing.assert_close(folded, direct, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     "variant", [("softmax", "none"), ("mean", "cos_mul"), ("softmax", "l1_mul")]
 )
