@@ -105,9 +105,10 @@ def test_enl_gradients_are_those_of_the_function(variant):
     assert torch.autograd.gradcheck(function, arguments)
 
 
+@pytest.mark.parametrize("extent", [EXTENT, EXTENT[2:3].expand(4, 2)], ids=["own", "shared"])
 @pytest.mark.parametrize("trained", ["theta", "phi", "g", "out", "theta.bias", "x"])
 @pytest.mark.parametrize("variant", ENL_VARIANTS)
-def test_enl_gradients_with_all_else_frozen_are_the_direct_form_s(variant, trained):
+def test_enl_gradients_with_all_else_frozen_are_the_direct_form_s(variant, trained, extent):
     block, x = awake(ENLBlock(6, **enl_options(variant))), padded_map()
     for name, parameter in block.named_parameters():
         parameter.requires_grad_(name.startswith(trained))
@@ -119,7 +120,7 @@ def test_enl_gradients_with_all_else_frozen_are_the_direct_form_s(variant, train
         loss = (output * weights).sum()
         return torch.autograd.grad(loss, variables, allow_unused=True, materialize_grads=True)
 
-    folded, direct = gradients(block(x, EXTENT)), gradients(RelationBlock.forward(block, x, EXTENT))
+    folded, direct = gradients(block(x, extent)), gradients(RelationBlock.forward(block, x, extent))
     torch.testing.assert_close(folded, direct, rtol=1e-9, atol=1e-9)
 
 
