@@ -20,7 +20,7 @@ help: ## this list
 # One thread in each of the demo's processes. The warnings are detectron2's, of its calls of PyTorch.
 demo: ## make the demo's data, train on CPU, evaluate, draw the detections
 	$(SETUP) demo
-	OMP_NUM_THREADS=1 $(PY) -W ignore demo/relational_digits.py
+	OMP_NUM_THREADS=1 $(PY) -W ignore -m enl_detectron2.digits.demo
 
 # One thread in each worker: two workers with a pool of threads each would only get in each other's way.
 test: lint ## lint, then all tests but the slow ones

@@ -20,10 +20,14 @@ from detectron2.utils.events import EventStorage
 from harness import milliseconds, ratio
 from torch import nn
 
-from enl_detectron2.analysis.measurement import measure
-from enl_detectron2.analysis.multiply_adds import count_multiply_adds
-from enl_detectron2.analysis.random_model import build_random_model, fixed_regions, random_image
-from enl_detectron2.config import load_config
+from enl_detectron2.analysis.cost.measurement import measure
+from enl_detectron2.analysis.cost.multiply_adds import count_multiply_adds
+from enl_detectron2.analysis.cost.random_model import (
+    build_random_model,
+    fixed_regions,
+    random_image,
+)
+from enl_detectron2.training.config import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = {

@@ -24,9 +24,9 @@ from detectron2.structures import ImageList
 from harness import milliseconds, ratio
 from torch import Tensor, nn
 
-from enl_detectron2.config import load_config
 from enl_detectron2.layers import ENLBlock
 from enl_detectron2.modeling.build import relation_block_names
+from enl_detectron2.training.config import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LEVELS = {"p3": 8, "p4": 16, "p5": 32}  # strides

@@ -17,7 +17,7 @@ from harness import milliseconds, ratio
 from mmcv.cnn.bricks import ContextBlock, NonLocal2d
 from torch import nn
 
-from enl_detectron2.analysis.multiply_adds import count_by_module
+from enl_detectron2.analysis.cost.multiply_adds import count_by_module
 from enl_detectron2.layers import ENLBlock
 
 CHANNELS = 256

@@ -26,9 +26,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from enl_detectron2.analysis.command_line import require_new
+from enl_detectron2.analysis.detections.prediction import draw_instances, predict, predict_tiled
 from enl_detectron2.analysis.detector import load_detector
-from enl_detectron2.analysis.prediction import draw_instances, predict, predict_tiled
-from enl_detectron2.config import load_config
+from enl_detectron2.training.config import load_config
 
 WINDOW = "detections"
 ESCAPE = 27  # the key that closes the window

@@ -10,10 +10,10 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from enl_detectron2.analysis.cost import count_parameters
-from enl_detectron2.analysis.multiply_adds import count_multiply_adds
-from enl_detectron2.analysis.random_model import build_random_model
-from enl_detectron2.config import load_config
+from enl_detectron2.analysis.cost.multiply_adds import count_multiply_adds
+from enl_detectron2.analysis.cost.random_model import build_random_model
+from enl_detectron2.analysis.cost.report import count_parameters
+from enl_detectron2.training.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "projects_readme.md"

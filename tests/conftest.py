@@ -3,10 +3,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import get_cfg
 
-from enl_detectron2 import add_enl_config
-from enl_detectron2.analysis.random_model import build_random_model
+from enl_detectron2.analysis.cost.random_model import build_random_model
+from enl_detectron2.training.config import get_training_cfg
 
 # The tests are of the CPU on any machine; detectron2 would start one process a GPU if it saw any.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -17,8 +16,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 @pytest.fixture
 def slim_cfg():
     """Faster R-CNN R50 with ENL_FPN on the CPU, all of its widths reduced."""
-    cfg = get_cfg()
-    add_enl_config(cfg)
+    cfg = get_training_cfg()
     cfg.merge_from_file(str(CONFIGS / "cpu/Base-slim-RCNN-FPN.yaml"))
     cfg.MODEL.BACKBONE.NAME = "ENL_FPN"
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8

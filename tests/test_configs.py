@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import LazyCall as L
-from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.config import LazyConfig, instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ResNet, build_model
 from detectron2.modeling.backbone.resnet import BottleneckBlock
@@ -13,7 +13,7 @@ from detectron2.solver import build_optimizer
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from enl_detectron2 import add_enl_config
+from enl_detectron2.training.config import get_training_cfg
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LAZY = CONFIGS / "lazy"
@@ -34,8 +34,7 @@ def yaml_of(lazy_path):
 
 
 def load_yaml(path, device="cpu"):
-    cfg = get_cfg()
-    add_enl_config(cfg)
+    cfg = get_training_cfg()
     cfg.merge_from_file(str(path))
     cfg.MODEL.DEVICE = device
     # Random weights score nothing above the usual threshold.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from enl_detectron2.analysis.random_model import build_random_model, random_image
+from enl_detectron2.analysis.cost.random_model import build_random_model, random_image
 from enl_detectron2.export import ExportedDetector, script, trace, write_onnx
 
 ROOT = Path(__file__).parents[1]

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-from detectron2.config import get_cfg
 from detectron2.engine import HookBase, default_argument_parser
 from PIL import Image
 
-from enl_detectron2 import add_enl_config
-from enl_detectron2.engine import Trainer, setup
+from enl_detectron2.training.config import get_training_cfg
+from enl_detectron2.training.trainer import Trainer, setup
 
 ROOT = Path(__file__).parents[1]
 SIZES = [(64, 48), (48, 64)]  # width and height: some are wide and some are high
@@ -48,8 +47,7 @@ def write_json(folder, content):
 
 def write_config(folder):
     """folder/tiny.yaml, of a Faster R-CNN with ENL_FPN as slim as can be."""
-    cfg = get_cfg()
-    add_enl_config(cfg)
+    cfg = get_training_cfg()
     cfg.merge_from_file(str(ROOT / "configs/cpu/Base-slim-RCNN-FPN.yaml"))
     cfg.MODEL.BACKBONE.NAME = "ENL_FPN"
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8

@@ -12,8 +12,8 @@ import itertools
 import json
 import os
 
-from enl_detectron2.analysis.cost import analyze, format_costs
-from enl_detectron2.errors import UserError
+from enl_detectron2.analysis.cost.report import analyze, format_costs
+from enl_detectron2.training.errors import UserError
 
 
 def is_config(argument: str) -> bool:

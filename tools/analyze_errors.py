@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from enl_detectron2.analysis.command_line import by_name, named_path, require_new
-from enl_detectron2.analysis.error_analysis import (
+from enl_detectron2.analysis.detections.errors import (
     analyze_errors,
     format_analyses,
     plot_analyses,

@@ -12,9 +12,9 @@ import logging
 import os
 from pathlib import Path
 
+from enl_detectron2.analysis.attention.explorer import write_explorer
 from enl_detectron2.analysis.detector import load_detector
-from enl_detectron2.analysis.explorer import write_explorer
-from enl_detectron2.config import load_config
+from enl_detectron2.training.config import load_config
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,7 +11,7 @@ file can't be read at all.
 import argparse
 from pathlib import Path
 
-from enl_detectron2.data.check import check_annotations, check_images, describe, read_coco
+from enl_detectron2.training.data.check import check_annotations, check_images, describe, read_coco
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,13 +11,13 @@ differ most. `train_net.py --eval-only` writes the results.
 
 import argparse
 
-from enl_detectron2.analysis.coco_matching import SMALL_SIDE
 from enl_detectron2.analysis.command_line import by_name, named_path, require_new
-from enl_detectron2.analysis.comparison import (
+from enl_detectron2.analysis.detections.comparison import (
     MOST_MODELS,
     compare_detections,
     write_comparison,
 )
+from enl_detectron2.analysis.detections.matching import SMALL_SIDE
 
 
 def main() -> None:

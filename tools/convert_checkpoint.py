@@ -3,7 +3,7 @@
 
 import argparse
 
-from enl_detectron2.checkpoint_files import convert_checkpoint
+from enl_detectron2.training.checkpoint_files import convert_checkpoint
 
 
 def main(words: list[str] | None = None) -> None:

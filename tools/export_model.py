@@ -18,8 +18,8 @@ import torch
 from detectron2.data.detection_utils import read_image
 
 from enl_detectron2.analysis.detector import load_detector
-from enl_detectron2.config import load_config
 from enl_detectron2.export import script, trace, write_onnx
+from enl_detectron2.training.config import load_config
 
 
 def main(arguments: list[str] | None = None) -> None:

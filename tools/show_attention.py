@@ -12,12 +12,12 @@ from pathlib import Path
 
 from detectron2.data.detection_utils import read_image
 
-from enl_detectron2.analysis.attention import capture_attention
-from enl_detectron2.analysis.attention_figures import draw_attention, draw_position_filters
+from enl_detectron2.analysis.attention.figures import draw_attention, draw_position_filters
+from enl_detectron2.analysis.attention.maps import capture_attention
+from enl_detectron2.analysis.detections.prediction import instances_above
 from enl_detectron2.analysis.detector import load_detector
-from enl_detectron2.analysis.prediction import instances_above
-from enl_detectron2.config import load_config
 from enl_detectron2.layers import CosPosition
+from enl_detectron2.training.config import load_config
 
 
 def parse_args() -> argparse.Namespace:

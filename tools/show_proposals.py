@@ -13,11 +13,10 @@ proposals.
 import argparse
 from pathlib import Path
 
-from enl_detectron2.analysis.coco_matching import SMALL_SIDE, load_truth
 from enl_detectron2.analysis.command_line import require_new
-from enl_detectron2.analysis.comparison import MOST_MODELS, compare, write_comparison
-from enl_detectron2.analysis.detector import load_detector
-from enl_detectron2.analysis.proposals import (
+from enl_detectron2.analysis.detections.comparison import MOST_MODELS, compare, write_comparison
+from enl_detectron2.analysis.detections.matching import SMALL_SIDE, load_truth
+from enl_detectron2.analysis.detections.proposals import (
     IOU_THRESHOLD,
     LIMITS,
     evaluate_proposals,
@@ -25,7 +24,8 @@ from enl_detectron2.analysis.proposals import (
     make_proposer,
     write_recall,
 )
-from enl_detectron2.config import load_config
+from enl_detectron2.analysis.detector import load_detector
+from enl_detectron2.training.config import load_config
 
 
 def main() -> None:

@@ -166,7 +166,7 @@ def require_trained(runs: list[Run]) -> None:
 
 def write_scenes(run: Run) -> Path:
     """Writes the scenes that a run is about, unless they are there; gives their folder."""
-    from enl_detectron2.data.relational_digits import write_relational_digits
+    from enl_detectron2.digits.scenes import write_relational_digits
 
     folder = OUTPUT / "scenes" / f"{run.data}_{run.variant}".replace(" ", "-")
     count = SCENES | {"num_train": SCENES["num_train"] * (LONGER if run.is_long else 1)}
@@ -176,7 +176,7 @@ def write_scenes(run: Run) -> Path:
 
 def configuration(run: Run):
     """The detector of a run, as a detectron2 configuration."""
-    from enl_detectron2.config import load_config
+    from enl_detectron2.training.config import load_config
 
     options = SYSTEMS[run.system] | {"OUTPUT_DIR": str(run.folder), "SEED": run.seed}
     if run.data in scenes.LEVELS:
@@ -211,8 +211,8 @@ def train(run: Run):
     """Trains what is left of a run; gives its configuration and its trainer."""
     from detectron2.engine import default_argument_parser, default_setup
 
-    from enl_detectron2.data import register_coco_format
-    from enl_detectron2.engine import Trainer
+    from enl_detectron2.training.data import register_coco_format
+    from enl_detectron2.training.trainer import Trainer
 
     cfg = configuration(run)
     cfg.freeze()
@@ -240,8 +240,8 @@ def results(run: Run, cfg, model) -> dict:
     """What the report needs of a trained model."""
     from detectron2.data import MetadataCatalog
 
-    from enl_detectron2.analysis.error_analysis import analyze_errors
-    from enl_detectron2.analysis.multiply_adds import count_multiply_adds
+    from enl_detectron2.analysis.cost.multiply_adds import count_multiply_adds
+    from enl_detectron2.analysis.detections.errors import analyze_errors
 
     lines = (run.folder / "metrics.json").read_text().splitlines()
     metrics = [line for line in map(json.loads, lines) if "bbox/AP" in line][-1]
@@ -268,8 +268,8 @@ def added_by_blocks(model, cfg) -> dict[str, float]:
     sleeps adds next to nothing."""
     import torch
 
-    from enl_detectron2.analysis.multiply_adds import relation_blocks
-    from enl_detectron2.engine import Trainer
+    from enl_detectron2.analysis.cost.multiply_adds import relation_blocks
+    from enl_detectron2.training.trainer import Trainer
 
     ratios: dict[str, list[float]] = {}
     for name, block in relation_blocks(model).items():

@@ -18,7 +18,7 @@ from scenes import LEVELS, scene_config
 from torch import nn
 from torch.nn import functional as F
 
-from enl_detectron2.data.relational_digits import draw_scene, load_digit_samples, scene_rng
+from enl_detectron2.digits.scenes import draw_scene, load_digit_samples, scene_rng
 
 CROP = 20  # pixels; all of a tiny digit wherever its box lies on the grid
 HIDDEN_UNITS = 128

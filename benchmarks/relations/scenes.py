@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from enl_detectron2.data.relational_digits import SceneConfig
+from enl_detectron2.digits.scenes import SceneConfig
 
 IMAGE_SIZE = 224
 NUM_TINY = (10, 16)

@@ -19,8 +19,8 @@ from paths import RESULTS
 from systems import BASELINE, PROPOSED
 
 from enl_detectron2.analysis.detector import load_detector
-from enl_detectron2.data import register_coco_format
-from enl_detectron2.engine import Trainer
+from enl_detectron2.training.data import register_coco_format
+from enl_detectron2.training.trainer import Trainer
 
 RESULT = RESULTS / "transfer.json"
 RUNS = [

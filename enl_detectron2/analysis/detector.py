@@ -11,8 +11,8 @@ from detectron2.modeling import build_model
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from enl_detectron2.checkpoint import ENLCheckpointer
-from enl_detectron2.data import register_coco_format
+from enl_detectron2.training.checkpoint import ENLCheckpointer
+from enl_detectron2.training.data import register_coco_format
 
 
 @dataclass(frozen=True)

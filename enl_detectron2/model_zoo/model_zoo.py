@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, instantiate
+from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
-from enl_detectron2.config import load_config
+from enl_detectron2.config import add_enl_config
 
 # setup.py puts the repository's configs/ beside this file; in a checkout they stay where they are.
 _CONFIGS = Path(__file__).with_name("configs")
@@ -36,7 +36,15 @@ def get_config(config_path: str) -> CfgNode | DictConfig:
     Args:
         config_path: as of :func:`get_config_file`.
     """
-    return load_config(get_config_file(config_path), [])
+    file = get_config_file(config_path)
+    if file.endswith(".py"):
+        return LazyConfig.load(file)
+    cfg = get_cfg()
+    add_enl_config(cfg)
+    cfg.set_new_allowed(True)  # some hold keys that only this project's own trainer knows
+    cfg.merge_from_file(file, allow_unsafe=False)
+    cfg.set_new_allowed(False)
+    return cfg
 
 
 def get(config_path: str, device: str | None = None) -> nn.Module:

@@ -9,8 +9,8 @@ from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 from torch import nn
 
-from enl_detectron2.errors import ConfigError
 from enl_detectron2.layers import Conv5x5Block, ENLBlock, InvalidOption, NonLocalBlock
+from enl_detectron2.training.errors import ConfigError
 
 RELATION_BLOCK_REGISTRY = Registry("RELATION_BLOCK")
 RELATION_BLOCK_REGISTRY.__doc__ = """

@@ -11,7 +11,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
-from enl_detectron2.errors import ConfigError
+from enl_detectron2.training.errors import ConfigError
 
 from .build import (
     RELATION_BLOCK_REGISTRY,

@@ -8,8 +8,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ResNet, build_resnet_backbone
 from torch import Tensor, nn
 
-from enl_detectron2.errors import ConfigError
 from enl_detectron2.layers import NonLocalBlock
+from enl_detectron2.training.errors import ConfigError
 
 from .build import block_options, build_relation_block
 from .padding import image_extent, map_extent

@@ -12,7 +12,7 @@ from detectron2.config import get_cfg
 from detectron2.engine import DefaultPredictor
 
 from enl_detectron2 import add_enl_config
-from enl_detectron2.analysis.random_model import build_random_model
+from enl_detectron2.analysis.cost.random_model import build_random_model
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("detect.py")

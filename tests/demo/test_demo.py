@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from enl_detectron2.analysis.random_model import build_random_model
-from enl_detectron2.config import load_config
+from enl_detectron2.analysis.cost.random_model import build_random_model
+from enl_detectron2.training.config import load_config
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "demo/demo.py"

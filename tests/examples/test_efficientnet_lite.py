@@ -6,11 +6,10 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 
-from enl_detectron2 import add_enl_config
+from enl_detectron2.training.config import get_training_cfg
 
 EXAMPLE = Path(__file__).parents[2] / "examples/efficientnet_lite"
 
@@ -26,8 +25,7 @@ weights = pytest.importorskip(
 def cfg(monkeypatch):
     monkeypatch.setattr(BACKBONE_REGISTRY, "_obj_map", dict(BACKBONE_REGISTRY._obj_map))
     runpy.run_path(str(EXAMPLE / "efficientnet_lite.py"))
-    cfg = get_cfg()
-    add_enl_config(cfg)
+    cfg = get_training_cfg()
     cfg.merge_from_file(str(EXAMPLE / "enl_rcnn_efficientnet_lite0.yaml"))
     return cfg
 

@@ -1,0 +1,245 @@
+"""The attention explorer: one HTML file an image, in which any pixel can be asked what it looks at.
+
+A page holds the image, its detections, and θ and φ̂ of each relation block; it computes the rows of
+F̃ itself, as :mod:`enl_detectron2.analysis.attention.maps` does, and needs no server and no network.
+θ and φ̂ are stored as 16-bit integers with one scale a channel.
+"""
+
+import base64
+import html
+import json
+import logging
+import re
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+from detectron2.data.detection_utils import read_image
+from torch import Tensor
+
+from enl_detectron2.analysis.detections.prediction import instances_above
+from enl_detectron2.analysis.detector import Detector
+from enl_detectron2.layers import CosPosition
+
+from .figures import COLOUR_MAP
+from .maps import Attention, capture_attention
+
+logger = logging.getLogger(__name__)
+
+JPEG_QUALITY = 90
+THUMBNAIL_WIDTH = 480  # pixels, in the gallery
+_LARGEST = np.iinfo(np.int16).max
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A detected object; ``box`` is x₀ y₀ x₁ y₁ in pixels of the image."""
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+
+
+def write_explorer(
+    detector: Detector,
+    image_files: Sequence[str],
+    folder: Path,
+    *,
+    score_threshold: float,
+    caption: str = "",
+) -> list[str]:
+    """Writes a page for each image, and ``index.html`` with links if there are several.
+
+    Args:
+        detector: a model with relation blocks.
+        image_files: a file that can't be read is logged and left out.
+        folder: made if it isn't there; pages of the same names in it are replaced.
+        score_threshold: detections below are left out.
+        caption: what to say about the model.
+
+    Returns:
+        the image files that could not be read.
+
+    Raises:
+        ValueError: if the model has no block whose attention could be shown, or no detections.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pages: dict[str, tuple[str, str, int]] = {}
+    unreadable = []
+    for image_file in image_files:
+        try:
+            record = detector.read(image_file)
+        except ValueError as error:
+            logger.error("left out: %s", error)
+            unreadable.append(image_file)
+            continue
+        image = read_image(image_file, format="RGB")
+        output, attention = capture_attention(detector.model, record)
+        found = instances_above(score_threshold, output)
+        detections = [
+            Detection(detector.class_name(label), score, tuple(box))
+            for label, score, box in zip(
+                found.pred_classes.tolist(),
+                found.scores.tolist(),
+                found.pred_boxes.tensor.tolist(),
+            )
+        ]
+        title = Path(image_file).name
+        page = explorer_page(
+            image, attention, detections, title, caption, in_gallery=len(image_files) > 1
+        )
+        page_file = _new_name(Path(image_file).stem, pages)
+        (folder / page_file).write_text(page, encoding="utf-8")
+        pages[page_file] = (title, thumbnail(image), len(detections))
+        logger.info("%s, %.1f MB", folder / page_file, len(page) / 1e6)
+    if len(image_files) > 1:
+        (folder / "index.html").write_text(gallery_page(pages, caption), encoding="utf-8")
+        logger.info("%s", folder / "index.html")
+    return unreadable
+
+
+def explorer_page(
+    image: np.ndarray,
+    attention: Mapping[str, Attention],
+    detections: Sequence[Detection],
+    title: str,
+    caption: str = "",
+    *,
+    in_gallery: bool = False,
+) -> str:
+    """The HTML of one image's page.
+
+    Args:
+        image: (height, width, 3), RGB, uint8; shown no larger than the network saw it.
+        attention: of this image, by the block's name.
+        detections: in pixels of ``image``.
+        title: the image's name.
+        caption: what to say about the model.
+        in_gallery: whether an ``index.html`` is beside the page.
+    """
+    height, width = image.shape[:2]
+    input_height, input_width = next(iter(attention.values())).image_size
+    scale = min(1.0, input_height / height)
+    if scale < 1:
+        image = cv2.resize(image, (input_width, input_height), interpolation=cv2.INTER_AREA)
+    colours = matplotlib.colormaps[COLOUR_MAP](np.arange(256), bytes=True)[:, :3]
+    data = {
+        "title": title,
+        "caption": caption,
+        "in_gallery": in_gallery,
+        "image": _jpeg(image),
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "colours": _base64(colours),
+        "detections": [
+            {
+                "label": detection.label,
+                "score": round(detection.score, 4),
+                "box": [round(edge * scale, 2) for edge in detection.box],
+            }
+            for detection in sorted(detections, key=lambda d: -d.score)
+        ],
+        "levels": [_level(name, block) for name, block in attention.items()],
+    }
+    return _fill(
+        "explorer.html",
+        title=html.escape(f"{title}: what this pixel looks at"),
+        style=_read("explorer.css"),
+        script=_read("explorer.js"),
+        # A class called </script> must not end the element.
+        data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
+    )
+
+
+def gallery_page(pages: Mapping[str, tuple[str, str, int]], caption: str = "") -> str:
+    """The HTML that links pages by file name: title, thumbnail, number of detections of each."""
+    entries = [
+        f'<a href="{urllib.parse.quote(page_file)}"><img src="{picture}" alt="">'
+        f"<span>{html.escape(title)}"
+        f"<small>{count} detection{'' if count == 1 else 's'}</small></span></a>"
+        for page_file, (title, picture, count) in pages.items()
+    ]
+    return _fill(
+        "gallery.html",
+        style=_read("explorer.css"),
+        caption=html.escape(caption),
+        entries="\n".join(entries),
+    )
+
+
+def thumbnail(image: np.ndarray) -> str:
+    """A data URL of an image (height, width, 3), RGB, uint8, as small as the gallery shows it."""
+    height, width = image.shape[:2]
+    small_width = min(width, THUMBNAIL_WIDTH)
+    size = (small_width, max(1, round(height * small_width / width)))
+    return _jpeg(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+
+
+def _level(name: str, block: Attention) -> dict[str, Any]:
+    height, width = block.map_size
+    position = None
+    if isinstance(block.position, CosPosition):
+        position = {"kind": "cos", "frequencies": block.position.num_frequencies}
+    elif block.position is not None:
+        position = {
+            "kind": "l1",
+            "scale": block.position.scale,
+            "normalised": not block.multiply,
+        }
+    return {
+        "name": name,
+        "label": f"stride {block.stride}" + (" bottom-up" if "bottom_up" in name else ""),
+        "stride": block.stride,
+        "height": height,
+        "width": width,
+        "visible": block.visible_size,
+        "cell": [block.stride / pixels for pixels in block.image_size],  # of the image's sides
+        "channels": block.theta.shape[0],
+        "softmax": block.softmax,
+        "multiply": block.multiply,
+        "position": position,
+        "theta": _quantise(block.theta),
+        "phi": _quantise(block.phi),
+    }
+
+
+def _quantise(map_: Tensor) -> dict[str, Any]:
+    """(D, H, W) as D·H·W little-endian 16-bit integers, base64, and D scales: value = i · scale."""
+    channels = map_.cpu().numpy().astype(np.float64).reshape(len(map_), -1)
+    scales = np.abs(channels).max(axis=1) / _LARGEST
+    scales[scales == 0] = 1.0  # of a channel that is zero everywhere
+    values = np.rint(channels / scales[:, None]).astype("<i2")
+    return {"values": _base64(values), "scales": scales.tolist()}
+
+
+def _base64(array: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode("ascii")
+
+
+def _jpeg(image: np.ndarray) -> str:
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
+    return "data:image/jpeg;base64," + _base64(encoded)
+
+
+def _new_name(stem: str, taken: Mapping[str, Any]) -> str:
+    """``stem``.html, numbered if there is such a page already; index.html is the gallery's."""
+    name, number = f"{stem}.html", 2
+    while name in taken or name == "index.html":
+        name, number = f"{stem}-{number}.html", number + 1
+    return name
+
+
+def _read(name: str) -> str:
+    return (resources.files(__package__) / "web" / name).read_text(encoding="utf-8")
+
+
+def _fill(template: str, **parts: str) -> str:
+    """A template with each {{name}} replaced; what is filled in isn't looked at again."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read(template))

@@ -1,0 +1,171 @@
+"""What region proposal networks propose, and how many of the objects they reach."""
+
+import csv
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from detectron2.modeling import ProposalNetwork
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.structures import Boxes, BoxMode, pairwise_iou
+from pycocotools.coco import COCO
+from tabulate import tabulate
+from torch import Tensor
+from tqdm import tqdm
+
+from enl_detectron2.analysis.detector import Detector
+
+from .comparison import Findings
+from .matching import SIDES, box_side, range_label, side_groups
+
+LIMITS = (100, 300, 1000)  # how many proposals, the best, may reach an object
+IOU_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class ProposalRecall:
+    """Of the objects of each group of ``side_groups(SIDES)``: how many there are, and which share
+    of them is reached at each of ``LIMITS``, in percent (None where there are no objects)."""
+
+    objects: list[int]
+    recall: list[dict[int, float | None]]
+
+
+def make_proposer(detector: Detector, name: str) -> Callable[[str], Tensor]:
+    """A function from an image file to its proposals, at most ``max(LIMITS)``, the best first.
+
+    It gives (n, 4) boxes, x₀ y₀ x₁ y₁ in pixels of the image. The RPN hands on that many, whatever
+    its configuration says.
+
+    Raises:
+        ValueError: if the model has no RPN; names it.
+    """
+    rpn = getattr(detector.model, "proposal_generator", None)
+    if not isinstance(rpn, RPN):
+        raise ValueError(f"{name!r} has no region proposal network, so it proposes nothing")
+    rpn.pre_nms_topk[False] = max(max(LIMITS), rpn.pre_nms_topk[False])
+    rpn.post_nms_topk[False] = max(LIMITS)
+
+    @torch.no_grad()
+    def propose(image_file: str) -> Tensor:
+        record = detector.read(image_file)
+        if isinstance(detector.model, ProposalNetwork):
+            (output,) = detector.model([record])
+            return output["proposals"].proposal_boxes.tensor.cpu()
+        images = detector.model.preprocess_image([record])
+        features = detector.model.backbone(images.tensor)
+        (proposals,), _ = rpn(images, features, None)
+        resized = detector_postprocess(proposals, record["height"], record["width"])
+        return resized.proposal_boxes.tensor.cpu()
+
+    return propose
+
+
+def evaluate_proposals(
+    truth: COCO,
+    image_folder: str | os.PathLike,
+    propose: Callable[[str], Tensor],
+    *,
+    shown: int,
+    small_side: float,
+    progress: str,
+) -> tuple[dict[int, Findings], ProposalRecall]:
+    """Every image's small proposals among the first ones, and the recall of all objects.
+
+    An object is reached if a proposal overlaps it at IoU 0.5 or more.
+
+    Args:
+        truth: of ``load_truth``.
+        image_folder: where its images lie.
+        propose: of :func:`make_proposer`.
+        shown: how many proposals, the best, the findings are about.
+        small_side: the findings hold boxes below this side only, the root of their area in pixels.
+        progress: what the progress bar is called.
+
+    Raises:
+        ValueError: if an image can't be read; names it.
+    """
+    findings, sides, overlaps = {}, [], []
+    for image_id, image in tqdm(truth.imgs.items(), desc=progress, unit="image"):
+        boxes = propose(os.path.join(image_folder, image["file_name"]))
+        objects = [a for a in truth.imgToAnns[image_id] if not a["iscrowd"]]
+        corners = [BoxMode.convert(a["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for a in objects]
+        iou = pairwise_iou(Boxes(boxes), Boxes(torch.tensor(corners).reshape(-1, 4)))
+        best_of_shown = _best(iou, shown)
+        size = boxes[:shown, 2:] - boxes[:shown, :2]
+        small = boxes[:shown][size.prod(dim=1).sqrt() < small_side]
+        findings[image_id] = Findings(
+            found=frozenset(
+                a["id"]
+                for a, overlap in zip(objects, best_of_shown)
+                if overlap >= IOU_THRESHOLD and box_side(a["bbox"]) < small_side
+            ),
+            others=BoxMode.convert(small, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist(),
+        )
+        sides += [box_side(a["bbox"]) for a in objects]
+        overlaps.append(torch.stack([_best(iou, limit) for limit in LIMITS]))
+    reached = torch.cat(overlaps, dim=1).numpy() >= IOU_THRESHOLD  # (limits, objects)
+    return findings, _recall(np.array(sides), reached)
+
+
+def _best(iou: Tensor, limit: int) -> Tensor:
+    """Of each object the best overlap with one of the first boxes; (boxes, objects) → (objects,)"""
+    # A row of zeros, for where there are no boxes.
+    return torch.cat([iou[:limit], iou.new_zeros(1, iou.shape[1])]).max(dim=0).values
+
+
+def _recall(sides: np.ndarray, reached: np.ndarray) -> ProposalRecall:
+    objects, recall = [], []
+    for low, high in side_groups(SIDES):
+        group = (sides >= low) & (sides < high)
+        objects.append(int(group.sum()))
+        recall.append(
+            {
+                limit: 100 * float(of_limit[group].mean()) if group.any() else None
+                for limit, of_limit in zip(LIMITS, reached)
+            }
+        )
+    return ProposalRecall(objects, recall)
+
+
+def format_recall(recalls: Mapping[str, ProposalRecall]) -> str:
+    """A line for each group of sizes that has objects, columns for each model and limit."""
+    headers = ["box side, px", "objects"]
+    headers += [f"{name}\n{limit}" for name in recalls for limit in LIMITS]
+    lines = [
+        [label, str(objects), *(f"{value:.1f}" for value in values)]
+        for label, objects, values in _lines(recalls)
+        if objects
+    ]
+    alignment = ["left"] + ["right"] * (len(headers) - 1)
+    table = tabulate(lines, headers, disable_numparse=True, colalign=alignment)
+    limits = ", ".join(map(str, LIMITS))
+    return (
+        f"{table}\n\nPercent of the objects that one of the first {limits} proposals overlaps at "
+        f"IoU {IOU_THRESHOLD} or more."
+    )
+
+
+def write_recall(recalls: Mapping[str, ProposalRecall], path: str | os.PathLike) -> None:
+    """The table as CSV."""
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        columns = [f"{name}, {limit} proposals" for name in recalls for limit in LIMITS]
+        writer.writerow(["box side, px", "objects", *columns])
+        for label, objects, values in _lines(recalls):
+            writer.writerow([label, objects, *values])
+
+
+def _lines(recalls: Mapping[str, ProposalRecall]) -> list[tuple[str, int, Sequence]]:
+    objects = next(iter(recalls.values())).objects
+    return [
+        (
+            range_label(*limits),
+            objects[group],
+            [of_model.recall[group][limit] for of_model in recalls.values() for limit in LIMITS],
+        )
+        for group, limits in enumerate(side_groups(SIDES))
+    ]

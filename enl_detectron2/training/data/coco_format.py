@@ -1,0 +1,56 @@
+"""COCO-format data sets that a configuration names, without code."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+from enl_detectron2.training.errors import ConfigError, MissingFile
+
+
+def register_coco_format(entries: Sequence[Sequence[str]]) -> None:
+    """Registers the sets of ``cfg.DATASETS.COCO_FORMAT`` for training and testing.
+
+    Args:
+        entries: ``[name, annotation file, image folder]`` each. A relative path is looked up in
+            ``$DETECTRON2_DATASETS``, if that is set, then in the working directory.
+
+    Raises:
+        ValueError: if an entry is not three strings, or its name stands for another set already.
+        FileNotFoundError: if a file or folder isn't there; names it and where it was looked for.
+    """
+    for entry in entries:
+        if len(entry) != 3 or not all(isinstance(part, str) for part in entry):
+            raise ConfigError(
+                "DATASETS.COCO_FORMAT takes [name, annotation file, image folder] for each set, "
+                f"got {entry!r}"
+            )
+        name, json_file, image_root = entry
+        json_file = str(_find(name, "annotation file", json_file, Path.is_file))
+        image_root = str(_find(name, "image folder", image_root, Path.is_dir))
+        if name not in DatasetCatalog.list():
+            register_coco_instances(name, {}, json_file, image_root)
+            continue
+        metadata = MetadataCatalog.get(name)
+        known = (metadata.get("json_file"), metadata.get("image_root"))
+        if known != (json_file, image_root):
+            raise ConfigError(
+                f"DATASETS.COCO_FORMAT: {name!r} stands for {known[0] or 'a built-in set'} already;"
+                f" give {json_file} another name"
+            )
+
+
+def _find(name: str, kind: str, path: str, exists) -> Path:
+    roots = [Path(root).expanduser() for root in _roots()]
+    for root in roots:
+        if exists(root / path):
+            return (root / path).resolve()
+    looked_in = "" if os.path.isabs(path) else " in " + " or ".join(map(str, roots))
+    raise MissingFile(f"DATASETS.COCO_FORMAT: {name!r} has no {kind} {path}{looked_in}")
+
+
+def _roots() -> list[str]:
+    datasets = os.environ.get("DETECTRON2_DATASETS")
+    return ([datasets] if datasets else []) + [os.getcwd()]

@@ -1,0 +1,221 @@
+"""Training images in an order that can be taken up anywhere, and images that can't be read.
+
+detectron2's own loaders start anew when a run is resumed, and their augmentations depend on the
+number of worker processes. Here the image, its place and its augmentations follow from the seed and
+from how many images came before.
+"""
+
+import contextlib
+import functools
+import itertools
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from detectron2.data import DatasetMapper
+from detectron2.data.build import trivial_batch_collator
+from detectron2.data.common import AspectRatioGroupedDataset, MapDataset, ToIterableDataset
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.serialize import PicklableWrapper
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from enl_detectron2.training.errors import BadImage, ConfigError
+
+ON_BAD_IMAGE = ("stop", "replace")
+REPLACEMENTS = 10  # images tried in place of a bad one
+# Pillow's modes of more than 8 bits, whose conversion to RGB cuts off what is above 255.
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+logger = logging.getLogger(__name__)
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed that follows from all of ``numbers``, each at least 0."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+class CheckedMapper:
+    """A mapper of detectron2 whose errors name the image."""
+
+    def __init__(self, mapper: Callable[[dict[str, Any]], dict[str, Any]]):
+        self.mapper = mapper
+        # A train loader has its mapper wrapped, to send it to workers.
+        own = mapper._obj if isinstance(mapper, PicklableWrapper) else mapper
+        self.reads_8_bits = isinstance(own, DatasetMapper)
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """
+        Args:
+            record: of one image, in detectron2's format.
+
+        Raises:
+            BadImage: (a ValueError) if the mapper fails; if it is detectron2's own, also if the
+                image's pixels don't fit into 8 bits.
+        """
+        try:
+            if self.reads_8_bits:
+                check_depth(record["file_name"])
+            data = self.mapper(record)
+            if data is None:
+                raise ValueError("the mapper has left it out")
+            return data
+        except Exception as error:  # Pillow raises errors of many kinds for damaged files
+            reason = (str(error).splitlines() or [""])[0]
+            raise BadImage(
+                f"{record.get('file_name')} (image {record.get('image_id')}) can't be used: "
+                f"{type(error).__name__}: {reason}"
+            ) from error
+
+
+class TrainLoader:
+    """The batches of a detectron2 train loader, in an order that can be taken up anywhere.
+
+    A batch follows from the seed, the process's rank and the number of batches before it alone: not
+    from the number of workers, nor from where the iteration started.
+
+    Attributes:
+        start: the number of batches to leave out, when iteration begins.
+    """
+
+    def __init__(self, loader: Any, seed: int, on_bad_image: str = "stop"):
+        """
+        Args:
+            loader: of detectron2's ``build_detection_train_loader``, over a map-style data set.
+            seed: at least 0; of augmentations. That of the order is the loader's sampler's.
+            on_bad_image: "stop" raises at an image that can't be used; "replace" warns, and takes
+                the next image of the data set in its place.
+
+        Raises:
+            ConfigError: (a ValueError) if ``on_bad_image`` is none of them.
+            TypeError: if the loader is of another kind.
+        """
+        check_on_bad_image("on_bad_image", on_bad_image)
+        grouped = isinstance(loader, AspectRatioGroupedDataset)
+        batch_size = getattr(loader, "batch_size", None)
+        if grouped:
+            loader = loader.dataset
+        images = getattr(loader, "dataset", None)
+        if not isinstance(images, ToIterableDataset) or not isinstance(images.dataset, MapDataset):
+            raise TypeError("only a loader over a map-style data set can be taken up anywhere")
+        if not grouped and loader.collate_fn is not trivial_batch_collator:
+            raise TypeError("a loader with a collate_fn of its own can't be taken up anywhere")
+        self.start = 0
+        self.sampler = images.sampler
+        self.batch_size = batch_size
+        # MapDataset has no public way to its two parts.
+        records = images.dataset._dataset
+        self.images = _SeededImages(records, images.dataset._map_func, seed, on_bad_image)
+        self.is_wide = _is_wide(records) if grouped else None
+        self.options = {
+            name: getattr(loader, name) for name in ("num_workers", "prefetch_factor", "pin_memory")
+        }
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        """
+        Raises:
+            BadImage: as the mapper does, unless bad images are replaced.
+        """
+        batches = DataLoader(
+            self.images,
+            batch_sampler=itertools.islice(self._places(), self.start, None),
+            collate_fn=list,
+            # PyTorch draws the workers' seeds from it, rather than from what the model draws from.
+            generator=torch.Generator(),
+            **self.options,
+        )
+        for batch in batches:
+            for image in batch:
+                for message in image.messages:
+                    logger.warning("%s. Another image takes its place.", message)
+                if image.data is None:
+                    raise BadImage(image.error)
+            yield [image.data for image in batch]
+
+    def _places(self) -> Iterator[list[tuple[int, int]]]:
+        """The batches as (place in the order, index of the image)."""
+        # As in AspectRatioGroupedDataset, but before an image is read.
+        buckets = {True: [], False: []}
+        for place, index in enumerate(self.sampler):
+            bucket = buckets[self.is_wide is not None and self.is_wide(index)]
+            bucket.append((place, index))
+            if len(bucket) == self.batch_size:
+                yield bucket[:]
+                bucket.clear()
+
+
+def check_on_bad_image(key: str, value: str) -> None:
+    """Raises ConfigError, a ValueError, unless ``value`` says what to do with bad images."""
+    if value not in ON_BAD_IMAGE:
+        legal = " or ".join(map(repr, ON_BAD_IMAGE))
+        raise ConfigError(f"{key} must be {legal}, got {value!r}")
+
+
+def check_depth(file_name: str | Path) -> None:
+    """Raises ValueError if an image's pixels don't fit into the 8 bits that models are given."""
+    with PathManager.open(str(file_name), "rb") as file, Image.open(file) as image:
+        if image.mode in DEEP_MODES:
+            raise ValueError(
+                f"its pixels have more than 8 bits (Pillow's mode {image.mode}), which would be "
+                "cut off at 255; convert it to 8 bits"
+            )
+
+
+class _Sample(NamedTuple):
+    # None if there is none.
+    data: dict[str, Any] | None
+    # Of the images that this one replaces.
+    messages: list[str]
+    # Why there is none.
+    error: str = ""
+
+
+class _SeededImages(Dataset):
+    """Mapped images by (place in the order, index). Errors are returned: workers garble them."""
+
+    def __init__(self, records: Sequence, mapper: Callable, seed: int, on_bad_image: str):
+        self.records, self.mapper = records, CheckedMapper(mapper)
+        self.seed, self.rank = seed, comm.get_rank()
+        self.tries = 1 + (REPLACEMENTS if on_bad_image == "replace" else 0)
+
+    def __getitem__(self, place_and_index: tuple[int, int]) -> _Sample:
+        place, index = place_and_index
+        messages = []
+        for attempt in range(min(self.tries, len(self.records))):
+            record = self.records[(index + attempt) % len(self.records)]
+            with _seeded(seed_of(self.seed, self.rank, place)):
+                try:
+                    return _Sample(self.mapper(record), messages)
+                except BadImage as error:
+                    messages.append(str(error))
+        if len(messages) == 1:
+            return _Sample(None, [], messages[0])
+        return _Sample(None, messages, f"{len(messages)} images in a row can't be used")
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds every generator that augmentations draw from, and puts it back as it was."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, too
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _is_wide(records: Sequence[dict[str, Any]]) -> Callable[[int], bool]:
+    @functools.cache
+    def is_wide(index: int) -> bool:
+        return records[index]["width"] > records[index]["height"]
+
+    return is_wide

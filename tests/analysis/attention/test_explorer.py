@@ -1,0 +1,119 @@
+import base64
+import json
+import re
+from importlib import resources
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from enl_detectron2.analysis.attention.explorer import (
+    Detection,
+    explorer_page,
+    gallery_page,
+    thumbnail,
+)
+from enl_detectron2.analysis.attention.maps import Attention
+from enl_detectron2.layers import CosPosition, L1Position
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+
+
+def attention(position=None, *, softmax=False, multiply=False):
+    torch.manual_seed(0)
+    theta, phi, g = torch.randn(3, 16, 8, 12)
+    phi = (3 * phi).flatten(1).softmax(dim=1).view_as(phi)  # far from even, as trained ones are
+    return Attention(theta, phi, g, softmax, position, multiply, 8, (60, 90))
+
+
+def data_of(page):
+    """What a page's script will read."""
+    return json.loads(re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page)[1])
+
+
+def decoded(packed, channels):
+    values = np.frombuffer(base64.b64decode(packed["values"]), dtype="<i2")
+    return values.reshape(channels, -1) * np.array(packed["scales"])[:, None]
+
+
+def test_the_page_holds_theta_and_phi_to_16_bits_a_channel():
+    block = attention()
+    (level,) = data_of(explorer_page(IMAGE, {"block": block}, [], "name"))["levels"]
+    for name, map_ in (("theta", block.theta), ("phi", block.phi)):
+        expected = map_.flatten(1).double().numpy()
+        error = np.abs(decoded(level[name], 16) - expected).max(axis=1)
+        assert (error <= np.abs(expected).max(axis=1) / 32767 / 1.99).all()
+    rows = decoded(level["theta"], 16).T @ decoded(level["phi"], 16)
+    expected = block.row(3, 5).total.flatten().numpy()
+    assert np.abs(rows[3 * 12 + 5] - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_a_channel_of_zeros_stays_zero():
+    block = attention()
+    block.phi[3] = 0
+    (level,) = data_of(explorer_page(IMAGE, {"block": block}, [], "name"))["levels"]
+    assert (decoded(level["phi"], 16)[3] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        (attention(), None),
+        (attention(CosPosition(7)), {"kind": "cos", "frequencies": 7}),
+        (attention(L1Position(20)), {"kind": "l1", "scale": 20.0, "normalised": True}),
+        (
+            attention(L1Position(20), softmax=True, multiply=True),
+            {"kind": "l1", "scale": 20.0, "normalised": False},
+        ),
+    ],
+)
+def test_the_page_knows_how_a_row_is_computed(block, expected):
+    (level,) = data_of(explorer_page(IMAGE, {"block": block}, [], "name"))["levels"]
+    assert level["position"] == expected
+    assert (level["softmax"], level["multiply"]) == (block.softmax, block.multiply)
+    assert (level["height"], level["width"], level["visible"]) == (8, 12, [8, 12])
+    assert level["cell"] == [8 / 60, 8 / 90]
+
+
+def test_boxes_follow_an_image_that_is_shown_smaller_than_it_is():
+    large = np.repeat(np.repeat(IMAGE, 2, axis=0), 2, axis=1)
+    detections = [Detection("a", 0.5, (2, 4, 60, 80)), Detection("b", 0.75, (1, 1, 9, 9))]
+    data = data_of(explorer_page(large, {"block": attention()}, detections, "name"))
+    jpeg = base64.b64decode(data["image"].removeprefix("data:image/jpeg;base64,"))
+    shown = cv2.imdecode(np.frombuffer(jpeg, dtype=np.uint8), cv2.IMREAD_COLOR)
+    assert shown.shape == (60, 90, 3)
+    assert (data["height"], data["width"]) == (60, 90)
+    assert [(d["label"], d["score"], d["box"]) for d in data["detections"]] == [
+        ("b", 0.75, [0.5, 0.5, 4.5, 4.5]),
+        ("a", 0.5, [1, 2, 30, 40]),
+    ]
+
+
+def test_no_name_ends_the_page_early_or_fills_in_a_part():
+    name = "</script><b>{{style}}"
+    page = explorer_page(IMAGE, {"block": attention()}, [Detection(name, 1, (0, 0, 9, 9))], name)
+    assert data_of(page)["title"] == data_of(page)["detections"][0]["label"] == name
+    assert "<b>" not in page
+
+
+def test_nothing_in_a_page_comes_from_elsewhere():
+    page = explorer_page(IMAGE, {"block": attention()}, [], "name", in_gallery=True)
+    gallery = gallery_page({"a page#1.html": ("a page#1.png", thumbnail(IMAGE), 1)}, "model <1>")
+    for text in (page, gallery):
+        starts = set(re.findall(r'(?:src|href)="([^"]{0,5})', text))
+        assert starts <= {"", "data:", "index", "a%20p"}
+        assert "default-src 'none'" in text
+        assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", text)
+    assert 'href="a%20page%231.html"' in gallery
+    assert "1 detection<" in gallery and "model &lt;1&gt;" in gallery
+
+
+def test_the_files_of_the_page_are_declared_as_the_packages_own():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
+    package = resources.files("enl_detectron2")
+    with open(str(package / "../pyproject.toml"), "rb") as file:
+        patterns = tomllib.load(file)["tool"]["setuptools"]["package-data"]["enl_detectron2"]
+    names = {path.name for path in (package / "analysis/attention/web").iterdir()}
+    declared = {path.name for pattern in patterns for path in package.glob(pattern)}
+    assert names == declared >= {"explorer.html", "explorer.css", "explorer.js", "gallery.html"}

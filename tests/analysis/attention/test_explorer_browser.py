@@ -1,0 +1,240 @@
+"""The attention explorer in a browser: what it draws is what analysis/attention.py computes."""
+
+import shutil
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from browser import NAMES, Page, find_chromium
+from equations import awake
+
+from enl_detectron2.analysis.attention.explorer import (
+    Detection,
+    explorer_page,
+    gallery_page,
+    thumbnail,
+)
+from enl_detectron2.analysis.attention.figures import COLOUR_MAP
+from enl_detectron2.analysis.attention.maps import block_attention
+from enl_detectron2.layers import ENLBlock, NonLocalBlock
+
+# Padded to 96×160 pixels, as a detector pads. Blocks of each kind, with each way to combine.
+IMAGE = np.random.default_rng(0).integers(0, 256, (90, 150, 3), dtype=np.uint8)
+BLOCKS = {
+    "bottom_up.non_local": (NonLocalBlock, {"position": "l1_mul", "l1_scale": 5.0}, 32),
+    "relation5": (ENLBlock, {"position": "l1_add", "theta_norm": "tanh"}, 32),
+    "relation4": (NonLocalBlock, {"affinity_norm": "mean"}, 16),
+    "relation3": (ENLBlock, {}, 8),
+}
+DETECTIONS = [Detection("large", 0.9, (30, 10, 130, 80)), Detection("small", 0.8, (4, 60, 14, 72))]
+COLOURS = matplotlib.colormaps[COLOUR_MAP](np.arange(256), bytes=True)[:, :3]
+
+# The drawn map, row by row: red, green, blue, alpha.
+DRAWN = """(() => {
+  const map = document.getElementById("map");
+  const pixels = map.getContext("2d").getImageData(0, 0, map.width, map.height).data;
+  return [map.height, map.width, Array.from(pixels)];
+})()"""
+
+
+@pytest.fixture(scope="module")
+def attention():
+    blocks = {}
+    for name, (block_class, options, stride) in BLOCKS.items():
+        block = awake(block_class(12, **options)).float()
+        x = torch.randn(1, 12, 96 // stride, 160 // stride)
+        blocks[name] = block_attention(block, x, stride, IMAGE.shape[:2])
+    return blocks
+
+
+@pytest.fixture(scope="module")
+def folder(attention, tmp_path_factory):
+    """A page with detections, one without, and their gallery."""
+    folder = tmp_path_factory.mktemp("pages")
+    for name, detections in (("first.html", DETECTIONS), ("empty.html", [])):
+        page = explorer_page(IMAGE, attention, detections, name, "a model", in_gallery=True)
+        (folder / name).write_text(page, encoding="utf-8")
+    picture = thumbnail(IMAGE)
+    gallery = gallery_page(
+        {"first.html": ("first", picture, 2), "empty.html": ("empty", picture, 0)}
+    )
+    (folder / "index.html").write_text(gallery, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    chromium = find_chromium()
+    if chromium is None:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed (docs/attention.md)")
+    if shutil.which(chromium) is None:
+        pytest.fail(f"there is no browser {chromium}: docs/attention.md says how to install one")
+    page = Page(chromium, tmp_path_factory.mktemp("profile"))
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def page(browser, folder):
+    browser.errors.clear()
+    browser.open((folder / "first.html").as_uri())
+    yield browser
+    assert browser.errors == []
+
+
+def text(page, id_):
+    return page.run(f"document.getElementById('{id_}').textContent")
+
+
+def place(page, selector):
+    """(left, top, width, height) of an element in the window."""
+    page.run(f"document.querySelector('{selector}').scrollIntoView({{block: 'nearest'}})")
+    return page.run(
+        f"(({{left, top, width, height}}) => [left, top, width, height])"
+        f"(document.querySelector('{selector}').getBoundingClientRect())"
+    )
+
+
+def on_image(page, x, y):
+    """Where a pixel of the image is in the window."""
+    left, top, width, height = place(page, "#stage")
+    return left + width * x / IMAGE.shape[1], top + height * y / IMAGE.shape[0]
+
+
+def choose(page, name, value):
+    """Clicks one of the choices of a setting."""
+    left, top, width, height = place(page, f'input[name="{name}"][value="{value}"]')
+    page.click(left + width / 2, top + height / 2)
+
+
+def assert_draws(page, expected):
+    """That the drawn colours and the values beside them are those of a map."""
+    rows, columns, pixels = page.run(DRAWN)
+    expected = expected.numpy()
+    assert (rows, columns) == expected.shape
+    pixels = np.array(pixels).reshape(-1, 4)
+    assert (pixels[:, 3] == 255).all()
+    low, high = expected.min(), expected.max()
+    levels = (expected.flatten() - low) / (high - low) * 255
+    # Two neighbours of the map's 256 colours may be the same.
+    is_colour = (pixels[:, None, :3] == COLOURS).all(axis=2)
+    errors = np.where(is_colour, np.abs(np.arange(256) - levels[:, None]), np.inf)
+    assert errors.min(axis=1).max() < 0.75  # 0.5 is rounding
+    for id_, value in (("value-min", low), ("value-max", high)):
+        assert number(text(page, id_)) == pytest.approx(value, rel=0.006)  # three digits
+    shown = page.run("[...document.querySelectorAll('#ticks span')].map(t => t.textContent)")
+    assert shown[:2] == [text(page, "value-min"), text(page, "value-max")]
+
+
+def number(shown):
+    digits = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻−", "0123456789--")
+    return float(shown.translate(digits).replace("×10", "e"))
+
+
+@pytest.mark.parametrize("level", range(len(BLOCKS)), ids=list(BLOCKS))
+def test_draws_what_the_library_computes(page, attention, level):
+    block = list(attention.values())[level]
+    choose(page, "level", level)
+    for x, y in [(20.5, 30.5), (149.5, 89.5), (75.5, 3.5)]:
+        page.click(*on_image(page, x, y))
+        seen = block.visible_row(*block.cell_at(x / 150, y / 90))
+        choose(page, "part", "appearance")
+        assert_draws(page, seen.appearance)
+        if block.position is None:
+            assert page.run("document.querySelectorAll('[name=part]:disabled').length") == 2
+            continue
+        choose(page, "part", "position")
+        assert_draws(page, seen.position)
+        choose(page, "part", "both")
+        assert_draws(page, seen.total)
+        if block.multiply:
+            assert page.run("document.getElementById('share').hidden")
+        else:
+            assert text(page, "share-appearance-text") == f"{seen.appearance_share:.0%}".replace(
+                "%", " %"
+            )
+
+
+def test_follows_the_mouse_until_a_click_holds_a_pixel(page, attention):
+    block = attention["relation3"]
+    page.move(*on_image(page, 60.5, 44.5))
+    assert_draws(page, block.visible_row(5, 7).total)
+    page.click(*on_image(page, 100.5, 12.5))
+    page.move(*on_image(page, 60.5, 44.5))
+    assert_draws(page, block.visible_row(1, 12).total)
+    under_pointer = block.visible_row(1, 12).total[5, 7].item()
+    assert number(text(page, "value-pointer")) == pytest.approx(under_pointer, rel=0.006, abs=1e-5)
+    page.press("Escape")
+    page.move(*on_image(page, 61.5, 44.5))
+    assert_draws(page, block.visible_row(5, 7).total)
+
+
+def test_keys_reach_everything(page, attention):
+    block = attention["relation3"]
+    focused = []
+    for _ in range(9):
+        page.press("Tab")
+        focused.append(page.run("document.activeElement.id || document.activeElement.name"))
+        if focused[-1] == "stage":
+            outline = page.run("getComputedStyle(document.activeElement).outlineStyle")
+            page.press("ArrowRight")
+            page.press("ArrowDown")
+    assert focused[:8] == [
+        *("gallery", "stage", "hold", "level", "part", "strength", "show-boxes", "detections"),
+    ]
+    assert outline == "solid"
+    # It started from the first detection's centre, in row 5, column 10.
+    assert_draws(page, block.visible_row(6, 11).total)
+    assert "row 6, column 11" in text(page, "announcement")
+
+
+def test_a_detection_is_asked_from_its_centre(page, attention):
+    block = attention["relation3"]
+    small, large = block.visible_row(8, 1).total, block.visible_row(5, 10).total
+    assert_draws(page, large)  # what the page starts with
+    left, top, width, height = place(page, "#detection-1")
+    page.click(left + width / 2, top + height / 2)
+    assert_draws(page, small)
+    assert page.run("document.getElementById('detection-1').ariaSelected") == "true"
+    page.click(*on_image(page, 30, 50))  # the large one's edge
+    assert_draws(page, large)
+    page.click(*on_image(page, 5, 61))  # within the small one
+    assert_draws(page, small)
+    page.press("ArrowDown")  # the image has the focus now: a cell down
+    assert_draws(page, block.visible_row(9, 1).total)
+
+
+def test_settings_change_the_picture(page):
+    left, top, width, height = place(page, "#strength")
+    page.click(left + 2, top + height / 2)
+    assert page.run("getComputedStyle(document.getElementById('map')).opacity") == "0"
+    left, top, width, height = place(page, "#show-boxes")
+    page.click(left + width / 2, top + height / 2)
+    assert page.run("document.querySelector('#boxes g').getBoundingClientRect().width") == 0
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_fits_a_phone_and_answers_a_finger(browser, folder, attention, dark):
+    browser.errors.clear()
+    browser.open((folder / "first.html").as_uri(), width=375, height=800, touch=True, dark=dark)
+    assert browser.run("document.documentElement.scrollWidth") == 375
+    browser.tap(*on_image(browser, 60.5, 44.5))
+    assert_draws(browser, attention["relation3"].visible_row(5, 7).total)
+    assert browser.errors == []
+
+
+def test_the_gallery_leads_to_a_page_and_back(browser, folder):
+    browser.errors.clear()
+    browser.open((folder / "index.html").as_uri(), width=375, height=800)
+    assert browser.run("document.documentElement.scrollWidth") == 375
+    assert browser.run("[...document.images].every(image => image.naturalWidth > 0)")
+    left, top, width, height = place(browser, "a:nth-of-type(2)")
+    browser.click(left + width / 2, top + height / 2)
+    browser.wait_for_load()
+    assert "No detections" in text(browser, "detections-title")
+    left, top, width, height = place(browser, "#gallery")
+    browser.click(left + width / 2, top + height / 2)
+    browser.wait_for_load()
+    assert browser.run("document.querySelectorAll('main a').length") == 2
+    assert browser.errors == []

@@ -1,0 +1,75 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from enl_detectron2.analysis.attention.figures import draw_attention, draw_position_filters
+from enl_detectron2.analysis.attention.maps import Attention
+from enl_detectron2.layers import CosPosition, L1Position
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """Figures stay open after they are drawn; what the last one shows, panel by panel."""
+    close = plt.close
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+
+    def panels():
+        return [axis for axis in plt.gcf().axes if axis.images]
+
+    yield panels
+    close("all")
+
+
+def attention(position, *, multiply=False, softmax=True):
+    torch.manual_seed(0)
+    # 48×64 pixels of input, padded to 64×64, for an image of 96×128.
+    return Attention(*torch.rand(3, 4, 8, 8), softmax, position, multiply, 8, (48, 64))
+
+
+def test_the_parts_lie_over_the_image_where_they_belong(kept, tmp_path):
+    block = attention(CosPosition(3))
+    image = np.full((96, 128, 3), 100, dtype=np.uint8)
+    draw_attention(image, {"some.block": block}, (40, 30), tmp_path / "drawn.png")
+    assert (tmp_path / "drawn.png").stat().st_size > 1000
+    plain, *maps = kept()
+    assert plain.get_title() == "some.block, stride 8"
+    seen = block.visible_row(1, 2)  # 40/128 of 8 columns, 30/96 of 6 rows
+    for axis, expected in zip(maps, (seen.appearance, seen.position, seen.total), strict=True):
+        drawn = axis.images[-1]
+        assert np.allclose(drawn.get_array(), expected)
+        assert drawn.get_extent() == [0, 128, 96, 0]  # 6 rows and 8 columns cover it exactly
+        assert drawn.colorbar is not None
+    assert f"{seen.appearance_share:.0%}" in maps[0].get_title()
+
+
+@pytest.mark.parametrize(
+    ("position", "multiply", "titles"),
+    [
+        (None, False, ["F, appearance only"]),
+        (L1Position(5.0), True, ["F, appearance", "L, position", "F̃ = F ⊙ L"]),
+    ],
+)
+def test_says_how_the_parts_combine(kept, tmp_path, position, multiply, titles):
+    blocks = {"first": attention(None), "second": attention(position, multiply=multiply)}
+    image = np.zeros((96, 128, 3), dtype=np.uint8)
+    boxes = np.array([[3.0, 3, 20, 20]])
+    draw_attention(image, blocks, (40, 30), tmp_path / "drawn.png", boxes=boxes)
+    drawn = [axis.get_title() for axis in kept()]
+    assert drawn[:3] == ["first, stride 8", "F, appearance only", "second, stride 8"]
+    assert drawn[3:] == titles
+    assert kept()[0].images[0].get_array()[..., :3].max() > 100  # the box, half transparent
+
+
+def test_filters_are_rows_of_the_position_term(kept, tmp_path):
+    term = CosPosition(3)
+    draw_position_filters(
+        term, [(5, 8), (10, 16)], [(0.5, 0.5), (1.0, 0.0)], tmp_path / "filters.png"
+    )
+    arrays = [axis.images[0].get_array() for axis in kept()]
+    matrices = [term.matrix(torch.empty(1, 1, *size)) for size in [(5, 8), (10, 16)]]
+    expected = [matrices[0][20], matrices[0][7], matrices[1][88], matrices[1][15]]
+    for array, row in zip(arrays, expected, strict=True):
+        assert np.allclose(array.flatten(), row, atol=1e-6)
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        draw_position_filters(term, [(5, 8)], [(3, 4)], tmp_path / "other.png")

@@ -1,0 +1,138 @@
+import itertools
+
+import equations
+import pytest
+import torch
+from detectron2.modeling import build_model
+from equations import awake
+
+from enl_detectron2.analysis.attention.maps import (
+    Attention,
+    block_attention,
+    capture_attention,
+    position_row,
+)
+from enl_detectron2.layers import CosPosition, ENLBlock, NonLocalBlock
+
+HEIGHT, WIDTH = 10, 12  # longer than the frequencies of the cosine term
+ENL_OPTIONS = [
+    {"phi_norm": phi_norm, "theta_norm": theta_norm, "position": position}
+    for phi_norm, theta_norm, position in itertools.product(
+        ("softmax", "mean", "none"), ("none", "tanh"), ("cos_add", "l1_add", "none")
+    )
+]
+NON_LOCAL_OPTIONS = [
+    {"affinity_norm": affinity_norm, "position": position}
+    for affinity_norm, position in itertools.product(
+        ("softmax", "mean"), ("none", "l1_mul", "l1_add", "cos_mul", "cos_add")
+    )
+]
+
+
+def attention_and_matrix(block_class, options):
+    """A block's attention for a random map, and its F̃ by the papers' formula, N×N."""
+    explicit_affinity = {
+        ENLBlock: equations.enl_affinity,
+        NonLocalBlock: equations.non_local_affinity,
+    }[block_class]
+    block = awake(block_class(6, **options))
+    x = torch.randn(1, 6, HEIGHT, WIDTH, dtype=torch.float64)
+    theta, phi = (equations.project(p, x[0].flatten(1)) for p in (block.theta, block.phi))
+    matrix = explicit_affinity(theta, phi, HEIGHT, WIDTH, **options)
+    return block_attention(block, x, 8, (80, 96)), matrix.detach(), block, x
+
+
+@pytest.mark.parametrize(
+    ("block_class", "options"),
+    [(ENLBlock, options) for options in ENL_OPTIONS]
+    + [(NonLocalBlock, options) for options in NON_LOCAL_OPTIONS],
+    ids=str,
+)
+def test_each_row_is_that_of_the_explicit_matrix(block_class, options):
+    attention, matrix, block, x = attention_and_matrix(block_class, options)
+    for row, column in [(0, 0), (4, 7), (HEIGHT - 1, WIDTH - 1)]:
+        total = attention.row(row, column).total
+        assert torch.allclose(total.flatten(), matrix[row * WIDTH + column], rtol=1e-9, atol=1e-12)
+        # And it is what the block itself sums with.
+        y = block.relate(block.theta(x), block.phi(x), block.g(x))[0, :, row, column]
+        assert torch.allclose(torch.einsum("hw,dhw->d", total, attention.g), y, rtol=1e-9)
+
+
+@pytest.mark.parametrize("options", NON_LOCAL_OPTIONS[:5], ids=str)
+def test_appearance_and_position_are_the_two_parts(options):
+    attention, *_ = attention_and_matrix(NonLocalBlock, options)
+    seen = attention.row(3, 5)
+    assert seen.appearance.sum().item() == pytest.approx(1)  # a softmax
+    if options["position"] == "none":
+        assert seen.position is None and seen.appearance_share is None
+        return
+    explicit = equations.position_matrix(options["position"], HEIGHT, WIDTH, 9, 50.0)
+    assert torch.allclose(seen.position.flatten(), explicit[3 * WIDTH + 5])
+    if options["position"].endswith("mul"):
+        assert seen.appearance_share is None
+    else:
+        position = explicit[3 * WIDTH + 5].abs().sum().item()
+        assert seen.appearance_share == pytest.approx(1 / (1 + position))
+
+
+def test_a_row_needs_no_square_matrix():
+    side = 400  # an N×N matrix of float32 would be 102 GB
+    maps = torch.rand(3, 1, side, side)
+    attention = Attention(*maps, True, CosPosition(9), False, 8, (8 * side, 8 * side))
+    assert attention.row(200, 300).total.shape == (side, side)
+
+
+def test_a_row_of_the_filter_is_as_long_as_the_map_has_frequencies():
+    filter_ = position_row(CosPosition(9), (4, 30), (1, 20), like=torch.empty(0).double())
+    assert torch.allclose(filter_, equations.cos_matrix(4, 30, 9)[50].view(4, 30))
+
+
+def test_a_point_belongs_to_the_cell_that_covers_it():
+    maps = torch.rand(3, 2, 12, 16)
+    attention = Attention(*maps, False, None, False, 8, (70, 100))
+    assert attention.visible_size == (9, 13)  # 72×104 pixels cover the image
+    assert attention.cell_at(0, 0) == (0, 0)
+    assert attention.cell_at(47.9 / 100, 0) == (0, 5)
+    assert attention.cell_at(48.1 / 100, 16.1 / 70) == (2, 6)
+    assert attention.cell_at(1, 1) == (8, 12)
+    assert attention.visible_row(8, 12).total.shape == (9, 13)
+    with pytest.raises(ValueError, match="outside the image"):
+        attention.cell_at(1.01, 0.5)
+
+
+def test_captures_what_each_block_of_a_detector_is_given(slim_cfg):
+    slim_cfg.MODEL.ENL_FPN.BOTTOM_UP = "build_non_local_resnet_backbone"
+    slim_cfg.MODEL.NON_LOCAL_RESNET.POSITION = "cos_add"
+    model = build_model(slim_cfg).eval()
+    modules = dict(model.named_modules())
+    outputs = {}
+    for name, module in modules.items():
+        if isinstance(module, (ENLBlock, NonLocalBlock)):
+            torch.nn.init.normal_(module.out.weight)
+            module.register_forward_hook(
+                lambda module, args, output, name=name: outputs.update({name: (args[0], output)})
+            )
+    record = {"image": torch.randint(0, 256, (3, 70, 100), dtype=torch.uint8)}
+    output, attention = capture_attention(model, record)
+    assert "instances" in output
+    assert {name: block.stride for name, block in attention.items()} == {
+        "backbone.bottom_up.res4.non_local": 16,
+        "backbone.fpn_relation5": 32,
+        "backbone.fpn_relation4": 16,
+        "backbone.fpn_relation3": 8,
+    }
+    # 70×100, padded to 96×128, of which the blocks see no more than the image.
+    assert attention["backbone.fpn_relation3"].map_size == (9, 13)
+    for name, block in attention.items():
+        x, z = (map_[0, :, 1, 2] for map_ in outputs[name])
+        y = torch.einsum("hw,dhw->d", block.row(1, 2).total, block.g)
+        expected = x + modules[name].out(y[None, :, None, None])[0, :, 0, 0]
+        assert torch.allclose(z, expected, rtol=1e-3, atol=1e-4), name
+    assert not model.backbone._forward_pre_hooks  # nothing is left behind
+
+
+def test_a_model_without_blocks_has_no_attention_to_show(slim_cfg):
+    slim_cfg.MODEL.ENL_FPN.BLOCK = ""
+    model = build_model(slim_cfg).eval()
+    with pytest.raises(ValueError, match="no attention to show"):
+        capture_attention(model, {"image": torch.zeros(3, 64, 64)})

@@ -1,0 +1,144 @@
+import os
+import runpy
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from enl_detectron2.analysis.detections.comparison import (
+    Findings,
+    ImageComparison,
+    compare_detections,
+)
+
+TOOL = Path(__file__).parents[3] / "tools/compare_detections.py"
+FIRST, SECOND, LARGE = [5, 5, 12, 12], [30, 5, 12, 12], [40, 30, 40, 40]
+NOWHERE = [5, 60, 12, 12]
+
+
+@pytest.fixture
+def scenes(write_truth, write_results):
+    """Three images: both models alike, one object and one false more, one object more."""
+    truth = write_truth(
+        [(1, 1, FIRST), (2, 1, FIRST), (2, 1, SECOND), (2, 2, LARGE), (3, 1, FIRST)]
+    )
+    good = [(1, 1, FIRST, 0.9), (2, 1, FIRST, 0.9), (2, 1, SECOND, 0.9), (3, 1, FIRST, 0.9)]
+    bad = [
+        (1, 1, FIRST, 0.9),
+        (2, 1, FIRST, 0.8),
+        (2, 1, NOWHERE, 0.9),
+        (2, 2, LARGE, 0.9),
+        (2, 1, SECOND, 0.3),  # below the threshold
+        (3, 2, FIRST, 0.9),  # of another class
+        (3, 2, LARGE, 0.7),  # false, but not small
+    ]
+    return truth, {"good": write_results("good", good), "bad": write_results("bad", bad)}
+
+
+def test_found_missed_and_false_small_objects_in_the_order_of_difference(scenes):
+    truth, results = scenes
+    comparisons = compare_detections(truth, results, score_threshold=0.5, small_side=32)
+    assert [c.file_name for c in comparisons] == ["2.png", "3.png", "1.png"]
+    assert [c.difference for c in comparisons] == [2, 2, 0]
+    second = comparisons[0]
+    assert list(second.small.values()) == [FIRST, SECOND] and second.large == [LARGE]
+    good, bad = second.findings["good"], second.findings["bad"]
+    assert good.found == set(second.small) and good.false == []
+    assert [second.small[number] for number in bad.found] == [FIRST]
+    assert bad.hits == [(FIRST, "class 1")]
+    assert bad.false == [(NOWHERE, "class 1")]
+    assert bad.others == [LARGE]
+    third = comparisons[1].findings["bad"]
+    assert third.found == set()
+    assert third.false == [(FIRST, "class 2")] and third.others == [LARGE]
+
+
+def test_the_side_and_the_threshold_are_the_callers(scenes):
+    truth, results = scenes
+    comparisons = compare_detections(truth, results, score_threshold=0.2, small_side=12)
+    assert all(c.small == {} and c.difference == 0 for c in comparisons)
+    comparisons = compare_detections(truth, results, score_threshold=0.2, small_side=50)
+    findings = {c.file_name: c.findings["bad"] for c in comparisons}
+    assert len(findings["2.png"].found) == 3
+    assert [box for box, _ in findings["3.png"].false] == [FIRST, LARGE]
+
+
+def test_difference_counts_objects_that_only_some_models_find():
+    findings = {
+        "a": Findings(frozenset({1, 2, 3}), false=[]),
+        "b": Findings(frozenset({1, 2}), false=[(FIRST, "")] * 4),
+        "c": Findings(frozenset({1, 4}), false=[(FIRST, "")]),
+    }
+    assert ImageComparison("x.png", {}, [], findings).difference == 3 + 4
+
+
+def run_tool(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
+    runpy.run_path(str(TOOL), run_name="__main__")
+
+
+def near(picture, hex_colour):
+    rgb = np.array([int(hex_colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return (np.abs(picture[:, :, ::-1].astype(int) - rgb).max(axis=2) < 20).sum(axis=0)
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.sources, self.cells, self.tags = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.sources += [value for key, value in attributes if key in ("src", "href")]
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1] in ("td", "span"):
+            self.cells.append(data.strip())
+
+
+def test_the_tool_draws_and_links_the_images(scenes, monkeypatch, tmp_path, capsys):
+    truth, results = scenes
+    arguments = ["--annotations", truth, "--images", tmp_path, "--output", tmp_path / "out"]
+    arguments += ["--results", *(f"{name}={file}" for name, file in results.items())]
+    run_tool(monkeypatch, *arguments, "--num-images", 2)
+    folder = tmp_path / "out"
+    assert sorted(os.listdir(folder)) == ["001_2.png", "002_3.png", "index.html"]
+
+    picture = cv2.imread(str(folder / "001_2.png"))
+    third = picture.shape[1] // 3
+    blue, orange, green = (near(picture, c) for c in ("#56B4E9", "#E69F00", "#009E73"))
+    assert blue[:third].sum() > 100
+    assert orange[:third].sum() == green[:third].sum() == 0
+    assert orange[third : 2 * third].sum() > 100 and green[third : 2 * third].sum() == 0
+    assert green[2 * third :].sum() > 100 and orange[2 * third :].sum() == 0
+    assert blue[third : 2 * third].sum() == 0  # nothing missed
+    assert 0 < blue[2 * third :].sum() < blue[:third].sum()  # one missed, dashed
+
+    page = Page((folder / "index.html").read_text())
+    assert page.sources == ["001_2.png", "001_2.png", "002_3.png", "002_3.png"]
+    rows = [c for c in page.cells if c]
+    assert rows == ["ground truth", "4", "good", "4", "0", "0", "bad", "2", "2", "2"]
+
+    with pytest.raises(SystemExit):
+        run_tool(monkeypatch, *arguments)
+    assert "out is there already" in capsys.readouterr().err
+
+
+def test_the_tool_says_what_is_wrong(scenes, monkeypatch, tmp_path, capsys):
+    truth, results = scenes
+    arguments = ["--annotations", truth, "--images", tmp_path, "--output", tmp_path / "out"]
+    for words, message in (
+        ([f"a={results['bad']}"] * 2, "the name 'a' is given twice"),
+        ([f"{n}={results['bad']}" for n in "abcd"], "4 models are too many"),
+        (["a=none.json"], "'a': there is no none.json"),
+        (["none.json"], "'none.json' must be NAME=PATH"),
+        ([f"a={truth}"], "truth.json isn't a list of detected boxes"),
+    ):
+        with pytest.raises(SystemExit):
+            run_tool(monkeypatch, *arguments, "--results", *words)
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

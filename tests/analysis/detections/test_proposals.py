@@ -1,0 +1,125 @@
+import csv
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from enl_detectron2.analysis.cost.random_model import build_random_model
+from enl_detectron2.analysis.detections.matching import load_truth
+from enl_detectron2.analysis.detections.proposals import LIMITS, evaluate_proposals, make_proposer
+from enl_detectron2.analysis.detector import load_detector
+from enl_detectron2.training.config import load_config
+
+TOOL = Path(__file__).parents[3] / "tools/show_proposals.py"
+TINY, MEDIUM = [10, 10, 10, 10], [20, 30, 40, 40]
+
+
+def corners(box):
+    x, y, width, height = box
+    return [float(x), float(y), float(x + width), float(y + height)]
+
+
+def test_recall_at_each_limit_and_what_is_shown(write_truth):
+    truth = load_truth(write_truth([(1, 1, TINY), (1, 1, MEDIUM), (3, 1, TINY)]))
+    junk = [[90.0, 70.0, 95.0, 75.0]]
+    proposals = {
+        # The tiny object comes second, the medium one, half covered, after 200 others.
+        "1.png": [*junk, corners(TINY), *junk * 200, [20.0, 30.0, 40.0, 70.0]],
+        "2.png": [],
+        "3.png": [*junk * 999, corners(TINY)],
+    }
+
+    def propose(path):
+        return torch.tensor(proposals[Path(path).name]).reshape(-1, 4)
+
+    findings, recall = evaluate_proposals(
+        truth, "images", propose, shown=100, small_side=32, progress="model"
+    )
+    assert recall.objects == [0, 2, 0, 0, 0, 1, 0, 0]
+    assert recall.recall[1] == {100: 50, 300: 50, 1000: 100}
+    assert recall.recall[5] == {100: 0, 300: 100, 1000: 100}
+    assert recall.recall[0] == dict.fromkeys(LIMITS)
+    assert findings[1].found == {1}
+    assert len(findings[1].others) == 100 and findings[1].others[1] == TINY
+    assert findings[2].found == findings[3].found == set()
+    assert findings[2].others == []
+
+    findings, _ = evaluate_proposals(
+        truth, "images", propose, shown=1000, small_side=9, progress="model"
+    )
+    assert findings[3].found == set()
+    assert TINY not in findings[3].others and len(findings[3].others) == 999
+
+
+def test_proposals_are_the_rpns_own_in_pixels_of_the_file(slim_model, write_truth, tmp_path):
+    write_truth([(1, 1, TINY)])  # for its image
+    config, weights = (str(path) for path in slim_model)
+    small = load_detector(load_config(config, ["MODEL.WEIGHTS", weights]))
+    # Resized to double the size for the model.
+    enlarged = ["MODEL.WEIGHTS", weights, "INPUT.MIN_SIZE_TEST", "160"]
+    detector = load_detector(load_config(config, enlarged))
+    boxes = make_proposer(detector, "model")(str(tmp_path / "1.png"))
+    assert 300 < len(boxes) <= max(LIMITS)
+    assert boxes.min() >= 0
+    assert 80 < boxes[:, 2].max() <= 100 and 60 < boxes[:, 3].max() <= 80
+
+    propose = make_proposer(small, "model")
+    boxes = propose(str(tmp_path / "1.png"))
+    record = small.read(str(tmp_path / "1.png"))
+    with torch.no_grad():
+        images = small.model.preprocess_image([record])
+        features = small.model.backbone(images.tensor)
+        (own,), _ = small.model.proposal_generator(images, features)
+    own_boxes = own.proposal_boxes.tensor
+    assert (own.objectness_logits.diff() <= 0).all()
+    assert torch.equal(boxes, own_boxes[: len(boxes)])
+
+
+def test_a_model_that_only_proposes_is_asked_itself(slim_cfg, write_truth, tmp_path):
+    slim_cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"
+    slim_cfg.MODEL.WEIGHTS = str(tmp_path / "rpn.pth")
+    torch.save({"model": build_random_model(slim_cfg, "cpu").state_dict()}, slim_cfg.MODEL.WEIGHTS)
+    write_truth([(1, 1, TINY)])
+    detector = load_detector(slim_cfg)
+    boxes = make_proposer(detector, "rpn")(str(tmp_path / "1.png"))
+    with torch.no_grad():
+        [output] = detector.model([detector.read(str(tmp_path / "1.png"))])
+    assert len(boxes) > 10
+    assert torch.equal(boxes, output["proposals"].proposal_boxes.tensor)
+
+
+def test_a_model_without_rpn_is_named():
+    config = Path(__file__).parents[3] / "configs/enl_retinanet_R50.yaml"
+    with torch.device("meta"):
+        model = build_random_model(load_config(str(config), []), "meta")
+    detector = type("Detector", (), {"model": model})
+    with pytest.raises(ValueError, match="'retina' has no region proposal network"):
+        make_proposer(detector, "retina")
+
+
+def test_the_tool_draws_and_counts(slim_model, write_truth, tmp_path, monkeypatch, capsys):
+    truth = write_truth([(1, 1, TINY), (2, 1, MEDIUM)])
+    config, weights = slim_model
+    arguments = ["--annotations", truth, "--images", tmp_path, "--output", tmp_path / "out"]
+    arguments += ["--model", "a", config, weights, "--model", "b", config, weights]
+    arguments += ["--top", 20, "--num-images", 1]
+    monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
+    runpy.run_path(str(TOOL), run_name="__main__")
+    assert "Open " in capsys.readouterr().out
+    assert (tmp_path / "out/001_1.png").read_bytes().startswith(b"\x89PNG")
+    assert not list((tmp_path / "out").glob("002*"))
+    with open(tmp_path / "out/recall.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["objects"] for row in rows] == ["0", "1", "0", "0", "0", "1", "0", "0"]
+    # The same model twice; recall grows with the number of proposals.
+    for row in rows:
+        assert [row[f"a, {n} proposals"] for n in LIMITS] == [
+            row[f"b, {n} proposals"] for n in LIMITS
+        ]
+    recalls = [float(rows[5][f"a, {n} proposals"]) for n in LIMITS]
+    assert recalls == sorted(recalls)
+    page = (tmp_path / "out/index.html").read_text()
+    assert "Proposals of small objects: a, b" in page and "<pre>box side, px" in page
+    assert "The models differ on 0 of 2 images" in page

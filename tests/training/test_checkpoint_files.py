@@ -1,0 +1,314 @@
+"""Checkpoint files: from strangers, damaged, half written, and in other formats."""
+
+import io
+import os
+import pickle
+import resource
+import runpy
+import signal
+import tarfile
+from collections import OrderedDict
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from detectron2.engine import default_argument_parser
+from torch import nn
+
+from enl_detectron2.training.checkpoint import UNFINISHED, ENLCheckpointer
+from enl_detectron2.training.checkpoint_files import convert_checkpoint, read_checkpoint
+from enl_detectron2.training.errors import (
+    CheckpointNotSaved,
+    MissingFile,
+    NonFinite,
+    UnsafeCheckpoint,
+)
+from enl_detectron2.training.trainer import Trainer, run
+
+TOOL = Path(__file__).parents[2] / "tools/convert_checkpoint.py"
+
+
+class Malicious:
+    """Runs a command when it is unpickled, as anyone's file could."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.mark}'",)
+
+
+class MaliciousBuiltin(Malicious):
+    """Asks for nothing but a builtin."""
+
+    def __reduce__(self):
+        return eval, (f"open({str(self.mark)!r}, 'w')",)
+
+
+def save_zip(content, path):
+    torch.save(content, path)
+
+
+def save_legacy(content, path):
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def save_pickle(content, path):
+    path.write_bytes(pickle.dumps(content, protocol=2))
+
+
+ATTACKS = {"model.pkl": save_pickle, "model.pth": save_zip, "old.pth": save_legacy}
+
+
+@pytest.fixture
+def mark(tmp_path):
+    """The file that is there if something was run."""
+    return tmp_path / "was run"
+
+
+def malicious_file(tmp_path, mark, name="model.pth", kind=Malicious):
+    path = tmp_path / name
+    content = {"model": {"weight": torch.zeros(1), "bias": kind(mark)}, "__author__": "a stranger"}
+    if name.endswith(".pkl"):
+        content["model"]["weight"] = np.zeros(1)
+    ATTACKS[name](content, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", [Malicious, MaliciousBuiltin])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_file_that_runs_code_is_refused_and_runs_nothing(tmp_path, mark, name, kind):
+    path = malicious_file(tmp_path, mark, name, kind)
+    asked = "eval" if kind is MaliciousBuiltin else "system"
+    with pytest.raises(UnsafeCheckpoint, match=rf"{name} is refused: it asks for \S*{asked}; "):
+        ENLCheckpointer(nn.Linear(1, 1)).load(str(path))
+    assert not mark.exists()
+    # The attack is a real one.
+    with path.open("rb") as file:
+        if name.endswith(".pkl"):
+            pickle.load(file)
+        else:
+            torch.load(file, weights_only=False)
+    assert mark.exists()
+
+
+def test_other_ways_into_the_unpickler_are_closed(tmp_path):
+    for module, name in (("builtins", "getattr"), ("numpy", "load"), ("_codecs", "decode")):
+        path = tmp_path / "sneaky.pkl"
+        path.write_bytes(f"c{module}\n{name}\n.".encode())
+        with pytest.raises(UnsafeCheckpoint, match=f"asks for {module}.{name}; "):
+            read_checkpoint(path)
+    # Not even through a dotted name, which newer pickles look up by attributes.
+    path.write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.")
+    with pytest.raises(UnsafeCheckpoint, match="asks for numpy.ndarray.tofile"):
+        read_checkpoint(path)
+
+
+def test_a_tar_file_is_refused(tmp_path):
+    path = tmp_path / "model.pth"
+    with tarfile.open(path, "w") as tar:
+        tar.addfile(tarfile.TarInfo("pickle"), io.BytesIO())
+    with pytest.raises(UnsafeCheckpoint, match="tar format"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("how", ["MODEL.WEIGHTS", "--resume"])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_run_refuses_it_too(slim_cfg, tmp_path, mark, how, name):
+    path = malicious_file(tmp_path, mark, name)
+    if how == "--resume":
+        (tmp_path / "last_checkpoint").write_text(name)
+    config = tmp_path / "slim.yaml"
+    config.write_text(slim_cfg.dump())
+    words = ["MODEL.WEIGHTS", str(path)] if how == "MODEL.WEIGHTS" else ["MODEL.WEIGHTS", ""]
+    args = default_argument_parser().parse_args(
+        ["--config-file", str(config), "--eval-only", *(["--resume"] if how == "--resume" else [])]
+        + ["OUTPUT_DIR", str(tmp_path), "DATASETS.TEST", "('coco_2017_val',)", *words]
+    )
+    with pytest.raises(UnsafeCheckpoint, match="is refused: it asks for"):
+        run(args)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["model.pkl", "model.pth", "model.pyth", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"\x80\x04}", b"PK\x03\x04 and then nothing"])
+def test_a_damaged_file_is_named(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UnsafeCheckpoint, match=f"{name} can't be read as a checkpoint"):
+        read_checkpoint(path)
+
+
+def test_half_a_checkpoint_is_named(tmp_path):
+    ENLCheckpointer(nn.Linear(50, 50), str(tmp_path)).save("model")
+    path = tmp_path / "model.pth"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UnsafeCheckpoint, match="model.pth can't be read .* perhaps it was cut off"):
+        read_checkpoint(path)
+
+
+def test_arrays_and_plain_containers_are_admitted(tmp_path):
+    content = OrderedDict(
+        model={"weight": np.arange(3.0), "count": np.int64(3), "name": b"\xe4", "list": [1, None]},
+        __author__="Detectron2 Model Zoo",
+    )
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (tmp_path / "model.pkl").write_bytes(pickle.dumps(content, protocol))
+        read = read_checkpoint(tmp_path / "model.pkl")
+        assert read["model"].pop("weight").tolist() == [0, 1, 2]
+        assert read["model"] == {key: content["model"][key] for key in ("count", "name", "list")}
+    torch.save(content, tmp_path / "model.pth")
+    assert read_checkpoint(tmp_path / "model.pth")["model"]["weight"].tolist() == [0, 1, 2]
+
+
+def test_python_2s_pickles_are_read(tmp_path):
+    # np.float32([1]) as Python 2 with NumPy 1 wrote it, in Caffe2's layout.
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+        b"(I1\n(I1\ntcnumpy\ndtype\n(S'f4'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntbI00\n"
+        b"S'\\x00\\x00\\x80?'\ntb"
+    )
+    path = tmp_path / "R-50.pkl"
+    path.write_bytes(b"(dS'blobs'\n(dS'conv1_w'\n" + array + b"sS'conv1_w_momentum'\nI0\nss.")
+    read = read_checkpoint(path)
+    assert read["__author__"] == "Caffe2" and read["matching_heuristics"]
+    assert list(read["model"]) == ["conv1_w"] and read["model"]["conv1_w"].tolist() == [1]
+
+
+def test_pycls_files_are_read(tmp_path):
+    state = {"weight": torch.ones(1), "bn.num_batches_tracked": torch.ones(1)}
+    torch.save({"model_state": state}, tmp_path / "model.pyth")
+    read = read_checkpoint(tmp_path / "model.pyth")
+    assert list(read["model"]) == ["weight"] and read["matching_heuristics"]
+
+
+def test_safetensors_there_and_back(tmp_path, slim_cfg):
+    model = Trainer.build_model(slim_cfg)
+    ENLCheckpointer(model, str(tmp_path)).save("model", iteration=3)
+    convert_checkpoint(tmp_path / "model.pth", tmp_path / "model.safetensors")
+    convert_checkpoint(tmp_path / "model.safetensors", tmp_path / "again.pth")
+    for name in ("model.safetensors", "again.pth"):
+        other = Trainer.build_model(slim_cfg)
+        ENLCheckpointer(other, complete=True).load(str(tmp_path / name))
+        for key, value in model.state_dict().items():
+            assert torch.equal(other.state_dict()[key], value), key
+    assert "iteration" not in read_checkpoint(tmp_path / "again.pth")
+    assert not list(tmp_path.glob("*unfinished"))
+    with pytest.raises(FileExistsError, match="again.pth is there already"):
+        convert_checkpoint(tmp_path / "model.pth", tmp_path / "again.pth")
+    with pytest.raises(ValueError, match="model.onnx must end in .safetensors or .pth"):
+        convert_checkpoint(tmp_path / "model.pth", tmp_path / "model.onnx")
+
+
+def test_another_librarys_names_are_still_known_as_such(tmp_path):
+    content = {"blobs": {"conv1_w": np.ones(2, dtype=np.float32), "bn": np.ones((2, 2)).T}}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
+    convert_checkpoint(tmp_path / "R-50.pkl", tmp_path / "R-50.safetensors")
+    read = read_checkpoint(tmp_path / "R-50.safetensors")
+    assert read["matching_heuristics"] is True and read["__author__"] == "Caffe2"
+
+
+def test_resuming_from_a_file_that_is_gone_is_an_error(tmp_path):
+    (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
+    checkpointer = ENLCheckpointer(nn.Linear(1, 1), str(tmp_path))
+    with pytest.raises(MissingFile, match="last_checkpoint names .*model_0000009.pth, which isn't"):
+        checkpointer.resume_or_load("", resume=True)
+
+
+def saved(folder):
+    """What a resumed run would go on from."""
+    checkpointer = ENLCheckpointer(nn.Linear(1, 1), str(folder))
+    return read_checkpoint(checkpointer.get_checkpoint_file())["iteration"]
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_half(content, file):
+    file.write(b"half a checkpoint")
+    file.flush()
+    die()
+
+
+def replace_once(*paths, replace=os.replace, done=[]):  # noqa: B006
+    if done:
+        die()
+    done.append(paths)
+    replace(*paths)
+
+
+MOMENTS = {
+    "writing": ("torch.save", write_half),
+    "renaming": ("os.replace", die),
+    "tagging": ("enl_detectron2.training.checkpoint.ENLCheckpointer.tag_last_checkpoint", die),
+    "renaming the tag": ("os.replace", replace_once),
+}
+
+
+@pytest.mark.parametrize("name", ["model_1", "model_0"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_while_saving(tmp_path, moment, name):
+    """Whatever the moment, and even if the file is one that was there: a whole one is left."""
+    checkpointer = ENLCheckpointer(nn.Linear(1, 1), str(tmp_path))
+    checkpointer.save("model_0", iteration=0)
+    child = os.fork()
+    if child == 0:
+        where, what = MOMENTS[moment]
+        with mock.patch(where, what):
+            checkpointer.save(name, iteration=1)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    replaced = name == "model_0" and moment in ("tagging", "renaming the tag")
+    assert saved(tmp_path) == (1 if replaced else 0)
+    # The next one works, and leaves nothing behind.
+    checkpointer.save("model_2", iteration=2)
+    assert saved(tmp_path) == 2
+    assert not (tmp_path / UNFINISHED).exists()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    model = nn.Linear(400, 400)  # 641 kB
+    checkpointer = ENLCheckpointer(model, str(tmp_path))
+    checkpointer.save("model_0", iteration=0)
+    whole = (tmp_path / "model_0.pth").read_bytes()
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        for name in ("model_1", "model_0"):
+            with pytest.raises(
+                CheckpointNotSaved,
+                match=rf"{name}.pth could not be written \(.+\); the last whole .*model_0.pth",
+            ):
+                checkpointer.save(name, iteration=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert (tmp_path / "model_0.pth").read_bytes() == whole
+    assert saved(tmp_path) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0.pth"]
+
+
+def test_a_broken_model_is_not_saved(tmp_path):
+    model = nn.Linear(2, 2)
+    checkpointer = ENLCheckpointer(model, str(tmp_path))
+    checkpointer.save("model_0", iteration=0)
+    with torch.no_grad():
+        model.bias[1] = float("nan")
+    with pytest.raises(NonFinite, match="model_1.pth is not saved, .* bias .*model_0.pth"):
+        checkpointer.save("model_1", iteration=1)
+    assert saved(tmp_path) == 0 and not (tmp_path / "model_1.pth").exists()
+
+
+def test_the_tool_converts_and_refuses_in_a_line(tmp_path, mark, capsys):
+    main = runpy.run_path(str(TOOL))["main"]
+    target = tmp_path / "model.safetensors"
+    with pytest.raises(SystemExit) as end:
+        main([str(malicious_file(tmp_path, mark)), str(target)])
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "model.pth is refused" in said and said.count("\n") == 1
+    assert not mark.exists() and not target.exists()
+    torch.save({"weight": torch.ones(1)}, tmp_path / "model.pth")
+    main([str(tmp_path / "model.pth"), str(target)])
+    assert read_checkpoint(target)["model"]["weight"] == 1

@@ -1,0 +1,208 @@
+"""One seed, one run: whatever interrupts it, and however many workers read its images."""
+
+import itertools
+import json
+import logging
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.build import build_batch_data_loader
+from detectron2.data.common import DatasetFromList, MapDataset
+from detectron2.data.samplers import TrainingSampler
+from tiny_training import (
+    WriteLosses,
+    arguments,
+    read_losses,
+    train,
+    write_config,
+    write_images,
+)
+
+from enl_detectron2.training.data.loader import TrainLoader
+from enl_detectron2.training.errors import ConfigError, NonFinite
+from enl_detectron2.training.trainer import Trainer, setup
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    write_images(folder)
+    return write_config(folder)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(config, tmp_path_factory):
+    """The losses of the run, and its folder."""
+    output = tmp_path_factory.mktemp("uninterrupted")
+    train(config, output / "losses", "OUTPUT_DIR", output)
+    losses = read_losses(output / "losses")
+    assert [iteration for iteration, _ in losses] == list(range(6))
+    return losses, output
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_runs_are_one(config, uninterrupted, tmp_path, workers):
+    words = ("OUTPUT_DIR", tmp_path, "DATALOADER.NUM_WORKERS", workers)
+    train(config, tmp_path / "losses", *words)
+    assert read_losses(tmp_path / "losses") == uninterrupted[0]
+
+
+def test_another_seed_is_another_run(config, uninterrupted, tmp_path):
+    words = ("OUTPUT_DIR", tmp_path, "SEED", 8, "SOLVER.MAX_ITER", 2)
+    train(config, tmp_path / "losses", *words)
+    both = zip(read_losses(tmp_path / "losses"), uninterrupted[0])
+    assert all(loss != other for loss, other in both)
+
+
+def test_batch_norm_can_be_measured_at_the_end(config, tmp_path):
+    """By detectron2's own option, which a training from scratch is advised to use."""
+    models = []
+    for measured in (False, True):
+        output = tmp_path / str(measured)
+        options = {
+            "OUTPUT_DIR": output,
+            "MODEL.RESNETS.NORM": "BN",
+            "MODEL.BACKBONE.FREEZE_AT": 0,
+            "TEST.PRECISE_BN.ENABLED": measured,
+            "TEST.PRECISE_BN.NUM_ITER": 2,
+        }
+        train(config, tmp_path / "losses", *(word for each in options.items() for word in each))
+        models.append(torch.load(output / "model_final.pth", weights_only=False)["model"])
+    changed = {name for name in models[0] if not torch.equal(models[0][name], models[1][name])}
+    assert "backbone.bottom_up.stem.conv1.norm.running_var" in changed
+    assert all("running_" in name or "num_batches" in name for name in changed)
+
+
+class Interrupt(WriteLosses):
+    """Stops at an iteration."""
+
+    def before_step(self):
+        if self.trainer.iter == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_goes_on_as_if_nothing_had_been(config, uninterrupted, tmp_path, workers):
+    words = ("OUTPUT_DIR", tmp_path, "DATALOADER.NUM_WORKERS", workers)
+    trainer = Trainer(setup(arguments(config, *words)))
+    trainer.register_hooks([Interrupt(tmp_path / "losses")])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    train(config, tmp_path / "losses", "--resume", *words)
+    assert len(json.loads((tmp_path / "environment.json").read_text())) == 2  # both starts
+    losses = read_losses(tmp_path / "losses")
+    # The third step, after the last checkpoint, is done again.
+    assert [iteration for iteration, _ in losses] == [0, 1, 2, 2, 3, 4, 5]
+    assert set(losses) == set(uninterrupted[0])
+
+
+def test_what_made_the_weights_is_written_beside_them(uninterrupted):
+    _, output = uninterrupted
+    [written] = json.loads((output / "environment.json").read_text())
+    assert written["seed"] == 7 and written["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert written["versions"].keys() >= {"python", "detectron2", "numpy", "enl-detectron2"}
+    assert written["command"] and {"git_revision", "git_has_changes"} <= written.keys()
+    assert (output / "config.yaml").exists()
+
+
+RECORDS = [
+    {"index": index, "width": 64 if index % 3 else 32, "height": 48, "file_name": f"{index}.png"}
+    for index in range(7)
+]
+
+
+def loader(batch_size=2, grouped=True, mapper=dict, **options):
+    data = MapDataset(DatasetFromList(RECORDS), mapper)
+    sampler = TrainingSampler(len(RECORDS), seed=3)
+    built = build_batch_data_loader(
+        data, sampler, batch_size, aspect_ratio_grouping=grouped, num_workers=0
+    )
+    return built, TrainLoader(built, 5, **options)
+
+
+def indices(batches, count=20):
+    return [[image["index"] for image in batch] for batch in itertools.islice(batches, count)]
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_the_order_is_detectron2s_own(grouped):
+    theirs, ours = loader(grouped=grouped)
+    expected = indices(theirs)
+    assert indices(ours) == expected
+    for start in (1, 9):
+        ours.start = start
+        assert indices(ours, 5) == expected[start : start + 5]
+
+
+def test_a_loader_that_collates_by_itself_is_left_to_do_so():
+    data = MapDataset(DatasetFromList(RECORDS), dict)
+    options = {"num_workers": 0, "collate_fn": lambda batch: {"images": batch}}
+    built = build_batch_data_loader(data, TrainingSampler(len(RECORDS)), 2, **options)
+    with pytest.raises(TypeError, match="collate_fn of its own"):
+        TrainLoader(built, 5)
+
+
+def fails_at(*bad):
+    def mapper(record):
+        if record["index"] in bad:
+            raise OSError("image file is truncated")
+        return record
+
+    return mapper
+
+
+def test_a_bad_image_stops_or_is_replaced(caplog):
+    _, ours = loader(mapper=fails_at(2, 3))
+    with pytest.raises(ValueError, match=r"^3.png \(image None\) can't be used: OSError: image f"):
+        indices(ours)
+    _, ours = loader(mapper=fails_at(2, 3), on_bad_image="replace", grouped=False)
+    with caplog.at_level(logging.WARNING):
+        seen = list(itertools.chain(*indices(ours)))
+    whole = list(itertools.chain(*indices(loader(grouped=False)[1])))
+    assert seen == [4 if index in (2, 3) else index for index in whole]
+    # Each time both are met, both are named.
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum(text.startswith("3.png") for text in messages) == whole.count(2) + whole.count(3)
+    assert sum(text.startswith("2.png") for text in messages) == whole.count(2)
+    _, ours = loader(mapper=fails_at(*range(7)), on_bad_image="replace")
+    with pytest.raises(ValueError, match="7 images in a row can't be used"):
+        indices(ours)
+    with pytest.raises(ConfigError, match="must be 'stop' or 'replace', got 'skip'"):
+        loader(on_bad_image="skip")
+
+
+@pytest.fixture
+def broken_loss(config, tmp_path):
+    """A trainer whose loss is not a number from the fifth step on."""
+    trainer = Trainer(setup(arguments(config, "OUTPUT_DIR", tmp_path)))
+    trainer.register_hooks([WriteLosses(tmp_path / "losses")])
+    losses = trainer.model.roi_heads.box_predictor.losses
+
+    def broken(*args):
+        terms = losses(*args)
+        return terms | ({"loss_cls": terms["loss_cls"] * torch.nan} if trainer.iter >= 4 else {})
+
+    trainer.model.roi_heads.box_predictor.losses = broken
+    return trainer
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(broken_loss, uninterrupted, tmp_path):
+    with pytest.raises(NonFinite) as error:
+        broken_loss.train()
+    message = str(error.value)
+    assert "not finite at iteration 4: " in message and "loss_cls=nan" in message
+    assert "loss_rpn_loc=" in message and message.count("images/image ") == 2
+    assert message.endswith("the last checkpoint is " + str(tmp_path / "model_0000003.pth"))
+    # What is on the disk is from before, and goes on well.
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
+    assert not (tmp_path / "model_final.pth").exists()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_data_sets():
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
