@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import torch
 
 from .errors import UnsafeCheckpoint
-from .pickles import check_stream, read_pickle, refusal, stand_ins, without_stand_ins
+from .pickles import check_stream, line, read_pickle, refusal, stand_ins, without_stand_ins
 
 # Under which keys other projects keep a model's state, in the order in which they are looked for.
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_ema", "state_dict_ema")
@@ -53,9 +53,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         else:
             content = _read_torch(path)
     except UnsafeCheckpoint as error:
-        raise UnsafeCheckpoint(f"{path} is refused: it {error}") from None
+        raise UnsafeCheckpoint(f"{path} is refused: it {line(error)}") from None
     except Exception as error:  # a damaged file can raise anything
-        reason = (str(error).splitlines() or [""])[0]
+        reason = line((str(error).splitlines() or [""])[0])
         raise UnsafeCheckpoint(
             f"{path} can't be read as a checkpoint, perhaps it was cut off "
             f"({type(error).__name__}: {reason})"

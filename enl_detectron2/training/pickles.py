@@ -247,3 +247,8 @@ def refusal(asked: str) -> UnsafeCheckpoint:
         f"asks for {asked}; it may hold tensors, arrays and plain containers only, as "
         "anything else can run code. It was not loaded"
     )
+
+
+def line(error: Any) -> str:
+    """What an error says; a stranger's file can put line ends and commands to a terminal there."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(error))
