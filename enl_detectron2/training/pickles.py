@@ -28,18 +28,21 @@ _STRING = next(code for code in pickletools.opcodes if code.name == "STRING")
 _CHANGES = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD", "READONLY_BUFFER"}
 
 
-def read_pickle(content: bytes) -> Any:
-    """What a pickle holds, if that is tensors' worth of arrays, and plain containers.
+def read_pickle(content: bytes, also: dict[str, Callable] | None = None) -> Any:
+    """What a pickle holds, if that is arrays of plain numbers, and plain containers.
 
     Args:
         content: of a file, as Python 2 or 3 wrote it.
+        also: functions by the names that the pickle may ask for beside them.
 
     Raises:
         UnsafeCheckpoint: (a ValueError) if it asks for anything else; "asks for …".
         Exception: if it is damaged, of whatever kind.
     """
     check_stream(io.BytesIO(content), len(content))
-    return without_stand_ins(_Unpickler(io.BytesIO(content), encoding="latin1").load())
+    unpickler = _Unpickler(io.BytesIO(content), encoding="latin1")
+    unpickler.admitted = _PICKLED | (also or {})
+    return without_stand_ins(unpickler.load())
 
 
 def check_stream(file: BinaryIO, size: int) -> None:
@@ -124,7 +127,9 @@ class _Array(np.ndarray):
 
     __slots__ = ()  # a pickle can't set attributes
 
-    def __new__(cls, *_: Any) -> "_Array":
+    def __new__(cls, *arguments: Any) -> "_Array":
+        if arguments:
+            raise refusal("an array that isn't rebuilt as NumPy does it")
         return super().__new__(cls, 0)
 
     def __setstate__(self, state: Any) -> None:
@@ -157,8 +162,10 @@ def _content(dtype: Any, content: Any, shape: Any) -> tuple[np.dtype, bytes]:
     return dtype.dtype, bytes(content)
 
 
-def _reconstruct(*_: Any) -> _Array:
+def _reconstruct(kind: Any, shape: Any, _: Any) -> _Array:
     """Stands in for NumPy's, which makes an array of any kind and size to be filled by a state."""
+    if kind is not _Array or shape != (0,):
+        raise refusal("an array that isn't rebuilt as NumPy does it")
     return _Array()
 
 
@@ -198,10 +205,12 @@ _PICKLED = {"collections.OrderedDict": OrderedDict, "_codecs.encode": _encode, *
 
 
 class _Unpickler(pickle.Unpickler):
+    admitted: dict[str, Callable]
+
     def find_class(self, module: str, name: str) -> Any:
-        if f"{module}.{name}" not in _PICKLED or "." in name:
+        if f"{module}.{name}" not in self.admitted or "." in name:
             raise refusal(f"{module}.{name}")
-        found = _PICKLED[f"{module}.{name}"]
+        found = self.admitted[f"{module}.{name}"]
         # A copy of a function, as a pickle can set attributes of what it asks for.
         return found if isinstance(found, type) else _renamed(found, module, name)
 
@@ -218,7 +227,7 @@ def stand_ins() -> list[Callable]:
 
 def _renamed(function: Callable, module: str, name: str) -> Callable:
     """A copy of a function, which says that it is another one."""
-    copy = types.FunctionType(function.__code__, globals(), name, function.__defaults__)
+    copy = types.FunctionType(function.__code__, function.__globals__, name, function.__defaults__)
     copy.__module__, copy.__qualname__ = module, name
     return copy
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from enl_detectron2.training.errors import ConfigError, MissingFile, UnsafeCheckpoint
@@ -28,7 +29,9 @@ def check_proposal_files(files: Sequence[str], key: str = "DATASETS.PROPOSAL_FIL
     for name in files:
         try:
             with open(PathManager.get_local_path(name), "rb") as file:
-                content = read_pickle(file.read())
+                content = read_pickle(
+                    file.read(), {"detectron2.structures.boxes.BoxMode": _box_mode}
+                )
         except UnsafeCheckpoint as error:
             raise ConfigError(f"{key}: {name} is refused: it {line(error)}") from None
         except OSError as error:
@@ -40,6 +43,10 @@ def check_proposal_files(files: Sequence[str], key: str = "DATASETS.PROPOSAL_FIL
         fault = _fault(content)
         if fault:
             raise ConfigError(f"{key}: {name} {fault}")
+
+
+def _box_mode(value: int) -> int:
+    return BoxMode(value).value
 
 
 def _fault(content: object) -> str:
