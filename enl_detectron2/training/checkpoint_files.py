@@ -7,8 +7,6 @@ tensors, arrays and plain containers is.
 import contextlib
 import io
 import os
-import pickle
-import re
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -18,12 +16,31 @@ from typing import Any, BinaryIO
 import torch
 
 from .errors import UnsafeCheckpoint
-from .pickles import check_stream, line, read_pickle, refusal, stand_ins, without_stand_ins
+from .pickles import (
+    check_stream,
+    full_name,
+    line,
+    read_pickle,
+    refusal,
+    stand_ins,
+    without_stand_ins,
+)
 
 # Under which keys other projects keep a model's state, in the order in which they are looked for.
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_ema", "state_dict_ema")
 # In the names of what torch.compile has wrapped, and PyTorch's AveragedModel counts.
 COMPILED, AVERAGED = "_orig_mod", "n_averaged"
+# Of what isn't its own, under the names that Python 2 and 3 have for it.
+PYTORCH_ADMITS = {
+    "collections.OrderedDict",
+    "collections.Counter",
+    "_codecs.encode",
+    *(
+        f"{module}.{name}"
+        for module in ("builtins", "__builtin__")
+        for name in ("bytearray", "set", "complex")
+    ),
+}
 LEGACY_PICKLES = 5  # that torch.save put one after the other before it wrote zip files
 
 
@@ -170,31 +187,31 @@ def _read_torch(path: Path) -> Any:
     if tarfile.is_tarfile(path):
         # Old versions of PyTorch run what is in them (CVE-2025-32434).
         raise UnsafeCheckpoint("has the tar format that PyTorch wrote until 2017")
-    _check_torch_pickles(path)
-    try:
-        with torch.serialization.safe_globals(stand_ins()):
-            return without_stand_ins(torch.load(path, map_location="cpu", weights_only=True))
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked is None:
-            raise
-        raise refusal(asked[1]) from None
+    with torch.serialization.safe_globals(stand_ins()):
+        admitted = {full_name(thing) for thing in torch.serialization.get_safe_globals()}
+        for asked in _check_torch_pickles(path):
+            # What PyTorch admits beside is PyTorch's to decide.
+            if asked not in admitted | PYTORCH_ADMITS and not asked.startswith("torch."):
+                raise refusal(asked)
+        return without_stand_ins(torch.load(path, map_location="cpu", weights_only=True))
 
 
-def _check_torch_pickles(path: Path) -> None:
-    size = path.stat().st_size
+def _check_torch_pickles(path: Path) -> list[str]:
+    """Follows the pickles of ``torch.save``; returns what they ask for."""
+    size, asked = path.stat().st_size, []
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             for _ in range(LEGACY_PICKLES):
-                check_stream(file, size)
-        return
+                asked += check_stream(file, size)
+        return asked
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if not member.filename.endswith(".pkl"):
                 continue
             if member.file_size > size:  # PyTorch doesn't compress
                 raise UnsafeCheckpoint(f"asks for {member.file_size:,} bytes, but has {size:,}")
-            check_stream(io.BytesIO(archive.read(member)), size)
+            asked += check_stream(io.BytesIO(archive.read(member)), size)
+    return asked
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -45,12 +45,15 @@ def read_pickle(content: bytes, also: dict[str, Callable] | None = None) -> Any:
     return without_stand_ins(unpickler.load())
 
 
-def check_stream(file: BinaryIO, size: int) -> None:
+def check_stream(file: BinaryIO, size: int) -> list[str]:
     """Follows one pickle without building anything, to see what would exhaust Python itself.
 
     Args:
         file: at the pickle's beginning; it is read until the pickle's end.
         size: in bytes, of the file; what it remembers can't be more.
+
+    Returns:
+        What it asks for by the opcode GLOBAL, the only one that PyTorch's own files have for it.
 
     Raises:
         UnsafeCheckpoint: (a ValueError) if it nests too deeply, or claims more than it holds.
@@ -58,6 +61,7 @@ def check_stream(file: BinaryIO, size: int) -> None:
     """
     depths: list[int | None] = []  # of the objects on the stack; None is a mark
     remembered: dict[int, int] = {}
+    asked = []
     for code, argument in _codes(file):
         name, taken = code.name, [kind.name for kind in code.stack_before]
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
@@ -67,6 +71,8 @@ def check_stream(file: BinaryIO, size: int) -> None:
             remembered[index] = _pop(depths)
             depths.append(remembered[index])
             continue
+        if name == "GLOBAL":
+            asked.append(argument.replace(" ", "."))
         items = []
         if "stackslice" in taken:
             while (depth := _pop(depths, marks=True)) is not None:
@@ -81,6 +87,7 @@ def check_stream(file: BinaryIO, size: int) -> None:
         if depth > DEEPEST:
             raise UnsafeCheckpoint(f"asks for objects within objects, more than {DEEPEST} deep")
         depths += [None if name == "MARK" else depth for _ in code.stack_after]
+    return asked
 
 
 def _codes(file: BinaryIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
@@ -223,6 +230,11 @@ def stand_ins() -> list[Callable]:
         # The classes have NumPy's names from the start.
         renamed.append(stand_in if isinstance(stand_in, type) else _renamed(stand_in, module, name))
     return renamed
+
+
+def full_name(thing: Any) -> str:
+    """Under which a pickle asks for it; of a pair, as PyTorch has them, the second says it."""
+    return thing[1] if isinstance(thing, tuple) else f"{thing.__module__}.{thing.__qualname__}"
 
 
 def _renamed(function: Callable, module: str, name: str) -> Callable:

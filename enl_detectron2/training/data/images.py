@@ -92,7 +92,8 @@ def reason(error: Exception) -> str:
 class _RescaledImages(PathHandler):
     """Opens ``rescaled://FILE`` as an 8-bit image, upright and without loss.
 
-    detectron2's mappers read images by its path manager, so that this reaches all of them.
+    detectron2's mappers read images by its path manager, so that this reaches all of them. The two
+    methods are those that iopath asks of every handler.
     """
 
     def _get_supported_prefixes(self) -> list[str]:
