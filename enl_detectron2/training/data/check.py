@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from enl_detectron2.training.errors import BadImage
+from enl_detectron2.training.pickles import line
 
 from .coco_file import (
     CocoFile,
@@ -24,6 +25,7 @@ from .coco_file import (
 from .images import read_image
 from .segmentation import usable_segmentation
 
+LONGEST = 300  # characters of values that a finding shows
 TOLERANCE = 1.0  # pixels that a box may stick out of its image: annotation tools round
 
 
@@ -45,7 +47,9 @@ class Finding(NamedTuple):
     def __str__(self) -> str:
         level = "error" if self.is_error else "warning"
         detail = f": {self.detail}" if self.detail else ""
-        return f"{level}: {self.file}: {self.part} {self.kind}{detail}"
+        if len(detail) > LONGEST:
+            detail = detail[:LONGEST] + "…"
+        return line(f"{level}: {self.file}: {self.part} {self.kind}{detail}")
 
 
 def check_annotations(coco: CocoFile, image_root: str | Path) -> list[Finding]:
@@ -79,7 +83,7 @@ def check_images(
     findings = []
     for image in coco.images:
         file = _file_of(image, Path(image_root))
-        if file is None or not file.is_file():
+        if file is None or not _is_file(file):
             continue
         part = f"(image {image.get('id')})"
         try:
@@ -159,7 +163,7 @@ def _check_image_entries(coco: CocoFile, image_root: Path) -> Iterator[Finding]:
         if file is None:
             yield Finding(True, coco.path, part, "has no file_name")
             continue
-        if not file.is_file():
+        if not _is_file(file):
             yield Finding(True, file, f"({part} of {coco.path})", "is missing")
         if files[file] > 1:
             detail = image["file_name"]
@@ -262,6 +266,13 @@ def _check_unit(coco: CocoFile, images: dict[int | str | None, Entry]) -> Iterat
             "has boxes in fractions of the image's size, which must be in pixels",
             f"all {len(boxes)} lie between 0 and 1, the first one is {boxes[0]}",
         )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
 
 
 def _file_of(image: Entry, image_root: Path) -> Path | None:

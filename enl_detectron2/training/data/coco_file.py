@@ -9,7 +9,6 @@ import codecs
 import errno
 import json
 import locale
-import math
 import tempfile
 from collections import Counter
 from collections.abc import Hashable, Iterable
@@ -22,6 +21,7 @@ from enl_detectron2.training.checkpoint_files import whole_file
 from .segmentation import usable_segmentation
 
 Entry = dict[str, Any]
+LARGEST = 1e300
 NO_AREA = "have no area, for which that of their box is taken"
 # Where copies are kept until the process ends.
 _copies = None
@@ -149,8 +149,8 @@ def id_of(entry: Entry, key: str = "id") -> int | str | None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number."""
-    return isinstance(value, Real) and -math.inf < value < math.inf
+    """Whether it is a finite number that can be calculated with; JSON knows no limits."""
+    return isinstance(value, Real) and -LARGEST < value < LARGEST
 
 
 def is_box(entry: Entry, sized: bool = True) -> bool:

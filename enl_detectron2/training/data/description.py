@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from enl_detectron2.training.pickles import line
+
 from .coco_file import CocoFile, Entry, box_area, id_of, is_box, is_number
 
 SMALL, MEDIUM = 32**2, 96**2  # pixels, COCO's limits of small and medium objects
@@ -29,7 +31,8 @@ def describe(coco: CocoFile) -> str:
     )
     for category in coco.categories:
         count = per_category[id_of(category)]
-        lines.append(f"  category {category.get('id')}: {category.get('name')}, {count:,} boxes")
+        named = line(f"{category.get('id')}: {category.get('name')}")
+        lines.append(f"  category {named}, {count:,} boxes")
     if not boxes or not coco.images:
         return "\n".join(lines)
     sizes = {

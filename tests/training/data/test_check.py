@@ -136,6 +136,15 @@ ERRORS = {
     "annotation id a word": (annotation(id="two"), "annotation at place 1 has no number as its id"),
     "width a word": (image(width="wide"), "image 9 has no width and height above 0: wide×30"),
     "half a pixel": (image(width=40.5), "image 9 has no width and height above 0: 40.5×30"),
+    "a name with NUL": (image(file_name="b\0.png"), "is missing"),
+    "a name with a line end": (
+        image(file_name="b\n.png"),
+        "b\N{REPLACEMENT CHARACTER}.png.*is missing",
+    ),
+    "half a character": (image(file_name="b\ud800.png"), "b\N{REPLACEMENT CHARACTER}.png.*missing"),
+    "too long a name": (image(file_name="b" * 5000), "is missing"),
+    "a box of 400 digits": (annotation(bbox=[0, 0, 10**400, 8]), "annotation 2 has no box"),
+    "an area of 400 digits": (annotation(area=10**400), "annotation 2 has an area that is no numb"),
     "unknown category": (annotation(category_id=5), "annotation 2 is of a category .*category 5"),
     "listed category": (annotation(category_id=[2]), "annotation 2 is of a category"),
     "annotation twice": (append("annotations", id=1), "annotation 1 is there more than once"),
@@ -175,7 +184,7 @@ def test_every_error_names_file_and_id(folder, case):
     change, message = ERRORS[case]
     changed(folder, change)
     errors = [str(finding) for finding in findings(folder) if finding.is_error]
-    assert all(str(folder) in error for error in errors)
+    assert all(str(folder) in error and error.isprintable() for error in errors)
     assert any(re.search(message, error) for error in errors), errors
 
 
