@@ -190,7 +190,11 @@ class ENLCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         names = plain_names(self.model.state_dict())
         rename(checkpoint["model"], {plain: name for name, plain in names.items()})
-        return super()._load_model(checkpoint)
+        try:
+            return super()._load_model(checkpoint)
+        except RuntimeError as error:  # of tensors that can't be copied, as those without values
+            said = " ".join(str(error).split())
+            raise UnsafeCheckpoint(f"the checkpoint can't be loaded: {said}") from error
 
     def _log_incompatible_keys(self, incompatible) -> None:
         """Reports what ``load`` has found.

@@ -262,6 +262,15 @@ def test_what_is_no_model_is_named(tmp_path):
             ENLCheckpointer(nn.Linear(1, 1)).load(str(path))
 
 
+@pytest.mark.parametrize("kind", [lambda v: v.to("meta"), torch.Tensor.to_sparse])
+def test_tensors_that_can_not_be_copied_are_refused_in_a_sentence(tmp_path, kind):
+    path = tmp_path / "model.pth"
+    torch.save({"weight": kind(torch.ones(2, 2))}, path)
+    with pytest.raises(UnsafeCheckpoint, match="can't be loaded: .*weight") as error:
+        ENLCheckpointer(nn.Linear(2, 2)).load(str(path))
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "name, said",
     [

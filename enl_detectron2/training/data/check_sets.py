@@ -84,7 +84,7 @@ def require_sound(name: str, json_file: str | Path, image_root: str | Path) -> C
     """
     try:
         coco = read_coco(json_file)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"DATASETS.COCO_FORMAT: {name!r}: {error}") from None
     findings = check_annotations(coco, image_root)
     all_of_them = f"python tools/check_dataset.py {json_file} {image_root}"

@@ -5,6 +5,7 @@ What has only one meaning is taken as that: whole numbers written as 640.0 or "6
 themselves, so that where theirs would be another reading they are given a copy.
 """
 
+import atexit
 import codecs
 import errno
 import json
@@ -101,7 +102,9 @@ def file_for_detectron2(coco: CocoFile) -> Path:
     if "annotations" in content:
         content = content | {"annotations": annotations}
     global _copies
-    _copies = _copies or tempfile.TemporaryDirectory(prefix="coco_format_")
+    if _copies is None:
+        _copies = tempfile.TemporaryDirectory(prefix="coco_format_")
+        atexit.register(_copies.cleanup)
     folder = tempfile.mkdtemp(dir=_copies.name)
     copy = Path(folder, coco.path.name)
     copy.write_text(json.dumps(content), encoding="ascii")
