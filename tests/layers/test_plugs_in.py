@@ -257,6 +257,7 @@ def transforms():
         return torch.export.export(function.block, inputs).module()(*inputs), function(x)
 
     def compiled(function, x):
+        torch.compiler.reset()  # PyTorch recompiles one code for eight modules at most
         graph = torch.compile(function, fullgraph=True, backend="aot_eager")
         return graph(x), function(x)
 
