@@ -8,7 +8,7 @@ from detectron2.engine import HookBase, default_argument_parser
 from PIL import Image
 
 from enl_detectron2.training.config import get_training_cfg
-from enl_detectron2.training.trainer import Trainer, setup
+from enl_detectron2.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 SIZES = [(64, 48), (48, 64)]  # width and height: some are wide and some are high
@@ -109,6 +109,6 @@ def train(config, losses, *words):
             return [WriteLosses(losses), *super().build_hooks()]
 
     args = arguments(config, *words)
-    trainer = Recorded(setup(args))
+    trainer = Recorded.from_args(args)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()

@@ -9,7 +9,7 @@ from detectron2.engine import default_argument_parser
 
 from enl_detectron2.digits.scenes import SceneConfig, write_relational_digits
 from enl_detectron2.model_zoo import get_config_file
-from enl_detectron2.training.trainer import run
+from enl_detectron2.training.launch import run
 
 SCENES = SceneConfig(
     image_size=128,

@@ -15,7 +15,9 @@ from detectron2.utils import comm
 from enl_detectron2.digits.scenes import SceneConfig, write_relational_digits
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data import register_coco_format
-from enl_detectron2.training.trainer import Trainer, run, setup
+from enl_detectron2.training.errors import ConfigError
+from enl_detectron2.training.launch import run
+from enl_detectron2.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 NORM = "FrozenBN"
@@ -148,7 +150,7 @@ class Record(HookBase):
 
 
 def trainer_with_record(arguments):
-    trainer = Trainer(setup(default_argument_parser().parse_args(arguments)))
+    trainer = Trainer.from_args(default_argument_parser().parse_args(arguments))
     record = Record()
     trainer.register_hooks([record])
     return trainer, record
@@ -163,31 +165,14 @@ def train_and_write_losses(arguments, output):
         (output / "losses.json").write_text(json.dumps(record.losses))
 
 
-def test_mixed_precision_trains_stably_on_the_cpu(digits, tmp_path):
-    """The losses start as in float32, and fall; what is learned stays in float32."""
-    losses = {}
-    for amp in (False, True):
-        arguments = yaml_arguments(digits, tmp_path / str(amp))
-        options = {
-            "SOLVER.AMP.ENABLED": amp,
-            "SOLVER.MAX_ITER": 8 if amp else 1,
-            "SOLVER.CHECKPOINT_PERIOD": 100,
-            "DATASETS.TEST": "()",
-        }
-        arguments += [str(word) for option in options.items() for word in option]
-        trainer, record = trainer_with_record(arguments)
-        outputs = set()
-        trainer.model.backbone.fpn_output5.register_forward_hook(
-            lambda module, inputs, output, outputs=outputs: outputs.add(output.dtype)
-        )
-        trainer.train()
-        assert outputs == {torch.bfloat16 if amp else torch.float32}
-        losses[amp] = record.losses
-        assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
-        saved = torch.load(tmp_path / str(amp) / "model_final.pth", weights_only=False)
-        assert all(torch.isfinite(value).all() for value in saved["model"].values())
-    assert losses[True][0] == pytest.approx(losses[False][0], rel=0.05)
-    assert sum(losses[True][-3:]) < 0.8 * sum(losses[True][:3])
+@pytest.mark.parametrize("arguments", [yaml_arguments, lazy_arguments])
+def test_mixed_precision_needs_a_gpu(digits, tmp_path, arguments):
+    key = "SOLVER.AMP.ENABLED" if arguments is yaml_arguments else "train.amp.enabled"
+    words = [key, "True"] if arguments is yaml_arguments else [f"{key}=True"]
+    args = default_argument_parser().parse_args([*arguments(digits, tmp_path / "no"), *words])
+    with pytest.raises(ConfigError, match=f"{key} must be False on a CPU"):
+        run(args)
+    assert not (tmp_path / "no").exists()
 
 
 def write_weights(file):
