@@ -14,9 +14,11 @@ from detectron2.modeling import (
     META_ARCH_REGISTRY,
     PROPOSAL_GENERATOR_REGISTRY,
     ROI_HEADS_REGISTRY,
+    Backbone,
 )
 from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from torch import nn
 
 from .data.check import require_masks, require_sound, require_trainable
 from .data.loader import check_on_bad_image
@@ -28,6 +30,13 @@ REGISTRIES = {
     "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
     "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
 }
+LEVELS = (
+    "model.proposal_generator.in_features",
+    "model.roi_heads.box_in_features",
+    "model.roi_heads.mask_in_features",
+    "model.roi_heads.keypoint_in_features",
+    "model.head_in_features",
+)
 COCO_KEYPOINTS = 17  # for which pycocotools has sigmas of its own
 
 
@@ -43,6 +52,7 @@ def check_yaml(cfg: CfgNode, *, eval_only: bool = False) -> None:
     """
     check_on_bad_image("DATALOADER.ON_BAD_IMAGE", cfg.DATALOADER.ON_BAD_IMAGE)
     _check_period("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD)
+    _check_amp("SOLVER.AMP.ENABLED", cfg.SOLVER.AMP.ENABLED and not eval_only, cfg.MODEL.DEVICE)
     # With a reference, detectron2 fits the batch to the number of processes.
     processes = cfg.SOLVER.REFERENCE_WORLD_SIZE or comm.get_world_size()
     _check_batch_size("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH, processes)
@@ -103,6 +113,7 @@ def check_lazy(cfg: DictConfig, *, eval_only: bool = False) -> None:
             raise ConfigError(f"the configuration has no {part!r}, which a LazyConfig must define")
     check_on_bad_image("train.on_bad_image", cfg.train.get("on_bad_image", "stop"))
     _check_period("train.checkpointer.period", cfg.train.checkpointer.period)
+    _check_amp("train.amp.enabled", cfg.train.amp.enabled and not eval_only, cfg.train.device)
     key = "dataloader.train.total_batch_size"
     size = OmegaConf.select(cfg, key, default=0)  # 0 beside a size per process
     _check_batch_size(key, size, comm.get_world_size())
@@ -118,6 +129,24 @@ def lazy_names(cfg: DictConfig, part: str) -> list[str] | None:
     if isinstance(names, str):
         return [names]
     return list(names) if isinstance(names, ListConfig) else None
+
+
+def check_levels(cfg: DictConfig, model: nn.Module) -> None:
+    """Checks that heads read what the backbone gives, which a LazyConfig's find out in a step.
+
+    Raises:
+        ConfigError: (a ValueError) if a level isn't there.
+    """
+    if not isinstance(getattr(model, "backbone", None), Backbone):
+        return
+    levels = model.backbone.output_shape()
+    for key in LEVELS:
+        unknown = [name for name in OmegaConf.select(cfg, key) or () if name not in levels]
+        if unknown:
+            raise ConfigError(
+                f"{key} names {', '.join(map(repr, unknown))}, but the backbone has only "
+                f"{', '.join(levels)}"
+            )
 
 
 def check_data_sets(
@@ -175,6 +204,11 @@ def _value(cfg: CfgNode, key: str):
 def _check_period(key: str, period: int) -> None:
     if period < 1:  # detectron2 divides by it, when the first step is over
         raise ConfigError(f"{key} must be at least 1, got {period}")
+
+
+def _check_amp(key: str, enabled: bool, device: str) -> None:
+    if enabled and str(device).split(":")[0] != "cuda":
+        raise ConfigError(f"{key} must be False on {device}: detectron2 needs a CUDA GPU for it")
 
 
 def _check_batch_size(key: str, size: int, processes: int) -> None:

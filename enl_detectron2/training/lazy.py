@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from detectron2.config import instantiate
-from detectron2.engine import SimpleTrainer, default_writers, hooks
+from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
@@ -13,11 +13,11 @@ from torch import nn
 
 from .building import EarlyLog, building
 from .checkpoint import ENLCheckpointer
-from .checks import check_data_sets, check_lazy, lazy_names
+from .checks import check_data_sets, check_lazy, check_levels, lazy_names
 from .config import load_config
 from .data import register_coco_format
 from .hooks import StopAtDivergence
-from .parts import build_steps, own_hooks, repeatable, replicate, seed_everything, start
+from .parts import own_hooks, repeatable, replicate, seed_everything, start
 from .resume import check_resume
 from .weights import check_weights, warn_if_frozen_though_random
 
@@ -84,6 +84,7 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         seed_everything(seed)
         with building("the model", args.config_file):
             model = instantiate(cfg.model).to(cfg.train.device)
+            check_levels(cfg, model)
         if args.eval_only:
             with building("the test's images", args.config_file):
                 _check_data_sets(cfg, eval_only=True)
@@ -110,8 +111,8 @@ def _build_steps(cfg: DictConfig, config_file: str, model: nn.Module, seed: int)
         loader = repeatable(loader, seed, cfg.train.get("on_bad_image", "stop"))
     with building("the training", config_file):
         replicas = replicate(model, cfg.train.device, **cfg.train.ddp)
-        amp_key = "train.amp.enabled" if cfg.train.amp.enabled else ""
-        steps = build_steps(replicas, loader, optimizer, amp_key=amp_key)
+        kind = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer
+        steps = kind(replicas, loader, optimizer)
     warn_if_frozen_though_random("train.init_checkpoint", cfg.train.init_checkpoint, model)
     return steps
 

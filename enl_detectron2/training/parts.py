@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import (
-    AMPTrainer,
     HookBase,
-    SimpleTrainer,
     create_ddp_model,
     default_setup,
 )
@@ -96,29 +94,6 @@ def replicate(model: nn.Module, device: str, **options: Any) -> nn.Module:
     if torch.device(device).type == "cpu":
         options["device_ids"] = None
     return create_ddp_model(model, **options)
-
-
-def build_steps(
-    model: nn.Module, loader: Iterable, optimizer: torch.optim.Optimizer, *, amp_key: str = ""
-) -> SimpleTrainer:
-    """detectron2's trainer of single steps, in mixed precision or not.
-
-    Args:
-        model: replicated.
-        loader: of batches.
-        optimizer: of the model.
-        amp_key: the key that asks for mixed precision, if it does.
-
-    Raises:
-        ConfigError: (a ValueError) if there is no mixed precision on the model's device.
-    """
-    if not amp_key:
-        return SimpleTrainer(model, loader, optimizer)
-    if next(model.parameters()).device.type != "cuda":
-        raise ConfigError(
-            f"{amp_key} must be False on a CPU: detectron2 has mixed precision on GPUs alone"
-        )
-    return AMPTrainer(model, loader, optimizer)
 
 
 def repeatable(loader: Iterable, seed: int, on_bad_image: str) -> Iterable:

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, hooks
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    hooks,
+)
 from detectron2.evaluation import COCOEvaluator, verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
@@ -26,7 +33,6 @@ from .data.loader import CheckedMapper
 from .errors import ConfigError
 from .hooks import StopAtDivergence
 from .parts import (
-    build_steps,
     in_fast_layout,
     own_hooks,
     repeatable,
@@ -121,8 +127,8 @@ class Trainer(DefaultTrainer):
                 broadcast_buffers=False,
                 find_unused_parameters=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
             )
-            amp_key = "SOLVER.AMP.ENABLED" if cfg.SOLVER.AMP.ENABLED else ""
-            steps = build_steps(replicas, loader, optimizer, amp_key=amp_key)
+            kind = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+            steps = kind(replicas, loader, optimizer)
         warn_if_frozen_though_random("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, model)
         return Parts(cfg, model, steps, scheduler)
 
