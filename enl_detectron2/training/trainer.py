@@ -1,6 +1,7 @@
 """A run from a YAML configuration: detectron2's ``DefaultTrainer`` with parts of this project."""
 
 import argparse
+import logging
 import os
 import weakref
 from collections import OrderedDict
@@ -22,6 +23,7 @@ from detectron2.evaluation import COCOEvaluator, verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from .building import EarlyLog, building
@@ -66,6 +68,8 @@ class Trainer(DefaultTrainer):
         """
         # Not DefaultTrainer's own, which builds other parts; the attributes are the same ones.
         TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()  # as DefaultTrainer does for who hasn't
         self.cfg, model, self._trainer, self.scheduler = parts or self.build_parts(cfg)
         self.start_iter, self.max_iter = 0, self.cfg.SOLVER.MAX_ITER
         self.checkpointer = ENLCheckpointer(model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))

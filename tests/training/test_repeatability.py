@@ -199,6 +199,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(broken_loss, uninterrupted, tmp
     assert not (tmp_path / "model_final.pth").exists()
 
 
+@pytest.mark.parametrize("rate", [50.0, 1e4, 1e10])
+def test_divergence_inside_the_model_is_explained(config, tmp_path, rate):
+    """The RPN raises when its boxes are not finite, before there is a loss."""
+    words = ("OUTPUT_DIR", tmp_path, "SOLVER.CLIP_GRADIENTS.ENABLED", False, "SOLVER.MAX_ITER", 40)
+    with pytest.raises(NonFinite) as error:
+        train(config, tmp_path / "losses", *words, "SOLVER.BASE_LR", rate)
+    message = str(error.value)
+    assert "at iteration " in message and message.count("images/image ") == 2
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_data_sets():
     before = set(DatasetCatalog.list())
