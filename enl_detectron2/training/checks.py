@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from .data.check import require_masks, require_sound, require_trainable
+from .data.check import CocoFile, require_masks, require_sound, require_trainable
 from .data.loader import check_on_bad_image
 from .errors import ConfigError
 
@@ -182,17 +182,24 @@ def check_data_sets(
                 f"{classes[0]} must be at least {len(coco.categories)}, the number of "
                 f"categories of {name!r}, got {classes[1]}"
             )
-        for category in coco.categories if keypoints else ():
-            points = category.get("keypoints")
-            if points and len(points) != keypoints[1]:
-                raise ConfigError(
-                    f"{keypoints[0]} must be {len(points)}, the number of keypoints of "
-                    f"{category.get('name')!r} in {name!r}, got {keypoints[1]}"
-                )
+        if keypoints:
+            _check_keypoints(name, coco, *keypoints)
         if masks:
             require_masks(name, coco)
         if name in train and filter_empty:
             require_trainable(name, coco)
+
+
+def _check_keypoints(name: str, coco: CocoFile, key: str, number: int) -> None:
+    listed = [category["keypoints"] for category in coco.categories if category.get("keypoints")]
+    if not listed:
+        raise ConfigError(
+            f"{name!r} can't be used for keypoints: no category of {coco.path} lists 'keypoints'"
+        )
+    if len(listed[0]) != number:
+        raise ConfigError(
+            f"{key} must be {len(listed[0])}, the number of keypoints in {name!r}, got {number}"
+        )
 
 
 def _value(cfg: CfgNode, key: str):

@@ -38,12 +38,18 @@ def main() -> None:
         )
     except ProcessExitedException as error:
         # The first of the processes that have said why; the others were ended with it.
+        if error.exit_code == INTERRUPTED:
+            _end_interrupted()
         sys.exit(error.exit_code if messages.empty() else messages.get())
     except KeyboardInterrupt:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        print(f"{_name()}: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _end_interrupted()
+
+
+def _end_interrupted() -> None:
+    for process in multiprocessing.active_children():
+        process.terminate()
+    print(f"{_name()}: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+    sys.exit(INTERRUPTED)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:

@@ -37,7 +37,8 @@ def configure(args: argparse.Namespace) -> DictConfig:
         ConfigError: (a ValueError) if the configuration can't be right.
     """
     cfg = load_config(args.config_file, args.opts)
-    register_coco_format(_coco_format(cfg))
+    keypoints = OmegaConf.select(cfg, "dataloader.train.mapper.use_keypoint", default=False)
+    register_coco_format(_coco_format(cfg), keypoints=bool(keypoints))
     check_lazy(cfg, eval_only=args.eval_only)
     train = cfg.train
     if not (args.resume and ENLCheckpointer(nn.Module(), train.output_dir).has_checkpoint()):

@@ -118,11 +118,11 @@ class Trainer(DefaultTrainer):
         with building("the learning rate's schedule", config_file):
             scheduler = cls.build_lr_scheduler(cfg, optimizer)
         with building("the test's images", config_file):
+            _check_data_sets(cfg)
             DatasetMapper(cfg, is_train=False)
             if cfg.TEST.AUG.ENABLED:
                 GeneralizedRCNNWithTTA(cfg, model)
         with building("the training's images", config_file):
-            _check_data_sets(cfg)
             loader = cls.build_train_loader(cfg)
         with building("the training", config_file):
             replicas = replicate(
@@ -237,7 +237,7 @@ def configure(args: argparse.Namespace) -> CfgNode:
         ConfigError: (a ValueError) if the configuration can't be right, see :mod:`.checks`.
     """
     cfg = load_config(args.config_file, args.opts)
-    register_coco_format(cfg.DATASETS.COCO_FORMAT)
+    register_coco_format(cfg.DATASETS.COCO_FORMAT, keypoints=cfg.MODEL.KEYPOINT_ON)
     cfg.freeze()
     check_yaml(cfg, eval_only=args.eval_only)
     if not (args.resume and ENLCheckpointer(nn.Module(), cfg.OUTPUT_DIR).has_checkpoint()):

@@ -1,26 +1,24 @@
 """COCO-format data sets that a configuration names, without code."""
 
-import functools
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.data.datasets import register_coco_instances
 
 from enl_detectron2.training.errors import ConfigError, MissingFile
 
 
-def register_coco_format(entries: Sequence[Sequence[str]]) -> None:
+def register_coco_format(entries: Sequence[Sequence[str]], *, keypoints: bool = False) -> None:
     """Registers the sets of ``cfg.DATASETS.COCO_FORMAT`` for training and testing.
-
-    As detectron2's ``register_coco_instances``, and the keypoints' names go into the metadata too.
 
     Args:
         entries: ``[name, annotation file, image folder]`` each. A relative path is looked up in
             ``$DETECTRON2_DATASETS``, if that is set, then in the working directory.
+        keypoints: whether the names of keypoints, which the files' categories list, go into the
+            metadata, as a mapper of keypoints needs them. The files are read for it.
 
     Raises:
         ValueError: if an entry is not three strings, or its name stands for another set already.
@@ -36,11 +34,7 @@ def register_coco_format(entries: Sequence[Sequence[str]]) -> None:
         json_file = str(_find(name, "annotation file", json_file, Path.is_file))
         image_root = str(_find(name, "image folder", image_root, Path.is_dir))
         if name not in DatasetCatalog.list():
-            DatasetCatalog.register(name, functools.partial(_load, name, json_file, image_root))
-            MetadataCatalog.get(name).set(
-                json_file=json_file, image_root=image_root, evaluator_type="coco"
-            )
-            continue
+            register_coco_instances(name, {}, json_file, image_root)
         metadata = MetadataCatalog.get(name)
         known = (metadata.get("json_file"), metadata.get("image_root"))
         if known != (json_file, image_root):
@@ -48,20 +42,20 @@ def register_coco_format(entries: Sequence[Sequence[str]]) -> None:
                 f"DATASETS.COCO_FORMAT: {name!r} stands for {known[0] or 'a built-in set'} already;"
                 f" give {json_file} another name"
             )
+        if keypoints:
+            _name_keypoints(name, json_file)
 
 
-def _load(name: str, json_file: str, image_root: str) -> list[dict[str, Any]]:
-    records = load_coco_json(json_file, image_root, name)
-    has_keypoints = any("keypoints" in o for record in records for o in record["annotations"])
-    # The file is read again, but not if detectron2 has found no keypoints in it.
-    for category in json.loads(Path(json_file).read_bytes())["categories"] if has_keypoints else ():
-        if category.get("keypoints"):
-            names = list(category["keypoints"])
-            MetadataCatalog.get(name).set(
-                keypoint_names=names, keypoint_flip_map=keypoint_flip_map(names)
-            )
-            break
-    return records
+def _name_keypoints(name: str, json_file: str) -> None:
+    try:
+        categories = json.loads(Path(json_file).read_bytes())["categories"]
+        listed = [category["keypoints"] for category in categories if category.get("keypoints")]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return  # the check of the file says what is wrong
+    if listed:
+        MetadataCatalog.get(name).set(
+            keypoint_names=list(listed[0]), keypoint_flip_map=keypoint_flip_map(listed[0])
+        )
 
 
 def keypoint_flip_map(names: Sequence[str]) -> list[tuple[str, str]]:
