@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 
 from enl_detectron2.digits.scenes import SceneConfig, write_relational_digits
@@ -21,15 +20,6 @@ SCENES = SceneConfig(
 )
 PLAIN, ENL = "cpu/digits_rcnn.yaml", "cpu/digits_enl_rcnn.yaml"
 START = {"MODEL.ENL_FPN.ZERO_INIT_RESIDUAL": True}
-
-
-@pytest.fixture(autouse=True)
-def forget_data_sets():
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def command(config, data, output, weights, *flags, **options):

@@ -6,7 +6,6 @@ import logging
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.build import build_batch_data_loader
 from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.samplers import TrainingSampler
@@ -207,12 +206,3 @@ def test_divergence_inside_the_model_is_explained(config, tmp_path, rate):
         train(config, tmp_path / "losses", *words, "SOLVER.BASE_LR", rate)
     message = str(error.value)
     assert "at iteration " in message and message.count("images/image ") == 2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forget_data_sets():
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase, default_argument_parser, launch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
@@ -29,15 +29,6 @@ def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
     write_relational_digits(folder, num_train=4, num_test=2, config=SCENES)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def forget_data_sets():
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def yaml_arguments(digits, output, *extra):
