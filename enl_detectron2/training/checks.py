@@ -20,7 +20,9 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from .data.check import CocoFile, require_masks, require_sound, require_trainable
+from .data.coco_file import read_coco
+from .data.coco_format import coco_format_of, keypoint_names
+from .data.images import check_deep_images
 from .data.loader import check_on_bad_image
 from .errors import ConfigError
 
@@ -51,6 +53,7 @@ def check_yaml(cfg: CfgNode, *, eval_only: bool = False) -> None:
         ConfigError: (a ValueError) at the first thing that is wrong.
     """
     check_on_bad_image("DATALOADER.ON_BAD_IMAGE", cfg.DATALOADER.ON_BAD_IMAGE)
+    check_deep_images("DATALOADER.DEEP_IMAGES", cfg.DATALOADER.DEEP_IMAGES)
     _check_period("SOLVER.CHECKPOINT_PERIOD", cfg.SOLVER.CHECKPOINT_PERIOD)
     _check_amp("SOLVER.AMP.ENABLED", cfg.SOLVER.AMP.ENABLED and not eval_only, cfg.MODEL.DEVICE)
     # With a reference, detectron2 fits the batch to the number of processes.
@@ -112,6 +115,7 @@ def check_lazy(cfg: DictConfig, *, eval_only: bool = False) -> None:
         if part not in cfg:
             raise ConfigError(f"the configuration has no {part!r}, which a LazyConfig must define")
     check_on_bad_image("train.on_bad_image", cfg.train.get("on_bad_image", "stop"))
+    check_deep_images("train.deep_images", cfg.train.get("deep_images", "refuse"))
     _check_period("train.checkpointer.period", cfg.train.checkpointer.period)
     _check_amp("train.amp.enabled", cfg.train.amp.enabled and not eval_only, cfg.train.device)
     key = "dataloader.train.total_batch_size"
@@ -149,57 +153,30 @@ def check_levels(cfg: DictConfig, model: nn.Module) -> None:
             )
 
 
-def check_data_sets(
-    entries: Sequence[Sequence[str]],
-    train: Sequence[str],
-    test: Sequence[str],
-    *,
-    classes: tuple[str, int] | None,
-    keypoints: tuple[str, int] | None = None,
-    masks: bool,
-    filter_empty: bool,
-) -> None:
-    """Checks the content of the sets in COCO format that are used.
+def check_keypoints(names: Sequence[str], number: int) -> None:
+    """Checks that sets in COCO format have the keypoints of the model.
 
     Args:
-        entries: of ``DATASETS.COCO_FORMAT``, all of them registered.
-        train: the sets that are trained on; none in an evaluation.
-        test: the sets that are tested on.
-        classes: the key of the number of classes and the number, if they are known.
-        keypoints: those of keypoints, if there are any.
-        masks: whether masks are trained.
-        filter_empty: whether images without annotations are left out.
+        names: of registered sets, of which others are left alone.
+        number: of keypoints.
 
     Raises:
-        ConfigError: (a ValueError) with the first error.
+        ConfigError: (a ValueError) if not.
     """
-    used = {*train, *test}
-    for name in sorted(used.intersection(name for name, _, _ in entries)):
-        metadata = MetadataCatalog.get(name)
-        coco = require_sound(name, metadata.json_file, metadata.image_root)
-        if name in train and classes and len(coco.categories) > classes[1]:
+    for name in dict.fromkeys(names):
+        files = coco_format_of(name)
+        if files is None:
+            continue
+        listed = keypoint_names(read_coco(files[0]))
+        if not listed:
             raise ConfigError(
-                f"{classes[0]} must be at least {len(coco.categories)}, the number of "
-                f"categories of {name!r}, got {classes[1]}"
+                f"{name!r} can't be used for keypoints: no category of {files[0]} lists 'keypoints'"
             )
-        if keypoints:
-            _check_keypoints(name, coco, *keypoints)
-        if masks:
-            require_masks(name, coco)
-        if name in train and filter_empty:
-            require_trainable(name, coco)
-
-
-def _check_keypoints(name: str, coco: CocoFile, key: str, number: int) -> None:
-    listed = [category["keypoints"] for category in coco.categories if category.get("keypoints")]
-    if not listed:
-        raise ConfigError(
-            f"{name!r} can't be used for keypoints: no category of {coco.path} lists 'keypoints'"
-        )
-    if len(listed[0]) != number:
-        raise ConfigError(
-            f"{key} must be {len(listed[0])}, the number of keypoints in {name!r}, got {number}"
-        )
+        if len(listed) != number:
+            raise ConfigError(
+                f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS must be {len(listed)}, the number of "
+                f"keypoints in {name!r}, got {number}"
+            )
 
 
 def _value(cfg: CfgNode, key: str):

@@ -13,13 +13,17 @@ from torch import nn
 
 from .building import EarlyLog, building
 from .checkpoint import ENLCheckpointer
-from .checks import check_data_sets, check_lazy, check_levels, lazy_names
+from .checks import check_lazy, check_levels, lazy_names
 from .config import load_config
-from .data import register_coco_format
+from .data import check_data_sets, register_coco_format
+from .data.images import deep_images_of
+from .data.proposals import check_proposal_files
 from .hooks import StopAtDivergence
 from .parts import own_hooks, repeatable, replicate, seed_everything, start
 from .resume import check_resume
 from .weights import check_weights, warn_if_frozen_though_random
+
+CLASSES = ("model.roi_heads.num_classes", "model.num_classes")
 
 
 def configure(args: argparse.Namespace) -> DictConfig:
@@ -52,21 +56,22 @@ def _coco_format(cfg: DictConfig) -> list[list[str]]:
 
 
 def _check_data_sets(cfg: DictConfig, *, eval_only: bool) -> None:
+    for part in ("test",) if eval_only else ("train", "test"):
+        files = OmegaConf.select(cfg, f"dataloader.{part}.dataset.proposal_files")
+        check_proposal_files(files or (), f"dataloader.{part}.dataset.proposal_files")
     if comm.get_local_rank() > 0:  # once on each machine, which has files of its own
         return
-    classes = None
-    for key in ("model.roi_heads.num_classes", "model.num_classes"):
-        number = OmegaConf.select(cfg, key)
-        if isinstance(number, int):
-            classes = (key, number)
+    numbers = {key: OmegaConf.select(cfg, key) for key in CLASSES}
+    key = next((key for key, number in numbers.items() if isinstance(number, int)), CLASSES[0])
     mapper = OmegaConf.select(cfg, "dataloader.train.mapper", default={})
     filter_empty = OmegaConf.select(cfg, "dataloader.train.dataset.filter_empty", default=True)
     check_data_sets(
-        _coco_format(cfg),
         () if eval_only else lazy_names(cfg, "train") or (),
         lazy_names(cfg, "test") or (),
-        classes=classes,
+        num_classes=numbers[key],
+        num_classes_key=key,
         masks=bool(mapper.get("use_instance_mask", False)),
+        mask_format=mapper.get("instance_mask_format", "polygon"),
         filter_empty=bool(filter_empty),
     )
 
@@ -109,7 +114,8 @@ def _build_steps(cfg: DictConfig, config_file: str, model: nn.Module, seed: int)
     with building("the training's images", config_file):
         _check_data_sets(cfg, eval_only=False)
         loader: Iterable = instantiate(cfg.dataloader.train)
-        loader = repeatable(loader, seed, cfg.train.get("on_bad_image", "stop"))
+        on_bad_image = cfg.train.get("on_bad_image", "stop")
+        loader = repeatable(loader, seed, on_bad_image, deep_images_of(cfg))
     with building("the training", config_file):
         replicas = replicate(model, cfg.train.device, **cfg.train.ddp)
         kind = AMPTrainer if cfg.train.amp.enabled else SimpleTrainer

@@ -9,7 +9,10 @@ from omegaconf import DictConfig, ListConfig
 from .errors import ConfigError
 
 # Read by detectron2's default_setup and this project's trainer, whether a configuration has them.
-OPTIONAL = ("train.seed", "train.cudnn_benchmark", "train.on_bad_image", "dataloader.coco_format")
+OPTIONAL = (
+    *("train.seed", "train.cudnn_benchmark", "train.on_bad_image", "train.deep_images"),
+    "dataloader.coco_format",
+)
 
 
 def check_override(cfg: DictConfig, key: str, value: str) -> None:

@@ -96,12 +96,12 @@ def replicate(model: nn.Module, device: str, **options: Any) -> nn.Module:
     return create_ddp_model(model, **options)
 
 
-def repeatable(loader: Iterable, seed: int, on_bad_image: str) -> Iterable:
+def repeatable(loader: Iterable, seed: int, on_bad_image: str, deep_images: str) -> Iterable:
     """The loader as a ``TrainLoader``, if it is one of map-style data."""
     if seed < 0:
         seed = comm.shared_random_seed()
     try:
-        return TrainLoader(loader, seed, on_bad_image)
+        return TrainLoader(loader, seed, on_bad_image, deep_images)
     except TypeError as error:
         logger.warning(
             "When it is resumed, this training sees its data in another order: %s", error

@@ -28,10 +28,12 @@ from torch import nn
 
 from .building import EarlyLog, building
 from .checkpoint import ENLCheckpointer
-from .checks import check_data_sets, check_yaml, explain_names, require_coco_type
+from .checks import check_keypoints, check_yaml, explain_names, require_coco_type
 from .config import load_config
-from .data import register_coco_format
+from .data import check_data_sets, register_coco_format
+from .data.images import deep_images_of
 from .data.loader import CheckedMapper
+from .data.proposals import check_proposal_files
 from .errors import ConfigError
 from .hooks import StopAtDivergence
 from .parts import (
@@ -165,12 +167,12 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> Iterable:
         """detectron2's, in an order that can be taken up, see :mod:`.data.loader`."""
         loader = super().build_train_loader(cfg)
-        return repeatable(loader, cfg.SEED, cfg.DATALOADER.ON_BAD_IMAGE)
+        return repeatable(loader, cfg.SEED, cfg.DATALOADER.ON_BAD_IMAGE, deep_images_of(cfg))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
         """detectron2's, whose errors name the image."""
-        mapper = CheckedMapper(DatasetMapper(cfg, is_train=False))
+        mapper = CheckedMapper(DatasetMapper(cfg, is_train=False), deep_images_of(cfg))
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
 
     @classmethod
@@ -246,20 +248,26 @@ def configure(args: argparse.Namespace) -> CfgNode:
 
 
 def _check_data_sets(cfg: CfgNode, *, eval_only: bool = False) -> None:
+    train = () if eval_only else cfg.DATASETS.TRAIN
+    if cfg.MODEL.LOAD_PROPOSALS:  # each process unpickles them by itself
+        check_proposal_files(() if eval_only else cfg.DATASETS.PROPOSAL_FILES_TRAIN)
+        check_proposal_files(cfg.DATASETS.PROPOSAL_FILES_TEST, "DATASETS.PROPOSAL_FILES_TEST")
     if comm.get_local_rank() > 0:  # once on each machine, which has files of its own
         return
     architecture = cfg.MODEL.META_ARCHITECTURE
     head = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}.get(architecture)
-    points = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if cfg.MODEL.KEYPOINT_ON else 0
     check_data_sets(
-        cfg.DATASETS.COCO_FORMAT,
-        () if eval_only else cfg.DATASETS.TRAIN,
+        train,
         cfg.DATASETS.TEST,
-        classes=(f"MODEL.{head}.NUM_CLASSES", cfg.MODEL[head].NUM_CLASSES) if head else None,
-        keypoints=("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", points) if points else None,
+        num_classes=cfg.MODEL[head].NUM_CLASSES if head else None,
+        num_classes_key=f"MODEL.{head}.NUM_CLASSES",
         masks=cfg.MODEL.MASK_ON,
+        mask_format=cfg.INPUT.MASK_FORMAT,
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
     )
+    if cfg.MODEL.KEYPOINT_ON:
+        number = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+        check_keypoints((*train, *cfg.DATASETS.TEST), number)
 
 
 def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any] | None:

@@ -1,15 +1,13 @@
 """Whether the weights that a configuration names are there, before anything else is read."""
 
 import logging
-import os
 import socket
-from urllib.parse import urlparse
 
 from detectron2.layers import FrozenBatchNorm2d
-from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from .errors import ConfigError, MissingFile, one_line
+from .checkpoint import find_weights
+from .errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -25,28 +23,20 @@ def check_weights(key: str, path: str, *, required: bool) -> None:
         required: whether there must be one.
 
     Raises:
-        MissingFile: (a FileNotFoundError) if nothing is there.
-        ConfigError: (a ValueError) if it is a folder, can't be downloaded, or there must be one.
+        MissingFile: (a FileNotFoundError) if it isn't there.
+        ConfigError: (a ValueError) if there must be one, but isn't.
     """
     if not path:
         if required:
             raise ConfigError(f"{key} is empty: it must name the weights of a trained model")
         return
-    # detectron2 reads options after a "?".
-    plain = urlparse(path)._replace(query="").geturl()
     before = socket.getdefaulttimeout()
     try:
         # iopath waits for a server as long as Python does by itself, which is for ever.
         socket.setdefaulttimeout(PATIENCE)
-        local = PathManager.get_local_path(plain)
-    except Exception as error:  # of whatever opens this kind of URL
-        raise ConfigError(f"{key}: {path} can't be downloaded: {one_line(error)}") from error
+        find_weights(path)
     finally:
         socket.setdefaulttimeout(before)
-    if os.path.isdir(local):
-        raise ConfigError(f"{key}: {path} is a folder; it must name a file of weights in it")
-    if not os.path.isfile(local):
-        raise MissingFile(f"{key}: there is no file {path}")
 
 
 def warn_if_frozen_though_random(key: str, path: str, model: nn.Module) -> None:

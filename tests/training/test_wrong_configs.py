@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
 from tiny_training import arguments, write_config, write_images
 
-from enl_detectron2.training import checks, trainer
+from enl_detectron2.training import checks, lazy, trainer
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.errors import ConfigError
 from enl_detectron2.training.launch import run
@@ -41,10 +41,10 @@ NAMED = [
     ("DATASETS.COCO_FORMAT [['a','b']]", r"DATASETS.COCO_FORMAT takes .*\['a', 'b'\]"),
     ("SOLVER.CHECKPOINT_PERIOD 0", "SOLVER.CHECKPOINT_PERIOD must be at least 1, got 0"),
     ("SOLVER.AMP.ENABLED True", "SOLVER.AMP.ENABLED must be False on cpu"),
-    ("MODEL.WEIGHTS no/such.pth", "MODEL.WEIGHTS: there is no file no/such.pth"),
-    ("MODEL.WEIGHTS /tmp", "MODEL.WEIGHTS: /tmp is a folder"),
-    ("MODEL.WEIGHTS http://127.0.0.1:9/a.pth", "MODEL.WEIGHTS: http:.* can't be downloaded"),
-    ("MODEL.WEIGHTS nowhere://a.pth", "MODEL.WEIGHTS: there is no file nowhere://a.pth"),
+    ("MODEL.WEIGHTS no/such.pth", "MODEL.WEIGHTS .*: 'no/such.pth' isn't there"),
+    ("MODEL.WEIGHTS /tmp", "MODEL.WEIGHTS .*: '/tmp' is a folder"),
+    ("MODEL.WEIGHTS http://127.0.0.1:9/a.pth", "MODEL.WEIGHTS .*: 'http:.*' can't be fetched"),
+    ("MODEL.WEIGHTS nowhere://a.pth", "MODEL.WEIGHTS .*nowhere://a.pth' isn't there"),
     # Keys and types
     (
         "MODEL.ENL_FPN.BLOKC ENLBlock",
@@ -100,7 +100,7 @@ LAZY_OPTIONS = [
     ("dataloader.train.dataset.names=coco_2018_train", "names 'coco_2018_train', but no data set"),
     ("dataloader.coco_format=[[a,b]]", "takes .name, annotation file, image folder. .*'b'"),
     ("train.checkpointer.period=0", "train.checkpointer.period must be at least 1, got 0"),
-    ("train.init_checkpoint=no/such.pth", "train.init_checkpoint: there is no file no/such.pth"),
+    ("train.init_checkpoint=no/such.pth", "train.init_checkpoint.: 'no/such.pth' isn't there"),
     ("train.max_itr=5", "train.max_itr can't be set to '5': train has .*max_iter"),
     ("train.device=gpu", "the model can't be built: .*gpu"),
     ("train.on_bad_image=skip", "train.on_bad_image must be .*'replace', got 'skip'"),
@@ -121,7 +121,8 @@ def nothing_is_read(monkeypatch):
     def read(*args, **kwargs):
         raise AssertionError("data was read")
 
-    monkeypatch.setattr(checks, "require_sound", read)
+    monkeypatch.setattr(trainer, "check_data_sets", read)
+    monkeypatch.setattr(lazy, "check_data_sets", read)
     monkeypatch.setattr(DatasetCatalog, "get", read)
 
 
