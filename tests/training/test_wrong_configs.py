@@ -138,7 +138,7 @@ def nothing_is_read(monkeypatch):
     def read(*args):
         raise AssertionError("data was read")
 
-    monkeypatch.setattr(trainer, "require_sound", read)
+    monkeypatch.setattr(trainer, "check_data_sets", read)
     monkeypatch.setattr(DatasetCatalog, "get", read)
 
 
