@@ -135,7 +135,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def nothing_is_read(monkeypatch):
-    def read(*args):
+    def read(*args, **options):
         raise AssertionError("data was read")
 
     monkeypatch.setattr(trainer, "check_data_sets", read)
