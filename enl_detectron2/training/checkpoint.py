@@ -12,8 +12,9 @@ from torch import nn
 
 from enl_detectron2.modeling import relation_block_names
 
-from .checkpoint_files import read_checkpoint, whole_file
+from .checkpoint_files import read_checkpoint
 from .errors import CheckpointNotSaved, ConfigError, MissingFile, NonFinite
+from .files import whole_file
 
 # A file under this name is what a killed process was writing; the next save writes over it.
 UNFINISHED = "checkpoint.unfinished"

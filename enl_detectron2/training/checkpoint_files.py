@@ -5,19 +5,18 @@ tensors, arrays and plain containers is.
 """
 
 import contextlib
-import os
 import pickle
 import re
 import tarfile
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 
 from .errors import UnsafeCheckpoint
+from .files import whole_file
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -91,30 +90,6 @@ def convert_checkpoint(source: str | Path, target: str | Path) -> None:
             torch.save({"model": model, **origin}, file)
         else:
             file.write(_safetensors().save(model, {k: str(v) for k, v in origin.items()}))
-
-
-@contextlib.contextmanager
-def whole_file(path: Path, unfinished_name: str) -> Iterator[BinaryIO]:
-    """A file to write that has another name until all of it is on the disk.
-
-    Whatever goes wrong meanwhile, what ``path`` was before stays as it is.
-
-    Args:
-        path: the file's name in the end.
-        unfinished_name: until then, in the same folder; what a killed process leaves there is
-            written over.
-    """
-    unfinished = path.with_name(unfinished_name)
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        raise
 
 
 # How arrays and scalars are rebuilt. NumPy has moved these functions between its versions.

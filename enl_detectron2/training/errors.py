@@ -27,3 +27,13 @@ class CheckpointNotSaved(UserError, OSError):
 
 class NonFinite(UserError, FloatingPointError):
     """A training step's loss, or a parameter after it, is infinite or not a number."""
+
+
+class FileNotWritten(UserError, OSError):
+    """A file could not be written; what was there before is as it was.
+
+    Made of errno, reason and file name, as any OSError of a file.
+    """
+
+    def __str__(self) -> str:
+        return f"{self.filename} can't be written: {self.strerror}"
