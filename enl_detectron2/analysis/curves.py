@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from .drawing import plain_text, save_figure, shortened
 from .palette import MODEL_COLOURS, MODEL_MARKERS
 
 METRICS = ("total_loss", "bbox/AP", "bbox/APs")
@@ -43,6 +44,7 @@ def read_metrics(run: str | os.PathLike) -> dict[int, dict[str, float]]:
     return dict(sorted(metrics.items()))
 
 
+@plain_text
 def plot_curves(
     runs: Mapping[str, str | os.PathLike],
     path: str | os.PathLike,
@@ -80,12 +82,12 @@ def plot_curves(
                 color=colour,
                 marker=marker,
                 markersize=5 if len(points) < 50 else 0,
-                label=name,
+                label=shortened(name),
             )
-        ax.set_title(metric)
+        ax.set_title(shortened(metric))
         ax.set_xlabel("iterations")
         ax.set_xlim(0, 1.05 * last)
         ax.set_ylim(bottom=0)
         ax.grid(alpha=0.3)
         ax.legend()
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path)

@@ -1,18 +1,29 @@
 """A configuration's trained model, ready to look at image files one by one."""
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode, instantiate
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from enl_detectron2.training.checkpoint import ENLCheckpointer
+from enl_detectron2.training.command_line import one_line
 from enl_detectron2.training.data import register_coco_format
+from enl_detectron2.training.data.images import deep_images_of, read_image
+from enl_detectron2.training.errors import BadImage, UserError
+
+
+class Unresizable(ValueError):
+    """An image can't be brought to the size that the configuration wants."""
 
 
 @dataclass(frozen=True)
@@ -22,22 +33,76 @@ class Detector:
     model: nn.Module
     mapper: Callable[[dict[str, Any]], dict[str, Any]]  # of detectron2's test loader
     class_names: list[str]  # empty if the data set that names them isn't there
+    deep_images: str = "refuse"  # what to do with more than 8 bits, one of DEEP_IMAGES
 
-    def read(self, image_file: str) -> dict[str, Any]:
-        """What the model takes for one image, resized as for a test.
+    def read_image(self, image_file: str | os.PathLike, format: str) -> np.ndarray:
+        """(height, width, channels) uint8, as the configuration wants its images to be read.
 
         Raises:
-            ValueError: if the file can't be read as an image; names it.
+            BadImage: (a ValueError) if the file can't be read; names it.
         """
+        return read_image(image_file, format, deep_images=self.deep_images)
+
+    def read(self, image_file: str | os.PathLike) -> dict[str, Any]:
+        """What the model takes for one image file, resized as for a test.
+
+        Raises:
+            BadImage: (a ValueError) if the file can't be read or resized; names it.
+        """
+        image = self.read_image(image_file, self.mapper.image_format)
+        with naming(image_file):
+            return {"file_name": str(image_file), **self.record(image)}
+
+    def record(self, image: np.ndarray) -> dict[str, Any]:
+        """What the model takes for one image.
+
+        Args:
+            image: (height, width, channels) uint8, in the mapper's ``image_format``.
+
+        Raises:
+            Unresizable: (a ValueError) as an image of 5,000 pixels by 1 often is.
+        """
+        height, width = image.shape[:2]
+        resized = T.AugInput(image)
         try:
-            return self.mapper({"file_name": image_file})
-        except OSError as error:
-            raise ValueError(f"{image_file} can't be read as an image: {error}") from error
+            self.mapper.augmentations(resized)
+        except ValueError as error:
+            raise Unresizable(
+                f"{width}×{height} pixels can't be resized for the model: {error}"
+            ) from error
+        pixels = resized.image.reshape(*resized.image.shape[:2], -1)  # grey has no third dimension
+        return {
+            "image": torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+            "height": height,
+            "width": width,
+        }
 
     def class_name(self, index: int) -> str:
         if index < len(self.class_names):
             return self.class_names[index]
         return f"class {index}"
+
+
+@contextlib.contextmanager
+def naming(image_file: str | os.PathLike, *kinds: type[Exception]) -> Iterator[None]:
+    """For what is done with one image: what fails because of it is told with its file.
+
+    Args:
+        image_file: the image.
+        kinds: of errors that mean the image too, beside those of PyTorch and of the memory.
+
+    Raises:
+        BadImage: (a ValueError) in place of an error of the model, as PyTorch's where the memory
+            doesn't suffice.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise BadImage(f"{image_file} can't be used: there is not enough memory") from error
+    except (Unresizable, RuntimeError, *kinds) as error:
+        raise BadImage(f"{image_file} can't be used: {one_line(error)}") from error
 
 
 def load_detector(cfg: CfgNode | DictConfig) -> Detector:
@@ -68,7 +133,7 @@ def load_detector(cfg: CfgNode | DictConfig) -> Detector:
         ENLCheckpointer(model, complete=True).load(weights)
     except (AssertionError, OSError) as error:
         raise ValueError(f"{key}: {weights} can't be loaded: {error}") from error
-    return Detector(model, mapper, _class_names(cfg))
+    return Detector(model, mapper, _class_names(cfg), deep_images_of(cfg))
 
 
 def _class_names(cfg: CfgNode | DictConfig) -> list[str]:

@@ -2,22 +2,27 @@
 
 import html
 import os
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from detectron2.data.detection_utils import read_image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pycocotools.coco import COCO
 
+from enl_detectron2.analysis.drawing import plain_text, save_figure, shortened
 from enl_detectron2.analysis.palette import MODEL_COLOURS, TRUTH_COLOUR
+from enl_detectron2.training.data.images import read_image
+from enl_detectron2.training.errors import BadImage
+from enl_detectron2.training.files import write_whole
 
 from .matching import EVERY_SIDE, box_side, load_detections, load_truth, match
 
 MOST_MODELS = 3
 PANEL = (480, 1000)  # pixels, the least and the greatest width of an image on a sheet
+LONGEST_STEM = 200  # bytes of an image's name that its drawing's name keeps
 GAP, HEAD, FOOT = 0.08, 0.55, 0.35  # inches between, above and below the images
 
 Box = Sequence[float]  # x, y, width, height
@@ -159,7 +164,8 @@ def write_comparison(
     explanation: str,
     table: str = "",
     num_images: int,
-) -> None:
+    deep_images: str = "refuse",
+) -> list[str]:
     """Writes a PNG for each of the first images, and ``index.html``, which shows them all.
 
     Args:
@@ -170,30 +176,54 @@ def write_comparison(
         legend: what the marks mean, one line below each image.
         table: preformatted text to put on the page.
         num_images: how many images to draw.
+        deep_images: what to do with images of more than 8 bits, one of ``DEEP_IMAGES``.
+
+    Returns:
+        a sentence for each image that can't be read; it isn't drawn, but counts in the totals.
 
     Raises:
-        OSError: if an image can't be read.
+        FileNotWritten: (an OSError) if a file can't be written.
     """
     folder = Path(output_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    sheets = []
+    sheets, unreadable = [], []
     for rank, comparison in enumerate(comparisons[:num_images], start=1):
-        name = f"{rank:03d}_{Path(comparison.file_name).stem}.png"
-        draw_comparison(comparison, image_folder, folder / name, legend=legend)
-        sheets.append((name, comparison))
+        name = sheet_name(rank, comparison.file_name)
+        try:
+            draw_comparison(
+                comparison, image_folder, folder / name, legend=legend, deep_images=deep_images
+            )
+        except BadImage as error:
+            unreadable.append(str(error))
+        else:
+            sheets.append((name, comparison))
     page = _page(comparisons, sheets, title, f"{explanation} Marks: {legend}.", table)
-    (folder / "index.html").write_text(page, encoding="utf-8")
+    write_whole(folder / "index.html", page)
+    return unreadable
 
 
+def sheet_name(rank: int, file_name: str) -> str:
+    """The file name of an image's drawing, which must not be longer than file systems take."""
+    stem = os.fsencode(Path(file_name).stem)[:LONGEST_STEM]
+    return f"{rank:03d}_{stem.decode(errors='replace')}.png"
+
+
+@plain_text
 def draw_comparison(
     comparison: ImageComparison,
     image_folder: str | os.PathLike,
     path: str | os.PathLike,
     *,
     legend: str,
+    deep_images: str = "refuse",
 ) -> None:
-    """Draws ground truth and each model's findings in a row; ``path``'s suffix says the format."""
-    image = read_image(os.path.join(image_folder, comparison.file_name), format="RGB")
+    """Draws ground truth and each model's findings in a row; ``path``'s suffix says the format.
+
+    Raises:
+        BadImage: (a ValueError) if the image can't be read; names it.
+    """
+    file = os.path.join(image_folder, comparison.file_name)
+    image = read_image(file, "RGB", deep_images=deep_images)
     height, width = image.shape[:2]
     panels = 1 + len(comparison.findings)
     # In inches of 100 pixels each. Placed by hand: automatic layouts leave gaps beside images.
@@ -222,7 +252,7 @@ def draw_comparison(
     for box in comparison.small.values():
         _outline(truth_axes, box, TRUTH_COLOUR)
     for ax, colour, (name, findings) in zip(model_axes, MODEL_COLOURS, comparison.findings.items()):
-        ax.set_title(f"{name}\n{_counts(comparison, findings)}")
+        ax.set_title(f"{shortened(name)}\n{_counts(comparison, findings)}")
         for box in findings.others:
             _outline(ax, box, colour, linewidth=1)
         for box, label in findings.hits:
@@ -239,7 +269,7 @@ def draw_comparison(
             elif findings.false is None:  # too many boxes to tell which one it was
                 _outline(ax, box, TRUTH_COLOUR)
     figure.text(0.5, 0.1 / size[1], legend, horizontalalignment="center")
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path)
 
 
 def _outline(ax: Axes, box: Box, colour: str, *, linewidth: float = 2, linestyle="-") -> None:
@@ -263,7 +293,7 @@ def _write(ax: Axes, box: Box, label: str, *, below: bool) -> None:
         ax.text(
             x,
             y + height if below else y,
-            label,
+            shortened(label),
             color="white",
             fontsize=8,
             verticalalignment="top" if below else "bottom",
@@ -311,12 +341,7 @@ def _page(
         judged = [of_image.false for of_image in findings if of_image.false is not None]
         false = sum(map(len, judged)) if judged else ""
         rows.append(_row(name, colour, "", found, objects - found, false))
-    figures = [
-        f'<figure><a href="{html.escape(name)}"><img src="{html.escape(name)}" loading="lazy" '
-        f'alt="{html.escape(_caption(comparison))}"></a>'
-        f"<figcaption>{html.escape(_caption(comparison))}</figcaption></figure>"
-        for name, comparison in sheets
-    ]
+    figures = [_figure(name, html.escape(_caption(comparison))) for name, comparison in sheets]
     preformatted = f"<pre>{html.escape(table)}</pre>" if table else ""
     return "\n".join(
         [
@@ -335,6 +360,14 @@ def _page(
             *figures,
             "</html>\n",
         ]
+    )
+
+
+def _figure(name: str, caption: str) -> str:
+    address = urllib.parse.quote(name)
+    return (
+        f'<figure><a href="{address}"><img src="{address}" loading="lazy" alt="{caption}"></a>'
+        f"<figcaption>{caption}</figcaption></figure>"
     )
 
 

@@ -21,7 +21,9 @@ from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 from tqdm import tqdm
 
+from enl_detectron2.analysis.drawing import plain_text, save_figure, shortened
 from enl_detectron2.analysis.palette import MODEL_COLOURS, MODEL_MARKERS
+from enl_detectron2.training.files import write_whole
 
 from .matching import (
     EVERY_SIDE,
@@ -274,7 +276,7 @@ def format_analyses(analyses: Mapping[str, ErrorAnalysis]) -> str:
     parts = []
     for title, groups in _groupings(analyses):
         headers = [title.replace(" in the", "\nin the"), "objects"]
-        headers += [f"{name}\n{metric}" for name in analyses for metric in METRICS]
+        headers += [f"{shortened(name)}\n{metric}" for name in analyses for metric in METRICS]
         lines = [
             [rows[0].label, str(rows[0].objects)]
             + [_number(getattr(row, metric)) for row in rows for metric in METRICS]
@@ -295,16 +297,18 @@ def format_analyses(analyses: Mapping[str, ErrorAnalysis]) -> str:
 
 def write_csv(analyses: Mapping[str, ErrorAnalysis], path: str | os.PathLike) -> None:
     """Both tables in one file, a line for each model and group."""
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["grouped by", "group", "model", "objects", *METRICS])
-        for title, groups in _groupings(analyses):
-            for rows in groups:
-                for name, row in zip(analyses, rows):
-                    values = [getattr(row, metric) for metric in METRICS]
-                    writer.writerow([title, row.label, name, row.objects, *values])
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["grouped by", "group", "model", "objects", *METRICS])
+    for title, groups in _groupings(analyses):
+        for rows in groups:
+            for name, row in zip(analyses, rows):
+                values = [getattr(row, metric) for metric in METRICS]
+                writer.writerow([title, row.label, name, row.objects, *values])
+    write_whole(path, table.getvalue())
 
 
+@plain_text
 def plot_analyses(analyses: Mapping[str, ErrorAnalysis], path: str | os.PathLike) -> None:
     """Recall and AP by side and by number, a line for each model.
 
@@ -322,7 +326,7 @@ def plot_analyses(analyses: Mapping[str, ErrorAnalysis], path: str | os.PathLike
             for index, name in enumerate(analyses):
                 values = [getattr(rows[index], metric) for rows in groups]
                 style = {"color": MODEL_COLOURS[index], "marker": MODEL_MARKERS[index]}
-                ax.plot(values, label=name, **style)
+                ax.plot(values, label=shortened(name), **style)
                 few = [place for place, rows in enumerate(groups) if rows[0].objects < FEW]
                 hollow = [values[place] for place in few]
                 ax.plot(few, hollow, markerfacecolor="white", linestyle="none", **style)
@@ -335,7 +339,7 @@ def plot_analyses(analyses: Mapping[str, ErrorAnalysis], path: str | os.PathLike
     axes[0, 0].set_ylim(-3, 103)  # all share it
     axes[0, 0].legend()
     figure.supxlabel(f"hollow: fewer than {FEW} objects", fontsize="small")
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path)
 
 
 def _groupings(analyses: Mapping[str, ErrorAnalysis]) -> Iterator[tuple[str, list[Sequence[Row]]]]:

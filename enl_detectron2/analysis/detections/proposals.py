@@ -1,9 +1,11 @@
 """What region proposal networks propose, and how many of the objects they reach."""
 
 import csv
+import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,9 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from enl_detectron2.analysis.detector import Detector
+from enl_detectron2.analysis.detector import Detector, naming
+from enl_detectron2.analysis.drawing import shortened
+from enl_detectron2.training.files import write_whole
 
 from .comparison import Findings
 from .matching import SIDES, box_side, range_label, side_groups
@@ -52,6 +56,10 @@ def make_proposer(detector: Detector, name: str) -> Callable[[str], Tensor]:
     @torch.no_grad()
     def propose(image_file: str) -> Tensor:
         record = detector.read(image_file)
+        with naming(image_file):
+            return of_record(record)
+
+    def of_record(record: dict[str, Any]) -> Tensor:
         if isinstance(detector.model, ProposalNetwork):
             (output,) = detector.model([record])
             return output["proposals"].proposal_boxes.tensor.cpu()
@@ -134,7 +142,7 @@ def _recall(sides: np.ndarray, reached: np.ndarray) -> ProposalRecall:
 def format_recall(recalls: Mapping[str, ProposalRecall]) -> str:
     """A line for each group of sizes that has objects, columns for each model and limit."""
     headers = ["box side, px", "objects"]
-    headers += [f"{name}\n{limit}" for name in recalls for limit in LIMITS]
+    headers += [f"{shortened(name)}\n{limit}" for name in recalls for limit in LIMITS]
     lines = [
         [label, str(objects), *(f"{value:.1f}" for value in values)]
         for label, objects, values in _lines(recalls)
@@ -151,12 +159,13 @@ def format_recall(recalls: Mapping[str, ProposalRecall]) -> str:
 
 def write_recall(recalls: Mapping[str, ProposalRecall], path: str | os.PathLike) -> None:
     """The table as CSV."""
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        columns = [f"{name}, {limit} proposals" for name in recalls for limit in LIMITS]
-        writer.writerow(["box side, px", "objects", *columns])
-        for label, objects, values in _lines(recalls):
-            writer.writerow([label, objects, *values])
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    columns = [f"{name}, {limit} proposals" for name in recalls for limit in LIMITS]
+    writer.writerow(["box side, px", "objects", *columns])
+    for label, objects, values in _lines(recalls):
+        writer.writerow([label, objects, *values])
+    write_whole(path, table.getvalue())
 
 
 def _lines(recalls: Mapping[str, ProposalRecall]) -> list[tuple[str, int, Sequence]]:
