@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 
-from enl_detectron2.training.errors import ConfigError
+from enl_detectron2.training.errors import BadImage, ConfigError
 
-from .loader import check_depth
+from .images import read_image
 
 TOLERANCE = 1.0  # pixels that a box may stick out of its image: annotation tools round
 SMALL, MEDIUM = 32**2, 96**2  # pixels, COCO's limits of small and medium objects
@@ -105,7 +104,9 @@ def check_annotations(coco: CocoFile, image_root: str | Path) -> list[Finding]:
     ]
 
 
-def check_images(coco: CocoFile, image_root: str | Path) -> list[Finding]:
+def check_images(
+    coco: CocoFile, image_root: str | Path, deep_images: str = "refuse"
+) -> list[Finding]:
     """The images that can't be decoded, or have another size than the annotation file says.
 
     Missing ones are :func:`check_annotations`'s. Sizes are after the rotation that the image's
@@ -118,10 +119,9 @@ def check_images(coco: CocoFile, image_root: str | Path) -> list[Finding]:
             continue
         part = f"(image {image.get('id')})"
         try:
-            check_depth(file)
-            height, width = read_image(str(file)).shape[:2]
-        except Exception as error:  # Pillow raises errors of many kinds for damaged files
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            height, width = read_image(file, deep_images=deep_images).shape[:2]
+        except BadImage as error:
+            reason = str(error).removeprefix(f"{file} can't be read: ")
             findings.append(Finding(True, file, part, "can't be read", reason))
             continue
         said = (image.get("width"), image.get("height"))
