@@ -1,4 +1,6 @@
 import os
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,26 @@ from enl_detectron2.training.config import get_training_cfg
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys):
+    """Runs a command line in this process: its status, standard output and standard error."""
+
+    def run(tool, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(tool), *map(str, arguments)])
+        capsys.readouterr()
+        status, said = 0, ""
+        try:
+            runpy.run_path(str(tool), run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code or 0
+        if isinstance(status, str):  # which Python writes to standard error when it ends
+            status, said = 1, status
+        out, err = capsys.readouterr()
+        return status, out, err + said
+
+    return run
 
 
 @pytest.fixture

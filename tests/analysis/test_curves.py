@@ -1,6 +1,4 @@
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -67,12 +65,16 @@ def test_draws_each_metric_that_there_is(runs, tmp_path, monkeypatch):
         plot_curves(runs, tmp_path / "curves.png", metrics=["nothing"])
 
 
-def test_the_tool_writes_a_picture_once(runs, tmp_path, monkeypatch, capsys):
+def test_the_tool_writes_a_picture_once(runs, tmp_path, run_tool):
     words = [*(f"{name}={run}" for name, run in runs.items()), "--output"]
     words.append(str(tmp_path / "curves.png"))
-    monkeypatch.setattr(sys, "argv", [str(TOOL), *words])
-    runpy.run_path(str(TOOL), run_name="__main__")
+    assert run_tool(TOOL, *words)[0] == 0
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(SystemExit):
-        runpy.run_path(str(TOOL), run_name="__main__")
-    assert "curves.png is there already" in capsys.readouterr().err
+    status, _, said = run_tool(TOOL, *words)
+    assert status == 2 and "curves.png is there already" in said
+
+
+def test_a_format_that_is_none_leaves_no_file(runs, tmp_path, run_tool):
+    status, _, said = run_tool(TOOL, f"a={runs['a']}", "--output", tmp_path / "curves.xyz")
+    assert status == 2 and "'xyz' is not supported" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}

@@ -1,6 +1,4 @@
 import csv
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -99,15 +97,14 @@ def test_a_model_without_rpn_is_named():
         make_proposer(detector, "retina")
 
 
-def test_the_tool_draws_and_counts(slim_model, write_truth, tmp_path, monkeypatch, capsys):
+def test_the_tool_draws_and_counts(slim_model, write_truth, tmp_path, run_tool):
     truth = write_truth([(1, 1, TINY), (2, 1, MEDIUM)])
     config, weights = slim_model
     arguments = ["--annotations", truth, "--images", tmp_path, "--output", tmp_path / "out"]
     arguments += ["--model", "a", config, weights, "--model", "b", config, weights]
     arguments += ["--top", 20, "--num-images", 1]
-    monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-    runpy.run_path(str(TOOL), run_name="__main__")
-    assert "Open " in capsys.readouterr().out
+    status, printed, _ = run_tool(TOOL, *arguments)
+    assert status == 0 and "Open " in printed
     assert (tmp_path / "out/001_1.png").read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "out").glob("002*"))
     with open(tmp_path / "out/recall.csv") as file:
