@@ -72,7 +72,7 @@ class Detector:
             ) from error
         pixels = resized.image.reshape(*resized.image.shape[:2], -1)  # grey has no third dimension
         return {
-            "image": torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+            "image": torch.as_tensor(pixels.transpose(2, 0, 1).copy()),
             "height": height,
             "width": width,
         }

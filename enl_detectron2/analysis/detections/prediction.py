@@ -18,7 +18,8 @@ from enl_detectron2.analysis.palette import MODEL_COLOURS
 from enl_detectron2.training.errors import UserError
 
 TILE_NMS_THRESHOLD = 0.5  # IoU from which two tiles' boxes of a class are the same object
-LARGEST_PART = 4096  # pixels: sides from which images are drawn in parts
+LARGEST_DRAWN = 4096  # pixels, the longest side of what is drawn at once
+PART = 2048  # pixels: the side of the parts that larger images are drawn in
 LEAST_DRAWN = 640  # pixels: smaller images are enlarged, so that labels have room
 
 
@@ -130,13 +131,13 @@ def draw_instances(image: np.ndarray, instances: Instances, detector: Detector) 
         all of it would be many times its own memory.
     """
     boxes_only = not (instances.has("pred_masks") or instances.has("pred_keypoints"))
-    if max(image.shape[:2]) <= LARGEST_PART or not boxes_only:
+    if max(image.shape[:2]) <= LARGEST_DRAWN or not boxes_only:
         return _draw(image, instances, detector)
     drawing = image.copy()
     height, width = image.shape[:2]
-    margin = LARGEST_PART // 8  # of the parts' overlap, which labels may reach into
-    for top, left in itertools.product(_starts(height, LARGEST_PART), _starts(width, LARGEST_PART)):
-        bottom, right = min(top + LARGEST_PART, height), min(left + LARGEST_PART, width)
+    margin = PART // 8  # of the parts' overlap, which labels may reach into
+    for top, left in itertools.product(_starts(height, PART), _starts(width, PART)):
+        bottom, right = min(top + PART, height), min(left + PART, width)
         low, high = instances.pred_boxes.tensor.split(2, dim=1)
         corner, end = torch.tensor([left, top]), torch.tensor([right, bottom])
         there = instances[((low < end) & (high > corner)).all(dim=1)]
