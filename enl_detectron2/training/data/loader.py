@@ -160,9 +160,9 @@ class TrainLoader:
                 bucket.clear()
 
 
-# These two are all of this package's data code that rests on private attributes of detectron2. There
-# is no public way from a built loader to its parts, and only a built one can be had from YAML and
-# from a LazyConfig alike, whatever they name. A test holds that the attributes are what is meant.
+# These two are all of this package's data code that rests on private attributes of detectron2.
+# There is no public way from a built loader to its parts, and only a built one can be had from YAML
+# and from a LazyConfig alike, whatever they name. A test holds that the attributes are as meant.
 def _parts(images: MapDataset) -> tuple[Sequence[dict[str, Any]], Mapper]:
     """The records of a train loader's images, and what maps them."""
     return images._dataset, images._map_func

@@ -9,14 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from enl_detectron2.training.data.check import (
-    check_annotations,
-    check_images,
-    describe,
-    read_coco,
-    require_sound,
-    suggest_anchor_size,
-)
+from enl_detectron2.training.data.check import check_annotations, check_images
+from enl_detectron2.training.data.check_sets import require_sound
+from enl_detectron2.training.data.coco_file import read_coco
+from enl_detectron2.training.data.description import describe, suggest_anchor_size
 
 TOOL = Path(__file__).parents[3] / "tools/check_dataset.py"
 # Two images of 40 × 30 with three boxes of two categories.
@@ -98,7 +94,7 @@ ERRORS = {
     "box outside": (annotation(bbox=[41, 3, 5, 5]), "annotation 2 has a box wholly outside"),
     "three numbers": (annotation(bbox=[1, 2, 3]), "annotation 2 has no box of four numbers"),
     "not a number": (annotation(bbox=[1, 2, 3, float("nan")]), "annotation 2 has no box of four"),
-    "no area": (annotation(area=None), "annotation 2 has no area"),
+    "no area": (annotation(area=None), "annotation 2 has an area that is no number"),
     "ignored": (annotation(ignore=1), "annotation 2 is to be ignored"),
     "unknown category": (annotation(category_id=5), "annotation 2 is of a category .*category 5"),
     "listed category": (annotation(category_id=[2]), "annotation 2 is of a category"),
