@@ -71,7 +71,9 @@ def main() -> None:
     setup_logger(name="fvcore")  # which weights the checkpoint lacks, for one
     if args.input:  # what is wrong with them is said before the model is loaded
         images, errors = batch.find_images(args.input)
-        targets = batch.new_files(images, args.output) if args.output else []
+        targets = batch.new_files(images, args.output) if args.output else None
+        if not images:
+            sys.exit("\n".join(["there is no image to look at:", *errors]))
     detector = load_detector(load_config(args.config_file, args.opts))
     draw = batch.make_drawer(detector, args.confidence_threshold, args.tile)
     if args.input:

@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     import torch
 
+    from enl_detectron2.analysis.detections.prediction import instances_above
     from enl_detectron2.analysis.detector import load_detector
     from enl_detectron2.export import script, trace, write_onnx
     from enl_detectron2.training.config import load_config
@@ -56,6 +57,10 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             image = detector.read_image(args.image, model.input_format)
             image = torch.as_tensor(image.transpose(2, 0, 1).copy(), device=model.device)
+            with torch.no_grad():
+                (output,) = model([{"image": image}])
+            if not len(instances_above(0.0, output)):  # what comes after wouldn't be in the trace
+                raise ValueError(f"--image {args.image}: the model finds nothing in it")
             exported = trace(model, image)
         with whole_file(args.output) as file:
             torch.jit.save(exported, file)

@@ -12,6 +12,8 @@ from pathlib import Path
 from enl_detectron2.analysis.command_line import require_new, score
 from enl_detectron2.training.command_line import run
 
+MOST_CELLS = 4096  # a side of a map of position filters
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -59,8 +61,10 @@ def parse_args() -> argparse.Namespace:
     filters.add_argument("--output", required=True, help="picture to write")
 
     args = parser.parse_args()
-    if args.command == "filters" and args.size and min(map(min, args.size)) < 1:
-        parser.error("--size must be at least 1 1")
+    if args.command == "filters" and not all(
+        1 <= side <= MOST_CELLS for size in args.size or [] for side in size
+    ):
+        parser.error(f"--size must be from 1 1 to {MOST_CELLS} {MOST_CELLS}")
     return args
 
 

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,42 @@ def test_a_file_of_something_else_is_named(tmp_path):
         read_metrics(run)
     with pytest.raises(ValueError, match="none/metrics.json can't be read|none can't be read"):
         read_metrics(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        "[1]",
+        '"text"',
+        '{"iteration": "one"}',
+        '{"iteration": 1, "total_loss": "high"}',
+        '{"iteration": 1, "total_loss": null}',
+        '{"iteration": Infinity}',
+        '{"iteration": [1]}',
+    ],
+)
+def test_a_line_of_something_else_is_named(tmp_path, line):
+    run = write_run(tmp_path / "run", [{"iteration": 1}], tail=f'{line}\n{{"iteration": 2}}')
+    with pytest.raises(ValueError, match="metrics.json, line 2, isn't one of detectron2's"):
+        read_metrics(run)
+    (run / "metrics.json").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ValueError, match="metrics.json isn't one of detectron2's"):
+        read_metrics(run)
+
+
+def test_what_is_not_finite_is_a_gap_and_what_is_negative_is_seen(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.append(figure))
+    values = [3.0, float("nan"), 2.0, float("inf"), -1.0]
+    run = write_run(tmp_path / "a", [{"iteration": i, "x": x} for i, x in enumerate(values)])
+    plot_curves({r"$\nope{$": run}, tmp_path / "curves.png", metrics=["x"])
+    (ax,) = drawn[0].axes
+    (line,) = ax.lines
+    assert [math.isfinite(y) for y in line.get_ydata()] == [True, False, True, False, True]
+    assert line.get_label() == r"$\nope{$ (2 not finite)"
+    assert ax.get_ylim()[0] < -1
+    drawn[0].canvas.draw()  # matplotlib would end at that name if it read it as TeX
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import base64
 import html
 import json
 import logging
+import os
 import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -162,7 +163,7 @@ def explorer_page(
 def gallery_page(pages: Mapping[str, tuple[str, str, int]], caption: str = "") -> str:
     """The HTML that links pages by file name: title, thumbnail, number of detections of each."""
     entries = [
-        f'<a href="{urllib.parse.quote(page_file)}"><img src="{picture}" alt="">'
+        f'<a href="{urllib.parse.quote(os.fsencode(page_file))}"><img src="{picture}" alt="">'
         f"<span>{html.escape(title)}"
         f"<small>{count} detection{'' if count == 1 else 's'}</small></span></a>"
         for page_file, (title, picture, count) in pages.items()

@@ -94,7 +94,7 @@ def new_files(images: Sequence[str], folder: str | os.PathLike) -> list[str]:
 def draw_images(
     detector: Detector,
     images: Sequence[str],
-    targets: Sequence[str],
+    targets: Sequence[str] | None,
     draw: Draw,
     *,
     large: bool = False,
@@ -104,7 +104,7 @@ def draw_images(
     Args:
         detector: which knows how to read images.
         images: files.
-        targets: the drawing of each, of :func:`new_files`; empty to show them in a window.
+        targets: the drawing of each, of :func:`new_files`; None to show them in a window.
         draw: of :func:`make_drawer`.
         large: whether images may have up to ``MOST_PIXELS``; others are refused as Pillow does.
 
@@ -115,15 +115,15 @@ def draw_images(
         InputError: (a ValueError) if there is no window.
         FileNotWritten: (an OSError) if a drawing can't be written, as when the disk is full.
     """
-    window = None if targets else Window()
+    window = Window() if targets is None else None
     errors = []
     for place, file in enumerate(tqdm(images, unit="image")):
         try:
-            if targets:
+            if window is None:
                 require_format(targets[place])
             with naming(file, ValueError), large_images() if large else contextlib.nullcontext():
                 drawing = draw(detector.read_image(file, "BGR"))
-            if targets:
+            if window is None:
                 write_drawing(targets[place], drawing)
             elif not window.show(drawing, 0):
                 break
@@ -151,7 +151,8 @@ def large_images() -> Iterator[None]:
 
 def require_format(path: str) -> None:
     """Raises BadImage, a ValueError, unless the file's suffix names a format to write."""
-    if not cv2.haveImageWriter(path):
+    suffix = Path(path).suffix  # all of a name that isn't Unicode would crash OpenCV
+    if not suffix.isascii() or not cv2.haveImageWriter(f"drawing{suffix}"):
         raise BadImage(f"{path} can't be written: its suffix names no format that OpenCV writes")
 
 
@@ -192,6 +193,9 @@ def draw_video(draw: Draw, source: str | int, target: str | None) -> list[str]:
     """
     if target:
         require_new(target)
+    for name in (source, target):
+        if isinstance(name, str) and not _is_unicode(name):  # which would crash OpenCV
+            raise InputError(f"{name}: OpenCV opens videos with names in Unicode only")
     video = cv2.VideoCapture(source)
     try:
         if not video.isOpened():
@@ -215,6 +219,14 @@ def draw_video(draw: Draw, source: str | int, target: str | None) -> list[str]:
     if number < said:
         return [f"{source}: {number} frames could be read of {said} that it says it has"]
     return []
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _draw_frames(draw: Draw, video: cv2.VideoCapture, name: str, said: int) -> Iterator[np.ndarray]:

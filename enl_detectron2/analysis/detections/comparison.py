@@ -364,7 +364,7 @@ def _page(
 
 
 def _figure(name: str, caption: str) -> str:
-    address = urllib.parse.quote(name)
+    address = urllib.parse.quote(os.fsencode(name))
     return (
         f'<figure><a href="{address}"><img src="{address}" loading="lazy" alt="{caption}"></a>'
         f"<figcaption>{caption}</figcaption></figure>"

@@ -18,6 +18,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from enl_detectron2.training.data.coco_file import read_coco
+
 SMALL_SIDE = 32  # pixels; an object is small below it, as COCO has it
 SIDES = (8, 12, 16, 24, 32, 48, 96)  # pixels, the limits of size groups
 EVERY_SIDE = (0.0, float("inf"))
@@ -28,15 +30,17 @@ logger = logging.getLogger(__name__)
 def load_truth(annotation_file: str | os.PathLike) -> COCO:
     """The ground truth, each annotation's ``area`` that of its box, its ``id`` from 1.
 
-    Annotations without a box, of an image or a category that the file doesn't have, are left out
+    What has only one meaning is put right as for a training, see ``read_coco``. Annotations
+    without a box, of an image or a category that the file doesn't have, are left out
     with a warning; a category without a name gets its number as name.
 
     Raises:
         ValueError: if the file isn't one of COCO's format; names it and the entry.
+        FileNotFoundError: if it isn't there.
     """
-    content = _read_json(annotation_file)
+    coco = read_coco(annotation_file)
     try:
-        parts = {key: _entries(content, key) for key in ("images", "annotations", "categories")}
+        parts = {key: getattr(coco, key) for key in ("images", "annotations", "categories")}
         images, categories = (_ids(parts[key], key) for key in ("images", "categories"))
         for image in parts["images"]:
             if not isinstance(image.get("file_name"), str):
@@ -47,9 +51,7 @@ def load_truth(annotation_file: str | os.PathLike) -> COCO:
         parts["annotations"] = _usable(annotation_file, parts["annotations"], images, categories)
         return _indexed(parts)
     except ValueError as error:
-        raise ValueError(
-            f"{annotation_file} isn't ground truth in COCO's format: {error}"
-        ) from error
+        raise ValueError(f"{annotation_file} is no ground truth: {error}") from error
 
 
 def load_detections(
@@ -74,16 +76,15 @@ def load_detections(
     found = []
     for number, detection in enumerate(content, start=1):
         try:
-            _check_detection(truth, detection)
+            detection = _checked(truth, detection)
         except ValueError as error:
             raise ValueError(
                 f"{results_file} isn't a list of boxes detected on this ground truth: entry "
                 f"{number} {error}"
             ) from error
         if detection["score"] >= score_threshold:
-            entry = {key: detection[key] for key in ("image_id", "category_id", "bbox", "score")}
-            area = box_side(entry["bbox"]) ** 2
-            found.append(entry | {"id": len(found) + 1, "area": area, "iscrowd": 0})
+            area = box_side(detection["bbox"]) ** 2
+            found.append(detection | {"id": len(found) + 1, "area": area, "iscrowd": 0})
     dataset = truth.dataset
     return _indexed(
         {
@@ -92,13 +93,6 @@ def load_detections(
             "annotations": found,
         }
     )
-
-
-def _entries(content: Any, key: str) -> list[dict[str, Any]]:
-    entries = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError(f"it must hold a list of objects called {key!r}")
-    return entries
 
 
 def _ids(entries: list[dict[str, Any]], kind: str) -> set[int | str]:
@@ -143,13 +137,20 @@ def _usable(
     return usable
 
 
-def _check_detection(truth: COCO, detection: Any) -> None:
+def _checked(truth: COCO, detection: Any) -> dict[str, Any]:
     if not isinstance(detection, dict):
         raise ValueError(f"is a {type(detection).__name__}")
+    entry = {
+        key: detection[key]
+        for key in ("image_id", "category_id", "bbox", "score")
+        if key in detection
+    }
     for key, known in (("image_id", truth.imgs), ("category_id", truth.cats)):
         if key not in detection:
             raise ValueError(f"has no {key}")
-        if not _is_one_of(detection[key], known):
+        if isinstance(entry[key], str) and entry[key].isdecimal() and entry[key] not in known:
+            entry[key] = int(entry[key])  # as read_coco takes the ground truth's
+        if not _is_one_of(entry[key], known):
             raise ValueError(
                 f"has the {key} {detection[key]!r}, which the ground truth doesn't have"
             )
@@ -157,6 +158,7 @@ def _check_detection(truth: COCO, detection: Any) -> None:
         raise ValueError(f"has the bbox {detection.get('bbox')!r}, no x, y, width and height")
     if not _is_finite(detection.get("score")):
         raise ValueError(f"has the score {detection.get('score')!r}")
+    return entry
 
 
 def _is_one_of(value: Any, known: Container[int | str]) -> bool:

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -192,6 +195,21 @@ def test_a_video_that_is_interrupted_or_fails_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="out.xyz can't be written as a video: name an .mp4"):
         batch.draw_video(np.copy, source, str(tmp_path / "out.xyz"))
     assert names(tmp_path) == ["film.mp4"]
+
+
+def test_names_that_are_not_unicode_do_not_crash_opencv(reader, tmp_path):
+    odd = os.path.join(tmp_path, os.fsdecode(b"\xff\xfe.png"))
+    os.rename(write_images(tmp_path, "a.png")[0], odd)
+    assert batch.find_images([str(tmp_path)]) == ([odd], [])
+    (tmp_path / "out").mkdir()
+    targets = batch.new_files([odd], tmp_path / "out")
+    assert batch.draw_images(reader, [odd], targets, np.copy) == []
+    assert names(tmp_path / "out") == [Path(odd).name]
+    (error,) = batch.draw_images(reader, [odd], [os.fsdecode(b"a.\xff")], np.copy)
+    assert "its suffix names no format" in error
+    for source, target in ((odd, "out.mp4"), (write_video(tmp_path / "film.mp4"), odd + ".mp4")):
+        with pytest.raises(ValueError, match="OpenCV opens videos with names in Unicode only"):
+            batch.draw_video(np.copy, source, target)
 
 
 def test_a_video_that_ends_early_is_told(tmp_path):

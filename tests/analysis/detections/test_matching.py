@@ -12,7 +12,7 @@ from enl_detectron2.analysis.detections.matching import (
 BOX = [10, 10, 16, 16]
 IMAGE = {"id": 1, "file_name": "1.png"}
 GOOD = {"image_id": 1, "category_id": 1, "bbox": BOX, "score": 1}
-NO_TRUTH = "isn't ground truth in COCO's format:"
+NO_TRUTH = "is no ground truth:"
 
 
 def matched(evaluation):
@@ -49,16 +49,16 @@ def test_no_detections_are_no_error(write_truth, write_results):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("[", "isn't JSON"),
-        ("[" * 100_000, "isn't of COCO's format: it is nested too deeply"),
-        (b"\xff\xfe\xfd", "isn't JSON"),
-        ("{}", f"{NO_TRUTH} it must hold a list of objects called 'images'"),
-        ("[1]", f"{NO_TRUTH} it must hold a list of objects called 'images'"),
+        ("[", "is no whole JSON file"),
+        ("[" * 100_000, "is not in COCO format: its lists are nested too deeply"),
+        (b"\xff\xfe\xfd", "is no whole JSON file"),
+        ("{}", "is not in COCO format: 'images' must be a list of objects"),
+        ("[1]", "is not in COCO format: it must hold an object"),
         ({"images": []}, f"{NO_TRUTH} it has no images"),
-        ({"annotations": [1]}, f"{NO_TRUTH} it must hold a list of objects called 'annotations'"),
+        ({"annotations": [1]}, "is not in COCO format: 'annotations' must be a list of objects"),
         ({"images": [{"id": 1}]}, f"{NO_TRUTH} image 1 must have a file_name"),
         ({"images": [IMAGE, IMAGE]}, f"{NO_TRUTH} two images have the id 1"),
-        ({"images": [IMAGE, IMAGE | {"id": "2"}]}, f"{NO_TRUTH} the ids of images must be all"),
+        ({"images": [IMAGE, IMAGE | {"id": "b"}]}, f"{NO_TRUTH} the ids of images must be all"),
         ({"categories": [{"id": None}]}, f"{NO_TRUTH} the ids of categories must be all"),
         (
             {"annotations": [{"id": 7, "iscrowd": "0"}]},
@@ -116,14 +116,28 @@ def test_what_means_nothing_is_counted_and_left_out(write_truth, tmp_path, caplo
     content["categories"] = [{"id": 1}, {"id": 2, "name": None}, {"id": 3, "name": 8}]
     (tmp_path / "truth.json").write_text(json.dumps(content))
     truth = load_truth(tmp_path / "truth.json")
-    assert [a["bbox"] for a in truth.anns.values()] == [BOX]
+    assert [a["bbox"] for a in truth.anns.values()] == [BOX, BOX]  # image "1" is image 1
     assert [truth.cats[i]["name"] for i in (1, 2, 3)] == ["category 1", "category 2", "8"]
     messages = [record.getMessage() for record in caplog.records]
     assert [message.split("left out are ")[1][:6] for message in messages] == [
-        "2 of 9",
+        "1 of 9",
         "1 of 9",
         "5 of 9",
     ]
+
+
+def test_ids_may_be_spelled_or_texts(write_truth, write_results, tmp_path):
+    content = json.loads(write_truth([(1, 1, BOX), (2, 1, BOX)]).read_text())
+    results = [("1", "1", BOX, 0.9), (2.0, 1, BOX, 0.9)]
+    truth = load_truth(tmp_path / "truth.json")
+    evaluation = match(truth, load_detections(truth, write_results("spelled", results)))
+    assert matched(evaluation) == [[True], [True]]
+    for image, entry in zip(content["images"], content["annotations"]):
+        image["id"] = entry["image_id"] = f"image {image['id']}"
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    truth = load_truth(tmp_path / "truth.json")
+    texts = write_results("texts", [("image 1", 1, BOX, 0.9)])
+    assert matched(match(truth, load_detections(truth, texts))) == [[True], [False]]
 
 
 def test_a_byte_order_mark_is_read_over(write_truth):
