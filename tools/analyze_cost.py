@@ -14,6 +14,8 @@ import json
 from enl_detectron2.analysis.command_line import require_new
 from enl_detectron2.training.command_line import run
 
+LARGEST = 16384  # pixels a side; the image is made
+
 
 def is_config(argument: str) -> bool:
     return argument.endswith((".yaml", ".yml", ".py"))
@@ -50,8 +52,8 @@ def parse_args() -> argparse.Namespace:
     args.opts = args.arguments[len(args.configs) :]
     if not args.configs:
         parser.error(f"{args.arguments[0]} is no .yaml or .py file")
-    if min(args.size) < 1:
-        parser.error("--size must be at least 1 1")
+    if min(args.size) < 1 or max(args.size) > LARGEST:
+        parser.error(f"--size must be from 1 1 to {LARGEST} {LARGEST}")
     return args
 
 

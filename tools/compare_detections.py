@@ -15,6 +15,7 @@ import sys
 from enl_detectron2.analysis.command_line import (
     by_name,
     count,
+    folder,
     length,
     named_path,
     require_new,
@@ -31,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--annotations", required=True, help="ground truth in COCO's format")
-    parser.add_argument("--images", required=True, help="folder of its images")
+    parser.add_argument("--images", required=True, type=folder, help="folder of its images")
     parser.add_argument(
         "--results",
         nargs="+",

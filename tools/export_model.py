@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
                 raise ValueError(f"--image {args.image}: the model finds nothing in it")
             exported = trace(model, image)
         with whole_file(args.output) as file:
-            torch.jit.save(exported, file)
+            file.write(exported.save_to_buffer())
     print(f"wrote {args.output}")
 
 

@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from enl_detectron2.analysis.command_line import count, length, require_new
+from enl_detectron2.analysis.command_line import count, folder, length, require_new
 from enl_detectron2.training.command_line import run
 
 
@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--annotations", required=True, help="ground truth in COCO's format")
-    parser.add_argument("--images", required=True, help="folder of its images")
+    parser.add_argument("--images", required=True, type=folder, help="folder of its images")
     parser.add_argument(
         "--model",
         nargs=3,

@@ -21,6 +21,17 @@ def named_path(argument: str) -> tuple[str, str]:
     return name, path
 
 
+def folder(argument: str) -> str:
+    """A folder that is there, a type for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: if it isn't.
+    """
+    if not os.path.isdir(argument):
+        raise argparse.ArgumentTypeError(f"there is no folder {argument}")
+    return argument
+
+
 def score(argument: str) -> float:
     """A number from 0 to 1, a type for argparse.
 

@@ -117,22 +117,26 @@ def draw_images(
     """
     window = Window() if targets is None else None
     errors = []
-    for place, file in enumerate(tqdm(images, unit="image")):
-        try:
-            if window is None:
-                require_format(targets[place])
-            with naming(file, ValueError), large_images() if large else contextlib.nullcontext():
-                drawing = draw(detector.read_image(file, "BGR"))
-            if window is None:
-                write_drawing(targets[place], drawing)
-            elif not window.show(drawing, 0):
-                break
-        except BadImage as error:
-            hint = ""
-            if isinstance(error.__cause__, Image.DecompressionBombError) and not large:
-                hint = f"; tile by tile, images may have up to {MOST_PIXELS:,} pixels"
-            errors.append(one_line(error) + hint)
-            tqdm.write(f"left out: {errors[-1]}", file=sys.stderr)
+    with tqdm(images, unit="image") as bar:
+        for place, file in enumerate(bar):
+            try:
+                if window is None:
+                    require_format(targets[place])
+                with (
+                    naming(file, ValueError),
+                    large_images() if large else contextlib.nullcontext(),
+                ):
+                    drawing = draw(detector.read_image(file, "BGR"))
+                if window is None:
+                    write_drawing(targets[place], drawing)
+                elif not window.show(drawing, 0):
+                    break
+            except BadImage as error:
+                hint = ""
+                if isinstance(error.__cause__, Image.DecompressionBombError) and not large:
+                    hint = f"; tile by tile, images may have up to {MOST_PIXELS:,} pixels"
+                errors.append(one_line(error) + hint)
+                tqdm.write(f"left out: {errors[-1]}", file=sys.stderr)
     return errors
 
 
@@ -204,14 +208,14 @@ def draw_video(draw: Draw, source: str | int, target: str | None) -> list[str]:
                 "no camera was found" if is_camera else f"{source} is no video to read"
             )
         said = 0 if isinstance(source, int) else int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        drawings = _draw_frames(draw, video, f"{source}", said)
-        if target is None:
-            number, window = 0, Window()
-            for number, drawing in enumerate(drawings, start=1):  # noqa: B007
-                if not window.show(drawing, 1):
-                    return []
-        else:
-            number = _write_video(target, drawings, video.get(cv2.CAP_PROP_FPS) or 25.0)
+        with contextlib.closing(_draw_frames(draw, video, f"{source}", said)) as drawings:
+            if target is None:
+                number, window = 0, Window()
+                for number, drawing in enumerate(drawings, start=1):  # noqa: B007
+                    if not window.show(drawing, 1):
+                        return []
+            else:
+                number = _write_video(target, drawings, video.get(cv2.CAP_PROP_FPS) or 25.0)
     finally:
         video.release()
     if not number:

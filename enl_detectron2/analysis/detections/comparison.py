@@ -6,6 +6,7 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,7 +19,7 @@ from enl_detectron2.training.data.images import read_image
 from enl_detectron2.training.errors import BadImage
 from enl_detectron2.training.files import write_whole
 
-from .matching import EVERY_SIDE, box_side, load_detections, load_truth, match
+from .matching import EVERY_SIDE, box_side, load_detections, load_truth, match, require_size
 
 MOST_MODELS = 3
 PANEL = (480, 1000)  # pixels, the least and the greatest width of an image on a sheet
@@ -48,12 +49,16 @@ class Findings:
 
 @dataclass(frozen=True)
 class ImageComparison:
-    """One image: its small objects by their number, its other objects, each model's findings."""
+    """One image: its small objects by their number, its other objects, each model's findings.
+
+    ``entry`` is what the ground truth says of it, with its size, if it says that.
+    """
 
     file_name: str
     small: dict[int, Box]
     large: list[Box]
     findings: dict[str, Findings]
+    entry: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def difference(self) -> int:
@@ -113,6 +118,7 @@ def compare(
                 small={a["id"]: a["bbox"] for a in objects if box_side(a["bbox"]) < small_side},
                 large=[a["bbox"] for a in objects if box_side(a["bbox"]) >= small_side],
                 findings={name: of_model[image_id] for name, of_model in findings.items()},
+                entry=truth.imgs[image_id],
             )
         )
     return sorted(comparisons, key=lambda comparison: -comparison.difference)
@@ -220,11 +226,13 @@ def draw_comparison(
     """Draws ground truth and each model's findings in a row; ``path``'s suffix says the format.
 
     Raises:
-        BadImage: (a ValueError) if the image can't be read; names it.
+        BadImage: (a ValueError) if the image can't be read, or has another size than the ground
+            truth says; names it.
     """
     file = os.path.join(image_folder, comparison.file_name)
     image = read_image(file, "RGB", deep_images=deep_images)
     height, width = image.shape[:2]
+    require_size(comparison.entry, file, height, width)
     panels = 1 + len(comparison.findings)
     # In inches of 100 pixels each. Placed by hand: automatic layouts leave gaps beside images.
     panel_width = min(max(width, PANEL[0]), PANEL[1]) / 100

@@ -111,10 +111,11 @@ def analyze_errors(
         ValueError: if a file isn't what it should be; names it.
     """
     truth = load_truth(annotation_file)
-    return {
-        name: _analyze(truth, load_detections(truth, file), score_threshold)
-        for name, file in tqdm(results.items(), unit="model")
-    }
+    with tqdm(results.items(), unit="model") as bar:
+        return {
+            name: _analyze(truth, load_detections(truth, file), score_threshold)
+            for name, file in bar
+        }
 
 
 def _analyze(truth: COCO, detections: COCO, score_threshold: float) -> ErrorAnalysis:

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from enl_detectron2.training.data.coco_file import read_coco
+from enl_detectron2.training.errors import BadImage
 
 SMALL_SIDE = 32  # pixels; an object is small below it, as COCO has it
 SIDES = (8, 12, 16, 24, 32, 48, 96)  # pixels, the limits of size groups
@@ -208,6 +209,23 @@ def match(
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
     return evaluation
+
+
+def require_size(
+    image: Mapping[str, Any], file: str | os.PathLike, height: int, width: int
+) -> None:
+    """Raises unless an image has the size that its entry in the ground truth says, if it says one.
+
+    Boxes of an image that was resized since would be taken for others.
+
+    Raises:
+        BadImage: (a ValueError) if it hasn't; names the file and both sizes.
+    """
+    said = image.get("width"), image.get("height")
+    if all(isinstance(side, int) for side in said) and said != (width, height):
+        raise BadImage(
+            f"{file} has {width}×{height} pixels, but the ground truth is of {said[0]}×{said[1]}"
+        )
 
 
 def box_side(box: Sequence[float]) -> float:

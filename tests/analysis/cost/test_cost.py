@@ -460,7 +460,7 @@ def test_the_tool_prints_the_table_and_writes_its_numbers(run_tool, tmp_path):
     [
         (["MODEL.DEVICE", "cpu"], "MODEL.DEVICE is no .yaml or .py file"),
         (["missing.yaml"], "there is no file 'missing.yaml'"),
-        ([CONFIGS / "rcnn_R50.yaml", "--size", 0, 10], "--size must be at least 1 1"),
+        ([CONFIGS / "rcnn_R50.yaml", "--size", 0, 10], "--size must be from 1 1"),
     ],
 )
 def test_the_tool_refuses_bad_arguments(run_tool, arguments, message):

@@ -146,6 +146,16 @@ def test_the_page_finds_drawings_of_any_name(run_tool, write_truth, write_result
     assert not any(set("#?") & set(source) for source in page.sources)
 
 
+def test_an_image_of_another_size_is_not_drawn(scenes, run_tool, tmp_path):
+    truth, results = scenes
+    cv2.imwrite(str(tmp_path / "2.png"), np.zeros((160, 200, 3), dtype=np.uint8))
+    arguments = ["--annotations", truth, "--images", tmp_path, "--output", tmp_path / "out"]
+    status, _, said = run_tool(TOOL, *arguments, "--results", f"bad={results['bad']}")
+    assert status == 1
+    assert "2.png has 200×160 pixels, but the ground truth is of 100×80" in said
+    assert len(os.listdir(tmp_path / "out")) == 2 + 1
+
+
 def test_numbers_that_make_no_sense(scenes, run_tool, tmp_path):
     truth, results = scenes
     arguments = ["--annotations", truth, "--images", tmp_path, "--output", tmp_path / "out"]
@@ -157,6 +167,7 @@ def test_numbers_that_make_no_sense(scenes, run_tool, tmp_path):
         ["--small-side", "0"],
         ["--num-images", "-1"],
         ["--num-images", "2.5"],
+        ["--images", "nowhere"],
     ):
         status, _, said = run_tool(TOOL, *arguments, *words)
         assert status == 2 and f"argument {words[0]}: " in said
