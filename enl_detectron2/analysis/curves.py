@@ -41,6 +41,7 @@ def read_metrics(run: str | os.PathLike) -> dict[int, dict[str, float]]:
             entry = json.loads(line)
             if not all(isinstance(value, (int, float)) for value in entry.values()):
                 raise ValueError("it has values that are no numbers")
+            _ = [float(value) for value in entry.values()]  # beyond its range none can be drawn
             metrics.setdefault(int(entry["iteration"]), {}).update(entry)
         # AttributeError: it isn't even a dict.
         except (ValueError, KeyError, AttributeError, RecursionError, OverflowError) as error:

@@ -54,6 +54,8 @@ def test_a_file_of_something_else_is_named(tmp_path):
         '{"iteration": 1, "total_loss": "high"}',
         '{"iteration": 1, "total_loss": null}',
         '{"iteration": Infinity}',
+        '{"iteration": 1' + "0" * 400 + "}",
+        '{"iteration": 1, "total_loss": 1' + "0" * 400 + "}",
         '{"iteration": [1]}',
     ],
 )
