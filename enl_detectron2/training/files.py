@@ -10,7 +10,9 @@ from .errors import FileNotWritten
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike, unfinished_name: str | None = None) -> Iterator[BinaryIO]:
+def whole_file(
+    path: str | os.PathLike, unfinished_name: str | None = None, *, synced: bool = True
+) -> Iterator[BinaryIO]:
     """A file to write that has another name until all of it is on the disk.
 
     Whatever goes wrong meanwhile, what ``path`` was before stays as it is. A library that takes
@@ -20,6 +22,8 @@ def whole_file(path: str | os.PathLike, unfinished_name: str | None = None) -> I
         path: the file's name in the end.
         unfinished_name: until then, in the same folder; what a killed process leaves there is
             written over. By default a name of this process.
+        synced: whether it gets its name only when the disk says that it has it, which takes
+            milliseconds; without, a machine that loses its power may keep a name without content.
 
     Raises:
         FileNotWritten: (an OSError) if the file system refuses, as when the disk is full; names
@@ -32,8 +36,9 @@ def whole_file(path: str | os.PathLike, unfinished_name: str | None = None) -> I
         try:
             with unfinished.open("wb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
+                if synced:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(unfinished, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -46,7 +51,9 @@ def whole_file(path: str | os.PathLike, unfinished_name: str | None = None) -> I
         raise FileNotWritten(error.errno, error.strerror or str(error), str(path)) from error
 
 
-def write_whole(path: str | os.PathLike, content: bytes | str) -> None:
+def write_whole(
+    path: str | os.PathLike, content: bytes | memoryview | str, *, synced: bool = True
+) -> None:
     """Writes a file, text in UTF-8, as :func:`whole_file` does.
 
     Raises:
@@ -55,5 +62,5 @@ def write_whole(path: str | os.PathLike, content: bytes | str) -> None:
     if isinstance(content, str):
         # File names, which a page may list, needn't be Unicode.
         content = content.encode(errors="backslashreplace")
-    with whole_file(path) as file:
+    with whole_file(path, synced=synced) as file:
         file.write(content)
