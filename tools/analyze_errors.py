@@ -41,17 +41,16 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
-    from enl_detectron2.analysis.detections import errors
+    from enl_detectron2.analysis.detections import errors_report
+    from enl_detectron2.analysis.detections.errors import analyze_errors
 
     results = by_name(args.results)
     require_new(args.output)
-    analyses = errors.analyze_errors(
-        args.annotations, results, score_threshold=args.score_threshold
-    )
-    print(errors.format_analyses(analyses))
+    analyses = analyze_errors(args.annotations, results, score_threshold=args.score_threshold)
+    print(errors_report.format_analyses(analyses))
     args.output.mkdir(parents=True, exist_ok=True)
-    errors.write_csv(analyses, args.output / "errors.csv")
-    errors.plot_analyses(analyses, args.output / "errors.png")
+    errors_report.write_csv(analyses, args.output / "errors.csv")
+    errors_report.plot_analyses(analyses, args.output / "errors.png")
 
 
 if __name__ == "__main__":

@@ -67,11 +67,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
 
-    from enl_detectron2.analysis.detections.comparison import (
-        MOST_MODELS,
-        compare_detections,
-        write_comparison,
-    )
+    from enl_detectron2.analysis.detections.comparison import compare_detections
+    from enl_detectron2.analysis.detections.comparison_page import MOST_MODELS, write_comparison
 
     results = by_name(args.results, MOST_MODELS)
     require_new(args.output)

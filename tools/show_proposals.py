@@ -19,7 +19,7 @@ from enl_detectron2.training.command_line import run
 
 
 def parse_args() -> argparse.Namespace:
-    from enl_detectron2.analysis.detections.comparison import MOST_MODELS
+    from enl_detectron2.analysis.detections.comparison_page import MOST_MODELS
     from enl_detectron2.analysis.detections.matching import SMALL_SIDE
     from enl_detectron2.analysis.detections.proposals import LIMITS
 
@@ -66,7 +66,8 @@ def main() -> None:
     require_new(args.output)
 
     from enl_detectron2.analysis.detections import proposals
-    from enl_detectron2.analysis.detections.comparison import compare, write_comparison
+    from enl_detectron2.analysis.detections.comparison import compare
+    from enl_detectron2.analysis.detections.comparison_page import write_comparison
     from enl_detectron2.analysis.detections.matching import load_truth
     from enl_detectron2.analysis.detector import load_detector
     from enl_detectron2.training.config import load_config

@@ -13,10 +13,12 @@ from enl_detectron2.analysis.detections.errors import (
     Objects,
     Row,
     analyze_errors,
+    repetition_effect,
+)
+from enl_detectron2.analysis.detections.errors_report import (
     describe_effect,
     format_analyses,
     plot_analyses,
-    repetition_effect,
 )
 
 TOOL = Path(__file__).parents[3] / "tools/analyze_errors.py"
