@@ -1,4 +1,6 @@
 import os
+import runpy
+import sys
 
 import pytest
 import torch
@@ -20,6 +22,26 @@ def forget_data_sets():
         DatasetCatalog.remove(name)
         if name in MetadataCatalog.list():
             MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys):
+    """Runs a command line in this process: its status, standard output and standard error."""
+
+    def run(tool, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(tool), *map(str, arguments)])
+        capsys.readouterr()
+        status, said = 0, ""
+        try:
+            runpy.run_path(str(tool), run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code or 0
+        if isinstance(status, str):  # which Python writes to standard error when it ends
+            status, said = 1, status
+        out, err = capsys.readouterr()
+        return status, out, err + said
+
+    return run
 
 
 @pytest.fixture

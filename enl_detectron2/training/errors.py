@@ -34,6 +34,16 @@ class NonFinite(UserError, FloatingPointError):
     """A training step's loss, or a parameter after it, is infinite or not a number."""
 
 
+class FileNotWritten(UserError, OSError):
+    """A file could not be written; what was there before is as it was.
+
+    Made of errno, reason and file name, as any OSError of a file.
+    """
+
+    def __str__(self) -> str:
+        return f"{self.filename} can't be written: {self.strerror}"
+
+
 def one_line(error: Exception) -> str:
     """An exception of another library in one line, with the place if it says too little itself."""
     message = " ".join(str(error.args[0] if len(error.args) == 1 else error).split())

@@ -12,6 +12,7 @@ import numpy as np
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
+from enl_detectron2.analysis.drawing import plain_text, save_figure
 from enl_detectron2.layers import CosPosition
 
 from .maps import Attention, position_row
@@ -22,6 +23,7 @@ MARKER_COLOUR = "#D55E00"  # vermilion of Okabe and Ito's palette, which is in n
 OVERLAY = 0.7  # of the map over the image
 
 
+@plain_text
 def draw_attention(
     image: np.ndarray,
     attention: Mapping[str, Attention],
@@ -89,7 +91,7 @@ def draw_attention(
             axis.plot(x, y, "o", color=MARKER_COLOUR, markeredgecolor="white", markersize=8)
             axis.set(xlim=(0, width), ylim=(height, 0))
             axis.set_axis_off()
-    figure.savefig(figure_file, dpi=90)
+    save_figure(figure, figure_file, dpi=90)
     plt.close(figure)
 
 
@@ -129,7 +131,7 @@ def draw_position_filters(
             axis.set_title(f"{height}×{width} cells, at row {row}, column {column}", fontsize=10)
             axis.set(xticks=[], yticks=[])
             figure.colorbar(drawn, ax=axis, shrink=0.85)
-    figure.savefig(figure_file, dpi=90)
+    save_figure(figure, figure_file, dpi=90)
     plt.close(figure)
 
 
