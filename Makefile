@@ -10,12 +10,12 @@ PY := .venv/bin/python
 unexport PYTHONPATH PYTHONHOME
 endif
 
-.PHONY: help demo test test-slow test-faults test-soak test-browser test-sahi lint clean
+.PHONY: help demo test test-slow test-faults test-soak test-browser test-sahi test-official lint clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "The first of them builds .venv (Python 3.11); PYTHON=/path/to/python make … uses your environment instead."
+	@echo "The first of them builds .venv (Python 3.10 to 3.13); PYTHON=/path/to/python make … uses your environment instead."
 
 # One thread in each of the demo's processes. The warnings are detectron2's, of its calls of PyTorch.
 demo: ## make the demo's data, train on CPU, evaluate, draw the detections
@@ -49,11 +49,18 @@ test-sahi: ## the test of examples/sahi
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .venv-sahi --requirement examples/sahi/requirements.txt
 	PYTHONPATH=$(CURDIR)/.venv-sahi$${PYTHONPATH:+:$$PYTHONPATH} $(PY) -m pytest examples/sahi
 
-lint: ## ruff's rules and format
+# Operators that only a compiled detectron2 has are tested here, beside all else.
+test-official: ## all tests but the slow ones beside your checkout of detectron2, compiled (DETECTRON2=/path)
+	$(SETUP) official
+	OMP_NUM_THREADS=1 .venv-official/bin/python -m pytest -n 2
+
+lint: ## ruff's rules and format, and mypy over the plug-in
 	$(SETUP) test
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
+	$(PY) -m mypy
 
 clean: ## remove .venv and the caches; results stay
-	rm -rf .venv .venv.old .venv-sahi .venv-setup.log .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv.old .venv-official .venv-official.old .venv-sahi .venv-setup.log
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
