@@ -56,8 +56,11 @@ step_with_progress() {
     echo "set-up: $1"
     shift
     "$@" 2>&1 </dev/null | tee -a $log | awk '
-        /^ *(Downloading|Using cached|Processing) / { printf "  %3d %s\n", ++count, $0; fflush() }
-        /^ *Installing collected/ { print "      unpacking all of them"; fflush() }' || {
+        /^ *(Downloading|Using cached|Processing) / {
+            sub(/ *\(from .*/, ""); sub(/^ */, ""); sub(/[^ ]*\//, "")
+            printf "  %3d %s\n", ++count, $0; fflush()
+        }
+        /^ *Installing collected/ { print "      unpacking"; fflush() }' || {
         tail -n 15 $log >&2
         stop "this step failed; the whole log is $PWD/$log"
     }
@@ -81,11 +84,11 @@ install_detectron2() {
 build_official() {
     # From a copy, since the build writes into what it builds from.
     mkdir .venv-official/source &&
-        (cd -- "$DETECTRON2" && tar -cf - --exclude .git --exclude build --exclude '*.so' .) |
+        (cd -- "$DETECTRON2" && tar -cf - --exclude ./.git --exclude ./build --exclude '*.so' .) |
         tar -xf - -C .venv-official/source &&
         .venv-official/bin/python -m pip --no-input install --no-deps --no-build-isolation .venv-official/source &&
         .venv-official/bin/python -m pip --no-input install --no-deps --no-build-isolation --editable . &&
-        (cd / && "$OLDPWD/.venv-official/bin/python" -c 'import torch, detectron2._C')
+        .venv-official/bin/python -c 'import torch, detectron2._C'
 }
 # What make built goes away; anything else is the user's.
 clear_away() {
