@@ -29,7 +29,10 @@ case "$*" in
     *"${{FAIL_AT:-never}}"*) echo "no such version"; exit 1 ;;
     *version_info*)
         case "$0" in *python3) echo "${{VERSION:-3.11}}" ;; *) echo "${{0##*python}}" ;; esac ;;
-    "-m venv "*) sleep "${{SLOW:-0}}"; mkdir "$3/bin"; cp "$0" "$3/bin/python" ;;
+    "-m venv "*)
+        sleep "${{SLOW:-0}}"
+        for folder do :; done  # the last argument
+        mkdir "$folder/bin"; cp "$0" "$folder/bin/python" ;;
     "-m pip "*) ;;
     *sysconfig*) site="$PWD/${{0%/bin/python}}/site"; mkdir -p "$site"; echo "$site" ;;
     *detectron2._C*) ;;
@@ -380,7 +383,7 @@ def test_an_official_detectron2_is_built_anew_when_its_source_changes(checkout):
     checkout.run(*OFFICIAL, DETECTRON2=str(source))
     (source / "detectron2/layers/csrc/vision.cpp").write_text("// changed")
     calls = checkout.run(*OFFICIAL, DETECTRON2=str(source))[-1]
-    assert (builds(calls), calls.count("-m venv .venv-official")) == (0, 1)
+    assert (builds(calls), calls.count("-m venv --without-pip .venv-official")) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -395,6 +398,14 @@ def test_an_official_detectron2_that_is_none_is_one_sentence(checkout, settings,
     status, _, err, calls = checkout.run(*OFFICIAL, **settings)
     assert (status, calls) == (1, [])
     assert named in err and err.count("\n") == 1
+
+
+def test_the_files_that_make_names_are_there():
+    named = re.findall(
+        r"(?:tests|tools|examples|requirements)/[\w./]+", (ROOT / "Makefile").read_text()
+    )
+    assert len(named) > 5
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])

@@ -140,7 +140,8 @@ if is_ready; then exit; fi
 
 if ! ready .venv "$wanted"; then
     clear_away .venv
-    clear_away .venv-official # which stands on it
+    clear_away .venv-official # it and the next stand on .venv
+    rm -rf .venv-optional
     case $(uname -s) in
         Linux) size="downloads about 3 GB, nearly all of it PyTorch with CUDA, and fills 6 GB of disk" ;;
         *) size="downloads about 0.5 GB and fills 2 GB of disk" ;;
@@ -161,8 +162,8 @@ if [ "$target" = official ] && ! ready .venv-official "$(wanted_official)"; then
     clear_away .venv-official
     mkdir .venv-official
     : >.venv-official/stamp
-    step "1/2 an environment on top of .venv" "$base" -m venv .venv-official
-    # A path file adds .venv's packages behind the environment's own.
+    step "1/2 an environment on top of .venv" "$base" -m venv --without-pip .venv-official
+    # A path file adds .venv's packages, pip among them, behind the environment's own.
     for python in .venv-official .venv; do
         $python/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
     done | { read -r own; read -r shared; echo "$shared" >"$own/of-venv.pth"; }
