@@ -282,7 +282,7 @@ def test_a_python_that_will_not_do_is_one_sentence(checkout, version):
 def test_what_is_downloaded_is_said_before(checkout):
     status, out, _, _ = checkout.run(FAIL_AT="-m venv")
     assert status == 1
-    assert re.search(r"downloads about [\d.]+ GB.*fills [\d.]+ GB of disk\.", out)
+    assert re.search(r"downloads about [\d.]+ GB", out)
     assert "PYTHON=/path/to/python make test" in out
 
 

@@ -143,8 +143,8 @@ if ! ready .venv "$wanted"; then
     clear_away .venv-official # it and the next stand on .venv
     rm -rf .venv-optional
     case $(uname -s) in
-        Linux) size="downloads about 3 GB, nearly all of it PyTorch with CUDA, and fills 6 GB of disk" ;;
-        *) size="downloads about 0.5 GB and fills 2 GB of disk" ;;
+        Linux) size="downloads about 3.3 GB, nearly all of it PyTorch with CUDA, and fills 6.2 GB of disk" ;;
+        *) size="downloads about 0.3 GB" ;; # the wheels for macOS
     esac
     echo "set-up: building .venv with $base (Python $version), once: this $size."
     echo "set-up: PYTHON=/path/to/python make $target uses an environment of yours instead, such as one with the much" \
