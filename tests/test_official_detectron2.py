@@ -16,6 +16,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.layers import DeformConv
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances, RotatedBoxes
+from detectron2.utils.events import EventStorage
 
 import enl_detectron2
 
@@ -40,6 +41,9 @@ def slim(path):
     cfg.MODEL.FPN.OUT_CHANNELS = 16
     cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 16
     cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 16
+    cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN = cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = 50
+    cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 50
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 4
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0  # random weights claim something anywhere
     cfg.INPUT.MIN_SIZE_TEST = 64
     return cfg
@@ -60,7 +64,8 @@ def test_rotated_boxes_train_and_are_found():
     truth = Instances((64, 96))
     truth.gt_boxes = RotatedBoxes(torch.tensor([[48.0, 32.0, 40.0, 20.0, 30.0]]))
     truth.gt_classes = torch.tensor([3])
-    losses = model([{"image": IMAGE, "instances": truth}])
+    with EventStorage():
+        losses = model([{"image": IMAGE, "instances": truth}])
     sum(losses.values()).backward()
     for name, parameter in model.backbone.named_parameters():
         if "fpn_relation" in name and parameter.requires_grad:
