@@ -11,6 +11,7 @@ The file is also the plugin of pytest that does the swap.
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
@@ -29,6 +30,9 @@ def pytest_configure(config):
     # Also imports the installed detectron2, compiled, before a test could find another one.
     from detectron2 import modeling
     from detectron2.modeling import BACKBONE_REGISTRY, backbone
+
+    with contextlib.suppress(ImportError):
+        import onnx.version  # noqa: F401 (its tests read it without importing it)
 
     from enl_detectron2 import add_enl_config
     from enl_detectron2.modeling import ENL_FPN
