@@ -1,28 +1,24 @@
-#!/usr/bin/env python
-"""Draws the report of the experiment from the lines of its runs.
+"""The report of the digits and the nuclei, which belong together.
 
-    python benchmarks/relations/report.py
-
-Writes docs/relations.png and the tables of docs/relations.md; none of them is typed by hand.
+``write`` makes docs/relations.png and the tables of docs/relations.md; none of them is typed by
+hand.
 """
 
 import json
 import math
 import statistics
-from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
-from jobs import read_lines
-from paths import FOLDER, RESULTS
-from scenes import IMAGE_SIZE, LEVELS, MAIN_LEVEL, MAIN_RELATION
-from scipy import stats
-from systems import BASELINE, SYSTEMS
+from relations.scenes import IMAGE_SIZE, LEVELS, MAIN_LEVEL, MAIN_RELATION
+from relations.trained import BASELINE, RESULTS, grid
+from runner.results import accepted, read_lines
+from runner.statistics import interval, with_interval
 from tabulate import tabulate
 
-RUNS = RESULTS / "runs.jsonl"
-PAGE = FOLDER.parents[1] / "docs" / "relations.md"
+PAGE = RESULTS.parents[1] / "docs" / "relations.md"
 PICTURE = PAGE.with_suffix(".png")
-MARKERS = "<!-- written by benchmarks/relations/report.py -->\n", "<!-- end -->"
+MARKERS = "<!-- written by experiments/report.py -->\n", "<!-- end -->"
+SYSTEMS = list(grid("digits").systems)  # the nuclei's are among them
 METRICS = ("AP", "AP50", "APs", "APm")
 COLOUR = "#0072B2"
 MOST_COLUMNS = 4  # of the picture, or its text gets too small on a page
@@ -30,30 +26,24 @@ MOST_COLUMNS = 4  # of the picture, or its text gets too small on a page
 Record = dict
 
 
-def main() -> None:
-    records = list(read_lines(RUNS))
-    headroom = json.loads((RESULTS / "headroom.json").read_text())
+def write() -> None:
+    """Writes tables and picture from the lines of all runs."""
+    records = []
+    for name in ("digits", "nuclei"):
+        lines, refused = accepted(grid(name))
+        records += lines
+        for run, differences in refused.items():
+            print(f"left out, {run.name}: it comes from other {', '.join(differences)}")
+    measured = {
+        name: json.loads((RESULTS / f"{name}.json").read_text())
+        for name in ("headroom", "scene_class", "transfer", "batch_norm")
+    }
+    tables = report(records, probe=read_lines(RESULTS / "probe.jsonl"), **measured)
     page = PAGE.read_text()
     start, end = (page.index(marker) for marker in MARKERS)
-    scene_class = json.loads((RESULTS / "scene_class.json").read_text())
-    transfer = json.loads((RESULTS / "transfer.json").read_text())
-    batch_norm = json.loads((RESULTS / "batch_norm.json").read_text())
-    probe = list(read_lines(RESULTS / "probe.jsonl"))
-    tables = report(records, headroom, probe, scene_class, transfer, batch_norm)
     PAGE.write_text(page[:start] + MARKERS[0] + tables + page[end:])
     draw(records).savefig(PICTURE)
-
-
-# ---------------------------------------------------------------------------- statistics
-
-
-def interval(values: Iterable[float]) -> tuple[float, float]:
-    """The mean and the half width of its 95 % interval, by Student's t; NaN for one value."""
-    values = list(values)
-    if len(values) < 2:
-        return values[0], math.nan
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.mean(values), float(half)
+    print(f"{PAGE} and {PICTURE} are written")
 
 
 def settings(records: list[Record]) -> list[tuple[str, str]]:
@@ -202,11 +192,6 @@ def difference(runs: dict[str, dict[int, Record]], system: str) -> str:
     return with_interval(differences, sign="+") if differences and system != BASELINE else ""
 
 
-def with_interval(values: Iterable[float], sign: str = "") -> str:
-    mean, half = interval(values)
-    return f"{mean:{sign}.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}")
-
-
 def means(runs: dict[str, dict[int, Record]], system: str, key: str) -> dict[str, str]:
     of_system = [record[key] for record in runs[system].values()]
     row = {"system": system}
@@ -256,6 +241,3 @@ def draw(records: list[Record]) -> plt.Figure:
     all_axes[0][0].invert_yaxis()
     return figure
 
-
-if __name__ == "__main__":
-    main()

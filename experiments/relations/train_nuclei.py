@@ -1,10 +1,18 @@
-"""EfficientNet-Lite0 as it is before any training, to see what pretraining changes."""
+#!/usr/bin/env python
+"""The project's train_net.py with EfficientNet-Lite0, pretrained or as it is before any training."""
+
+import sys
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from efficientnet_lite import build_efficientnet_lite_backbone
 from torch import nn
+
+from enl_detectron2.training.trainer import main
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "efficientnet_lite"))
+from efficientnet_lite import build_efficientnet_lite_backbone  # noqa: E402  registers it, too
 
 
 @BACKBONE_REGISTRY.register()
@@ -15,3 +23,7 @@ def build_untrained_efficientnet_lite_backbone(cfg: CfgNode, input_shape: ShapeS
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
             module.reset_parameters()
     return backbone
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """What a single cell of a trained detector's finest map knows of the class of its scene.
 
-    python benchmarks/relations/scene_class.py
+    cd experiments; python -m relations.scene_class
 
 In scenes with a relation all digits are of one class. A linear classifier is asked for it, given
 the features of one cell of P2: at a tiny digit's centre, where the class can be read from the digit
@@ -9,7 +8,7 @@ itself, too, or on the background, which shows none. What a block brings from th
 is what a cell knows more than the baseline's. Classifiers are trained on training scenes and tested
 on test scenes.
 
-Needs the trainings of experiment.py, in output/; some 15 minutes. Writes scene_class.json.
+Needs the digits' trainings, in output/; some 15 minutes. Writes scene_class.json.
 """
 
 import json
@@ -18,24 +17,18 @@ from dataclasses import asdict
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog
-from experiment import FEWER_SEEDS, LONG_SEEDS, LONG_VARIANT, Run, configuration, require_trained
-from paths import RESULTS
-from scenes import MAIN_LEVEL
-from systems import BASELINE, PROPOSED
+from runner.grid import Grid, Run
 from torch import Tensor
 from torch.nn import functional as F
 
 from enl_detectron2.analysis.detector import load_detector
-from enl_detectron2.training.data import register_coco_format
+
+from .scenes import MAIN_LEVEL
+from .trained import RESULTS, compared, grid, require_trained, trained_configuration
 
 RESULT = RESULTS / "scene_class.json"
-SEEDS = dict.fromkeys(("both", "repeats", "large"), FEWER_SEEDS) | {LONG_VARIANT: LONG_SEEDS}
-RUNS = [
-    Run(system, MAIN_LEVEL, variant, seed)
-    for variant, seeds in SEEDS.items()
-    for system in (BASELINE, PROPOSED)
-    for seed in seeds
-]
+VARIANTS = ("both", "repeats", "large", "large ×6")
+SEEDS = (1, 2, 3)
 SCENES = {"train": 1000, "test": 500}
 LEVEL, STRIDE = "p2", 4
 LARGEST_TINY = 32  # pixels, between the sides of tiny digits and of large ones
@@ -45,26 +38,26 @@ PENALTY = 1e-4  # of the classifier's squared weights
 
 
 def main() -> None:
-    require_trained(RUNS)
+    digits = grid("digits")
+    runs = [run for run in compared(digits, MAIN_LEVEL, *VARIANTS) if run.seed in SEEDS]
+    require_trained(digits, runs)
     rows = []
-    for run in RUNS:
-        rows.append({"run": asdict(run)} | measure(run))
+    for run in runs:
+        rows.append({"run": asdict(run)} | measure(digits, run))
         print(run.name, *(f"{place} {value:.3f}" for place, value in rows[-1]["accuracy"].items()))
     RESULT.write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def measure(run: Run) -> dict[str, dict[str, float]]:
+def measure(of: Grid, run: Run) -> dict[str, dict[str, float]]:
     """The share of cells, at each kind of place, of which the scene's class is told right."""
-    train, test = (cells(run, split, count) for split, count in SCENES.items())
+    train, test = (cells(of, run, split, count) for split, count in SCENES.items())
     return {"accuracy": {place: linear_accuracy(train[place], test[place]) for place in train}}
 
 
 @torch.no_grad()
-def cells(run: Run, split: str, count: int) -> dict[str, tuple[Tensor, Tensor]]:
+def cells(of: Grid, run: Run, split: str, count: int) -> dict[str, tuple[Tensor, Tensor]]:
     """For each kind of place the features (n, C) of its cells, and their scenes' classes (n,)."""
-    cfg = configuration(run)
-    cfg.MODEL.WEIGHTS = str(run.weights)
-    register_coco_format(cfg.DATASETS.COCO_FORMAT)
+    cfg = trained_configuration(of, run)
     detector = load_detector(cfg)
     names = cfg.DATASETS.TRAIN if split == "train" else cfg.DATASETS.TEST
     found = {"tiny digit": ([], []), "background": ([], [])}

@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """How much better a tiny digit can be told from its whole scene than from itself.
 
-    python benchmarks/relations/headroom.py
+    cd experiments; python -m relations.headroom
 
 No detector: a small classifier of crops at the digits' true places, trained on single crops. It is
 tested on single crops, and on scenes, where its log probabilities are summed over all tiny digits
@@ -13,12 +12,13 @@ import json
 
 import numpy as np
 import torch
-from paths import RESULTS
-from scenes import LEVELS, scene_config
 from torch import nn
 from torch.nn import functional as F
 
 from enl_detectron2.digits.scenes import draw_scene, load_digit_samples, scene_rng
+
+from .scenes import LEVELS, scene_config
+from .trained import RESULTS
 
 CROP = 20  # pixels; all of a tiny digit wherever its box lies on the grid
 HIDDEN_UNITS = 128

@@ -1,4 +1,5 @@
-"""A ResNet that sees little of a scene by itself."""
+#!/usr/bin/env python
+"""The project's train_net.py with a ResNet that sees little of a scene by itself."""
 
 import torch
 from detectron2.config import CfgNode
@@ -7,6 +8,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 
 from enl_detectron2.modeling.non_local_resnet import insert_non_local_block
+from enl_detectron2.training.trainer import main
 
 STEM_CHANNELS = 16
 STAGES = {"res2": 32, "res3": 64, "res4": 128}  # channels
@@ -59,3 +61,7 @@ def receptive_field(backbone: torch.nn.Module, level: str, size: int) -> int:
     feature[0, :, middle, middle].abs().sum().backward()
     columns = image.grad[0].abs().sum(dim=(0, 1)).nonzero()
     return int(columns.max() - columns.min() + 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """What wakes a relation block: minutes a recipe, without a detector.
 
-    python benchmarks/relations/probe.py --workers 2
+    cd experiments; python -m relations.probe --jobs 2
 
 A small convolutional trunk that sees 39 pixels, one block, and a head that says which digit stands
 at each known place of a scene with eight tiny digits of one class. A single crop tells only so
@@ -13,14 +12,13 @@ only unfinished recipes start anew.
 """
 
 import argparse
-import json
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from multiprocessing import get_context
 
 import numpy as np
 import torch
-from jobs import append_line, in_parallel, read_lines
-from paths import OUTPUT, RESULTS
+from runner.results import append_line, read_lines
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +29,8 @@ from enl_detectron2.digits.scenes import (
     scene_rng,
 )
 from enl_detectron2.layers import Conv5x5Block, ENLBlock, NonLocalBlock
+
+from .trained import RESULTS
 
 LINES = RESULTS / "probe.jsonl"
 NUM_TINY = 8
@@ -54,14 +54,6 @@ class Recipe:
     noise: float = 0.2
     steps: int = 1500
     seed: int = 1
-
-    @property
-    def name(self) -> str:
-        return ",".join(f"{key}={value}" for key, value in asdict(self).items())
-
-    @property
-    def folder(self) -> Path:
-        return OUTPUT / "probe" / self.name
 
 
 # The start of every weight that keeps a map's scale: 1/√(its inputs).
@@ -92,17 +84,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--workers", type=int, default=1, help="recipes side by side, one thread each"
-    )
-    parser.add_argument("--job", help=argparse.SUPPRESS)  # one recipe, for a process of its own
-    args = parser.parse_args()
-    if args.job:
-        recipe = Recipe(**json.loads(args.job))
-        append_line(LINES, {"recipe": asdict(recipe)} | train(recipe))
-        return
+    parser.add_argument("--jobs", type=int, default=1, help="recipes side by side, a thread each")
+    jobs = parser.parse_args().jobs
+    # Processes of their own, as each seeds its numbers.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        list(pool.map(train_and_record, left()))
+
+
+def left() -> list[Recipe]:
     finished = [Recipe(**line["recipe"]) for line in read_lines(LINES)]
-    in_parallel(__file__, [each for each in RECIPES if each not in finished], args.workers)
+    return [recipe for recipe in RECIPES if recipe not in finished]
+
+
+def train_and_record(recipe: Recipe) -> None:
+    torch.set_num_threads(1)
+    append_line(LINES, {"recipe": asdict(recipe)} | train(recipe))
+    print(recipe, flush=True)
 
 
 class Probe(nn.Module):
@@ -189,7 +186,7 @@ def train(recipe: Recipe) -> dict:
         optimizer,
         lambda step: min(1, (step + 1) / 100) * (0.1 if step > 0.8 * recipe.steps else 1),
     )
-    ratios, losses = [], []
+    ratios = []
     generator = torch.Generator().manual_seed(recipe.seed)
     for step in range(recipe.steps):
         batch = torch.randint(len(images), (BATCH,), generator=generator)
@@ -200,10 +197,8 @@ def train(recipe: Recipe) -> dict:
         nn.utils.clip_grad_norm_(probe.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        losses.append(loss.item())
         if step % 100 == 99:
             ratios.append(round(probe.ratio, 3))
-            print(step + 1, f"loss {np.mean(losses[-100:]):.3f}, ratio {ratios[-1]}", flush=True)
     return {"accuracy": round(accuracy(probe, recipe.noise), 4), "ratios": ratios}
 
 
