@@ -1,1 +1,1 @@
-"""The digits and the nuclei: what their grids need beside the runner; docs/relations.md has what came out."""
+"""The digits and the nuclei: what their grids need beside the runner; see docs/relations.md."""

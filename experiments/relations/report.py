@@ -9,11 +9,12 @@ import math
 import statistics
 
 import matplotlib.pyplot as plt
-from relations.scenes import IMAGE_SIZE, LEVELS, MAIN_LEVEL, MAIN_RELATION
-from relations.trained import BASELINE, RESULTS, grid
 from runner.results import accepted, read_lines
 from runner.statistics import interval, with_interval
 from tabulate import tabulate
+
+from relations.scenes import IMAGE_SIZE, LEVELS, MAIN_LEVEL, MAIN_RELATION
+from relations.trained import BASELINE, RESULTS, grid
 
 PAGE = RESULTS.parents[1] / "docs" / "relations.md"
 PICTURE = PAGE.with_suffix(".png")
@@ -240,4 +241,3 @@ def draw(records: list[Record]) -> plt.Figure:
     all_axes[0][0].set_yticks(range(len(systems)), systems)  # of all, as they share the axis
     all_axes[0][0].invert_yaxis()
     return figure
-

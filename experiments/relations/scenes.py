@@ -48,9 +48,7 @@ def prepare(run: Setting, folder: Path) -> None:
     """Writes a run's scenes, unless they are there."""
     relation, _, times = run.variant.partition(TIMES)
     counts = COUNTS | {"num_train": COUNTS["num_train"] * int(times or 1)}
-    write_relational_digits(
-        _folder(run, folder), **counts, config=scene_config(run.data, relation)
-    )
+    write_relational_digits(_folder(run, folder), **counts, config=scene_config(run.data, relation))
 
 
 def _folder(run: Setting, folder: Path) -> Path:

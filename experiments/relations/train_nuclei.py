@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The project's train_net.py with EfficientNet-Lite0, pretrained or as it is before any training."""
+"""The project's train_net.py with EfficientNet-Lite0, pretrained or not yet."""
 
 import sys
 from pathlib import Path

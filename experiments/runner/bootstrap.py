@@ -6,7 +6,6 @@ own summing up gives of these images; with each drawn once it is COCOeval's AP t
 """
 
 import contextlib
-import copy
 import io
 import json
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scipy.sparse import csr_matrix
 
 RESAMPLES = 1000
 SIZES = {"AP": "all", "APs": "small", "APm": "medium", "APl": "large"}  # COCOeval's ranges
@@ -24,32 +24,45 @@ EPSILON = np.spacing(1)  # COCOeval's
 
 @dataclass(frozen=True)
 class Matches:
-    """Of one class and IoU threshold: the detections that count, by falling score.
+    """Of one class and IoU threshold: the detections that are matched, by falling score.
+
+    Between two of them precision only falls, and recall stays, so others matter by number alone.
 
     Attributes:
         image: of each, its place in COCOeval's order.
-        is_true: whether each is matched with an object.
-        objects: of the class in each image.
-        thresholds: of recall.
+        counted: (detections, images), how many that count there are in each image since the
+            matched one before, itself included.
     """
 
     image: np.ndarray
-    is_true: np.ndarray
-    objects: np.ndarray
-    thresholds: np.ndarray
+    counted: csr_matrix
 
-    def precisions(self, weights: np.ndarray) -> np.ndarray | None:
-        """At the thresholds of recall, if each image counts so often; None without objects."""
-        objects = weights @ self.objects
-        if objects == 0:
-            return None
-        weight = weights[self.image]
-        # Between two true ones precision only falls, and recall stays, so these alone matter.
-        true = np.cumsum(weight[self.is_true])
-        precision = true / (np.cumsum(weight)[self.is_true] + EPSILON)
-        envelope = np.maximum.accumulate(precision[::-1])[::-1]
-        place = np.searchsorted(true / objects, self.thresholds, side="left")
-        return np.append(envelope, 0.0)[place]
+    def precisions(self, weights: np.ndarray, objects: np.ndarray, thresholds: np.ndarray):
+        """At ``thresholds`` of recall (R,), if images count ``weights`` (images, B) times.
+
+        Args:
+            weights: of each choice of images, a column.
+            objects: (B,) of the class; none is 0.
+            thresholds: of recall.
+
+        Returns:
+            (R, B).
+        """
+        true = np.cumsum(weights[self.image], axis=0)
+        precision = true / (np.cumsum(self.counted @ weights, axis=0) + EPSILON)
+        envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+        envelope = np.concatenate([envelope, np.zeros((1, weights.shape[1]))])
+        recall = np.ascontiguousarray((true / objects).T)
+        place = np.stack([np.searchsorted(row, thresholds, side="left") for row in recall], axis=1)
+        return np.take_along_axis(envelope, place, axis=0)
+
+
+@dataclass(frozen=True)
+class ClassMatches:
+    """Of one class: its objects in each image, and its matches at each IoU threshold."""
+
+    objects: np.ndarray
+    at_ious: list[Matches]
 
 
 class Bootstrap:
@@ -63,67 +76,79 @@ class Bootstrap:
     def __init__(self, evaluation: COCOeval, size: str = "all"):
         parameters = evaluation.params
         self.num_images = len(parameters.imgIds)
+        self.num_ious = len(parameters.iouThrs)
+        self.thresholds = np.asarray(parameters.recThrs)
         area = parameters.areaRngLbl.index(size)
-        of_images = np.array([*evaluation.evalImgs, None], dtype=object)[:-1].reshape(
+        of_images = np.array(evaluation.evalImgs, dtype=object).reshape(
             len(parameters.catIds), len(parameters.areaRng), self.num_images
         )
-        self._matches = [
-            matches
-            for of_class in of_images[:, area]
-            for matches in _matches(of_class, parameters)
-        ]
+        of_classes = (_matches(of_class, parameters) for of_class in of_images[:, area])
+        self.classes = [matches for matches in of_classes if matches is not None]
 
-    def ap(self, weights: np.ndarray) -> float:
-        """AP in percent if each image counts ``weights`` times, in COCOeval's order of images.
+    def ap(self, weights: np.ndarray) -> np.ndarray:
+        """AP in percent of some choices of the images.
 
-        NaN if no such image has an object.
+        Args:
+            weights: (choices, images), how often each image counts, in COCOeval's order of them.
+
+        Returns:
+            (choices,); NaN where no such image has an object.
         """
-        rows = [matches.precisions(weights) for matches in self._matches]
-        known = [row for row in rows if row is not None]
-        # COCOeval's own order: thresholds of IoU outermost, then of recall, then classes.
-        if not known:
-            return float("nan")
-        num_ious = self._num_ious
-        table = np.array(known).reshape(-1, num_ious, known[0].size).transpose(1, 2, 0)
-        return 100 * float(np.mean(table[table > -1]))
-
-    @property
-    def _num_ious(self) -> int:
-        return len(self._matches) // max(self._num_classes, 1)
-
-    @property
-    def _num_classes(self) -> int:
-        return len({id(matches.objects) for matches in self._matches})
+        columns = np.ascontiguousarray(weights.T, dtype=float)
+        objects = np.array([one.objects for one in self.classes]).reshape(-1, self.num_images)
+        objects = objects @ columns
+        shape = (self.num_ious, len(self.thresholds), *objects.shape)
+        table = np.empty(shape)  # COCOeval's own order of axes, so that its mean rounds alike
+        for index, of_class in enumerate(self.classes):
+            number = np.maximum(objects[index], 1)  # where there are none the column isn't read
+            for iou, matches in enumerate(of_class.at_ious):
+                table[iou, :, index] = matches.precisions(columns, number, self.thresholds)
+        aps = np.full(len(weights), np.nan)
+        for choice, known in enumerate(objects.T > 0):
+            if known.any():
+                values = table[..., choice][:, :, known]
+                aps[choice] = 100 * np.mean(np.ascontiguousarray(values).ravel())
+        return aps
 
     def resampled(self, draws: np.ndarray) -> np.ndarray:
         """AP of each row of :func:`draw`."""
-        return np.array([self.ap(weights) for weights in draws])
+        return np.concatenate(
+            [self.ap(part) for part in np.split(draws, range(50, len(draws), 50))]
+        )
 
 
-def _matches(of_images: Sequence[dict | None], parameters) -> list[Matches]:
-    """Of one class and range of areas, for each IoU threshold."""
+def _matches(of_images: Sequence[dict | None], parameters) -> ClassMatches | None:
+    """Of one class and range of areas; None if there are no such objects."""
     limit = parameters.maxDets[-1]
     found = [(index, one) for index, one in enumerate(of_images) if one is not None]
     objects = np.zeros(len(of_images))
     for index, one in found:
         objects[index] = np.count_nonzero(np.asarray(one["gtIgnore"]) == 0)
     if not objects.any():
-        return []
+        return None
     scores = np.concatenate([one["dtScores"][:limit] for _, one in found])
     order = np.argsort(-scores, kind="mergesort")  # COCOeval's, so that equal scores fall alike
-    image = np.concatenate([np.full(len(one["dtScores"][:limit]), index) for index, one in found])
-    image = image.astype(int)[order]
+    image = np.repeat(
+        [index for index, _ in found], [len(one["dtScores"][:limit]) for _, one in found]
+    )[order]
     matched = np.concatenate([one["dtMatches"][:, :limit] for _, one in found], axis=1)[:, order]
     ignored = np.concatenate([one["dtIgnore"][:, :limit] for _, one in found], axis=1)[:, order]
-    rows = []
-    for matched_at, ignored_at in zip(matched.astype(bool), ignored.astype(bool)):
-        counts = ~ignored_at
-        is_true = matched_at[counts]
-        last = is_true.nonzero()[0][-1] + 1 if is_true.any() else 0  # what follows is never read
-        rows.append(
-            Matches(image[counts][:last], is_true[:last], objects, np.asarray(parameters.recThrs))
-        )
-    return rows
+    at_ious = [
+        _matches_at_iou(image, is_matched, ~is_ignored, len(of_images))
+        for is_matched, is_ignored in zip(matched.astype(bool), ignored.astype(bool))
+    ]
+    return ClassMatches(objects, at_ious)
+
+
+def _matches_at_iou(image: np.ndarray, is_matched, counts, num_images: int) -> Matches:
+    image, is_true = image[counts], is_matched[counts]
+    num_true = np.count_nonzero(is_true)
+    # The matched detection that each leads to; what comes after the last is never read.
+    leads_to = np.cumsum(is_true) - is_true
+    read = leads_to < num_true
+    ones = np.ones(np.count_nonzero(read))
+    counted = csr_matrix((ones, (leads_to[read], image[read])), shape=(num_true, num_images))
+    return Matches(image[is_true], counted)
 
 
 def draw(num_images: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -146,7 +171,7 @@ def evaluate(annotations: COCO, detections: Path, kind: str, limit: int) -> COCO
     if kind == "segm":  # a mask's own area, not its box's, as detectron2 has it
         results = [{key: value for key, value in one.items() if key != "bbox"} for one in results]
     with contextlib.redirect_stdout(io.StringIO()):
-        found = annotations.loadRes(copy.deepcopy(results)) if results else COCO()
+        found = annotations.loadRes(results) if results else COCO()
         evaluation = COCOeval(annotations, found, kind)
         evaluation.params.maxDets = [limit]
         evaluation.evaluate()

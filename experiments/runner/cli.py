@@ -33,15 +33,42 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Trains what a grid's results are missing.")
     parser.add_argument("grid", help="a file of experiments/, as experiments/coco_faster.yaml")
     parser.add_argument("--status", action="store_true", help="say where each run stands, and end")
-    parser.add_argument("--gpus", type=int, default=0, help="of this machine, or of each job that is submitted; 0, the default: the CPU")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, which share the GPUs or the cores; 1 by default")
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        default=0,
+        help="of this machine, or of each job that is submitted; 0, the default: the CPU",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="runs side by side, which share the GPUs or the cores; 1 by default",
+    )
     parser.add_argument("--only", metavar="PATTERN", help="those whose names match, as '*R50*'")
-    parser.add_argument("--redo", action="store_true", help="train again what was made with other code, configuration or data; what it had is kept beside it")
-    parser.add_argument("--rate", type=float, help="images a second on one device, for what is expected")
+    parser.add_argument(
+        "--redo",
+        action="store_true",
+        help="train again what was made with other code, configuration or data; what there was is "
+        "kept beside it",
+    )
+    parser.add_argument(
+        "--rate", type=float, help="images a second on one device, for what is expected"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what is expected, and end")
-    parser.add_argument("--output", help="where runs are kept; output/experiments/<grid> by default")
-    parser.add_argument("--submit", metavar="ENGINE", help="a job for each run, by submitit: slurm, local …")
-    parser.add_argument("--job-options", nargs="*", default=[], metavar="KEY=VALUE", help="of submitit, as timeout_min=1440 slurm_partition=gpu")
+    parser.add_argument(
+        "--output", help="where runs are kept; output/experiments/<grid> by default"
+    )
+    parser.add_argument(
+        "--submit", metavar="ENGINE", help="a job for each run, by submitit: slurm, local …"
+    )
+    parser.add_argument(
+        "--job-options",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of submitit, as timeout_min=1440 slurm_partition=gpu",
+    )
     parser.add_argument("--one", metavar="RUN", help=argparse.SUPPRESS)  # for a run's own process
     return parser.parse_args(words)
 

@@ -85,8 +85,6 @@ def submit(
         executor.update_parameters(name=grid.title, gpus_per_node=gpus, **options)
     except (NameError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"--submit {cluster}: {error}") from error
-    jobs = [
-        Job(worker_command(grid, run, gpus), str(log_file(grid.folder(run)))) for run in runs
-    ]
+    jobs = [Job(worker_command(grid, run, gpus), str(log_file(grid.folder(run)))) for run in runs]
     with executor.batch():
         return [executor.submit(job) for job in jobs]

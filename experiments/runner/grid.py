@@ -229,9 +229,10 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{file} is no grid: it must be a mapping with the key systems")
     content = _with_paths(content, file.parent)
-    for system in (content.get("systems") or {}).values():
-        if isinstance(system, dict):
-            system.update(_with_paths(system, file.parent))
+    systems = content.get("systems")
+    for of_system in systems.values() if isinstance(systems, dict) else ():
+        if isinstance(of_system, dict):
+            of_system.update(_with_paths(of_system, file.parent))
     base = content.pop("_BASE_", None)
     return content if base is None else _read((file.parent / base).resolve()) | content
 

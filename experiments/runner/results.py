@@ -173,4 +173,3 @@ def accepted(grid: Grid) -> tuple[list[dict[str, Any]], dict[Run, list[str]]]:
         else:
             good.append(line)
     return good, refused
-
