@@ -47,7 +47,7 @@ def read_lines(file):
     return [json.loads(line) for line in Path(file).read_text().splitlines()]
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=200.0):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it took too long"

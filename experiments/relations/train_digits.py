@@ -1,7 +1,6 @@
 #!/usr/bin/env python
 """The project's train_net.py with a ResNet that sees little of a scene by itself."""
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ResNet
@@ -45,22 +44,6 @@ def build_small_non_local_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) 
     return insert_non_local_block(
         resnet, "res4", init_std=node.INIT_STD, zero_init_residual=node.ZERO_INIT_RESIDUAL
     )
-
-
-def receptive_field(backbone: torch.nn.Module, level: str, size: int) -> int:
-    """The side, in pixels, of what one cell of a pyramid's level depends on.
-
-    Args:
-        backbone: in evaluation mode, so that batch norm relates no pixels.
-        level: of the pyramid, "p2" …
-        size: height and width of the image to ask with.
-    """
-    image = torch.randn(1, 3, size, size, requires_grad=True)
-    feature = backbone(image)[level]
-    middle = feature.shape[-1] // 2
-    feature[0, :, middle, middle].abs().sum().backward()
-    columns = image.grad[0].abs().sum(dim=(0, 1)).nonzero()
-    return int(columns.max() - columns.min() + 1)
 
 
 if __name__ == "__main__":
