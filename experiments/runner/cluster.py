@@ -83,7 +83,8 @@ def submit(
             folder=grid.output / "jobs" / "%j", cluster=cluster, **requeues
         )
         executor.update_parameters(name=grid.title, gpus_per_node=gpus, **options)
-    except (NameError, RuntimeError, TypeError, ValueError) as error:
+    # What submitit raises at options that it doesn't know, and where an engine is missing.
+    except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"--submit {cluster}: {error}") from error
     jobs = [Job(worker_command(grid, run, gpus), str(log_file(grid.folder(run)))) for run in runs]
     with executor.batch():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .grid import ROOT, Grid, Run
 from .locks import is_locked
-from .worker import DONE, ELSEWHERE, failure_file, lock_file, log_file
+from .worker import DONE, ELSEWHERE, failure_file, is_recorded, lock_file, log_file
 
 PERIOD = 0.5  # seconds between two looks
 
@@ -90,6 +90,9 @@ def run_locally(
                 if is_locked(lock_file(grid.folder(run))):
                     continue
                 waiting.remove(run)
+                if is_recorded(grid, run):  # another runner was faster
+                    tell(run, "done by another runner")
+                    continue
                 part = free.pop()
                 active[run] = _start(grid, run, part), part
                 tell(run, "started")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -49,27 +50,32 @@ def run_one(grid: Grid, run: Run, gpus: int) -> int:
             return ELSEWHERE
         failure_file(folder).unlink(missing_ok=True)
         try:
-            if _is_recorded(grid, run):
-                return DONE
-            _train_and_record(grid, run, gpus, held)
+            if not is_recorded(grid, run):
+                _train_and_record(grid, run, gpus, held)
         except UserError as error:
             print(f"error: {error}", flush=True)
             failure_file(folder).write_text(f"{error}\n")
             return FAILED
+        except Exception as error:  # whatever it is, its run has failed, and the log has all of it
+            traceback.print_exc()
+            failure_file(folder).write_text(f"{type(error).__name__}: {error}\n")
+            return FAILED
     return DONE
 
 
-def _is_recorded(grid: Grid, run: Run) -> bool:
+def is_recorded(grid: Grid, run: Run) -> bool:
+    """Whether a run has a line that comes from what the grid names."""
     line = lines_of(grid).get(run)
     return line is not None and not origin(grid, run).differences(line, grid.code)
 
 
 def _train_and_record(grid: Grid, run: Run, gpus: int, held: int) -> None:
+    log = log_file(grid.folder(run))
     if start := grid.start_of(run):
         with lock(lock_file(grid.folder(start)), wait=True) as start_held:
             if not grid.weights(start).exists():
-                _train(grid, start, gpus, start_held)
-    made_with = _train(grid, run, gpus, held)
+                _train(grid, start, gpus, start_held, log)
+    made_with = _train(grid, run, gpus, held, log)
     from .measure import measure  # takes seconds to import, and what was not trained needs none
 
     grid.register()
@@ -77,7 +83,7 @@ def _train_and_record(grid: Grid, run: Run, gpus: int, held: int) -> None:
     append_line(grid.results, line | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
 
 
-def _train(grid: Grid, run: Run, gpus: int, held: int) -> Origin:
+def _train(grid: Grid, run: Run, gpus: int, held: int, log: Path) -> Origin:
     """Trains what is left; the training keeps the lock ``held`` should this process be killed."""
     folder = grid.folder(run)
     grid.prepare(run)
@@ -92,7 +98,7 @@ def _train(grid: Grid, run: Run, gpus: int, held: int) -> Origin:
     status = training.wait()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if status:
-        raise UserError(_last_line(log_file(folder)) or f"ended with status {status}")
+        raise UserError(_last_line(log) or f"ended with status {status}")
     return made_with
 
 

@@ -16,10 +16,9 @@ def test_a_job_that_reaches_its_time_limit_goes_on_by_itself(write_grid, tmp_pat
     from runner import cluster
     from runner.grid import load_grid
 
-    # The whole takes longer than a job may: 16 s until the signal, of which starting takes some.
-    grid = load_grid(write_grid(systems=["plain"], seconds=0.8), tmp_path / "output")
-    options = {"timeout_min": 0.4, "local_signal_delay_s": 8}
-    [job] = cluster.submit(grid, grid.runs(), 0, "local", options)
+    # The signal comes half a minute before the limit, a minute being the shortest that there is.
+    grid = load_grid(write_grid(systems=["plain"], seconds=1.8), tmp_path / "output")
+    [job] = cluster.submit(grid, grid.runs(), 0, "local", {"timeout_min": 1})
     assert job.result() == "done"
     [line] = read_lines(grid.results)
     assert line["steps"] == STEPS
@@ -48,6 +47,8 @@ def test_what_the_engine_does_not_know_is_said(write_grid, tmp_path):
         cluster.submit(grid, grid.runs(), 0, "nowhere", {})
     with pytest.raises(ValueError, match="--submit local: .*partitoin"):
         cluster.submit(grid, grid.runs(), 0, "local", {"partitoin": "gpu"})
+    with pytest.raises(ValueError, match="--submit local: .*timeout_min"):
+        cluster.submit(grid, grid.runs(), 0, "local", {"timeout_min": "an hour"})
 
 
 def test_a_job_that_is_taken_away_leaves_nothing_running(tmp_path):
@@ -63,3 +64,33 @@ def test_a_job_that_is_taken_away_leaves_nothing_running(tmp_path):
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
     assert again.function.command == job.command and again.function.process is None
+
+
+def test_slurm_is_given_one_array_of_resumable_jobs(write_grid, tmp_path, monkeypatch):
+    """What sbatch would be given, by one that keeps it."""
+    from runner import cluster
+    from runner.grid import load_grid
+
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    script = tmp_path / "script"
+    for name, content in (
+        ("srun", ""),
+        ("sbatch", f'cp "$1" {script}; echo "Submitted batch job 17"'),
+    ):
+        (tools / name).write_text(f"#!/bin/sh\n{content}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
+    grid = load_grid(write_grid(seeds=[1, 2]), tmp_path / "output")
+    options = {"timeout_min": 60, "slurm_partition": "gpu"}
+    jobs = cluster.submit(grid, grid.runs(), 8, "slurm", options)
+    assert [job.job_id for job in jobs] == ["17_0", "17_1", "17_2", "17_3"]
+    words = script.read_text()
+    for word in (
+        "--array=0-3",
+        "--gpus-per-node=8",
+        "--partition=gpu",
+        "--time=60",
+        "--signal=USR2",
+    ):
+        assert word in words

@@ -98,6 +98,21 @@ def test_a_run_that_fails_is_named_with_its_last_line_and_stops_no_other(write_g
     assert " failed " in row and "thirteen is no lucky number" in row
 
 
+def test_what_goes_wrong_after_a_training_is_told_as_well(write_grid, tmp_path, capfd):
+    from runner.grid import load_grid
+    from runner.state import states
+    from runner.worker import FAILED, run_one
+
+    grid = load_grid(write_grid(systems=["plain"]), tmp_path / "output")
+    (tmp_path / "weights.pth").write_bytes(b"damaged")
+    [only] = grid.runs()
+    assert run_one(grid, only, gpus=0) == FAILED
+    printed = "".join(capfd.readouterr())
+    [state] = states(grid)
+    assert state.kind == "failed" and state.note and state.note in printed
+    assert not grid.results.exists()
+
+
 def test_a_result_counts_only_if_it_comes_from_what_the_grid_names(write_grid, run, tmp_path):
     file = write_grid(systems=["plain"])
     run(file)
