@@ -31,7 +31,7 @@ COLUMNS = (
     "papers' mask AP / APs",
     "parameters, M",
     "multiply-adds, G",
-    "AP / APs with this code",
+    "AP with this code",
 )
 
 

@@ -138,7 +138,8 @@ def _left(grid: Grid, runs: list[Run], redo: bool) -> list[Run]:
         )
     if redo:
         left += refused
-        for run in left:
+        starts = [grid.start_of(run) for run in left]
+        for run in dict.fromkeys([*left, *filter(None, starts)]):
             if aside := _move_aside_if_other(grid, run, run in refused):
                 print(f"{run.name}: what it had is now in {aside}")
     return [run for run in runs if run in left]

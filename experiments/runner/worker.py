@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -73,6 +74,8 @@ def _train_and_record(grid: Grid, run: Run, gpus: int, held: int) -> None:
     log = log_file(grid.folder(run))
     if start := grid.start_of(run):
         with lock(lock_file(grid.folder(start)), wait=True) as start_held:
+            grid.prepare(start)
+            _require_same(grid.folder(start), origin(grid, start), grid)
             if not grid.weights(start).exists():
                 _train(grid, start, gpus, start_held, log)
     made_with = _train(grid, run, gpus, held, log)
@@ -90,8 +93,7 @@ def _train(grid: Grid, run: Run, gpus: int, held: int, log: Path) -> Origin:
     made_with = origin(grid, run)
     _require_same(folder, made_with, grid)
     command = train_command(grid, run, gpus)
-    print("$ " + " ".join(f"'{word}'" if " " in word or not word else word for word in command))
-    sys.stdout.flush()
+    print(f"$ {shlex.join(command)}", flush=True)
     training = subprocess.Popen(command, pass_fds=[held])
     # Whoever ends this process means the training.
     signal.signal(signal.SIGTERM, lambda *_: _end(training))

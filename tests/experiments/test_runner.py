@@ -169,3 +169,22 @@ def test_what_the_user_can_put_right_ends_in_one_line(command, tmp_path):
     done = subprocess.run(command(tmp_path / "none.yaml"), capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("run.py: error: there is no grid ")
+
+
+def test_a_start_that_is_another_is_not_gone_on_from(write_grid, run, tmp_path):
+    start = {"system": "plain", "data": "early", "variant": ""}
+    axes = {"systems": ["plain"], "data": ["early", "late"], "runs": [{"data": "late"}]}
+    file = write_grid(start=start, **axes)
+    assert run(file)[1] == 0
+    folders = [tmp_path / "output" / "runs" / f"plain_{data}__1" for data in ("early", "late")]
+    assert [begun(folder) for folder in folders] == [[0], [0]]
+    lines = read_lines(tmp_path / "results" / "grid.jsonl")
+    assert [line["run"]["data"] for line in lines] == ["late"]  # a start is no result
+
+    options = {"SOLVER.BASE_LR": 0.5}
+    (tmp_path / "results" / "grid.jsonl").unlink()
+    text, status = run(write_grid(start=start | {"options": options}, **axes))
+    assert status == 1 and "plain_early__1 was begun with another configuration" in text
+    assert run(file, "--redo")[1] == 0
+    assert [begun(folder) for folder in folders] == [[0], [0]]
+    assert begun(folders[0].with_name("plain_early__1.1")) == [0]
