@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     if args.one:
         return run_one(grid, _named(grid, args.one), args.gpus)
     if args.status:
-        shown = [each for each in state.states(grid) if each.run in runs]
+        shown = state.states(grid, runs)
         print(state.table(shown))
         print(state.summary(shown, args.jobs))
         return 0
@@ -168,7 +168,7 @@ class Teller:
             print(f"{time.strftime('%H:%M:%S')} {run.name}: {event}", flush=True)
         if sys.stdout.isatty() and time.monotonic() > self.shown_at + LOOK:
             self._erase()
-            shown = [each for each in state.states(self.grid) if each.run in self.runs]
+            shown = state.states(self.grid, self.runs)
             running = [each for each in shown if each.kind == "running"]
             text = f"{state.table(running)}\n{state.summary(shown, max(1, len(running)))}"
             width = shutil.get_terminal_size().columns

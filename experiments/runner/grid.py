@@ -130,12 +130,17 @@ class Grid:
         Raises:
             ConfigError: if an option isn't right; names the grid and the run.
         """
-        words = [word for pair in self.words(run).items() for word in pair]
-        try:
-            cfg = load_config(str(self.config_of(run.system)), words)
-        except ConfigError as error:
-            raise ConfigError(f"{self.file}: {run.name}: {error}") from error
-        return cfg
+        if run not in self._loaded:
+            words = [word for pair in self.words(run).items() for word in pair]
+            try:
+                self._loaded[run] = load_config(str(self.config_of(run.system)), words)
+            except ConfigError as error:
+                raise ConfigError(f"{self.file}: {run.name}: {error}") from error
+        return self._loaded[run].clone()
+
+    @functools.cached_property
+    def _loaded(self) -> dict[Run, CfgNode]:
+        return {}  # a hundred runs are asked for theirs every few seconds
 
     def words(self, run: Run) -> dict[str, str]:
         """The differences to the configuration's file, as words of a command line."""

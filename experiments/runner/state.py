@@ -1,7 +1,7 @@
 """Where each run of a grid stands, and what is left."""
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tabulate import tabulate
 
@@ -41,34 +41,27 @@ class State:
         return None if self.seconds is None else self.seconds * (self.steps - self.step)
 
 
-def states(grid: Grid) -> list[State]:
-    """Of all runs; a run without a step of its own takes as long a step as its system's, or as
-    the grid's, others do."""
-    found = [_state(grid, run, line) for run, line in _with_lines(grid)]
+def states(grid: Grid, runs: list[Run] | None = None) -> list[State]:
+    """Of some runs, of all if None.
+
+    A run that hasn't shown its speed is taken to be as fast as others of its system are, or else
+    as the grid's.
+    """
+    lines = lines_of(grid)
+    found = [_state(grid, run, lines.get(run)) for run in grid.runs()]
     known: dict[str | None, list[float]] = {}
     for state in found:
         if state.seconds is not None:
             known.setdefault(state.run.system, []).append(state.seconds)
             known.setdefault(None, []).append(state.seconds)
     estimates = {system: statistics.median(values) for system, values in known.items()}
+    found = [state for state in found if runs is None or state.run in runs]
     return [
         state
         if state.seconds is not None
-        else State(
-            state.run,
-            state.kind,
-            state.step,
-            state.steps,
-            estimates.get(state.run.system, estimates.get(None)),
-            state.note,
-        )
+        else replace(state, seconds=estimates.get(state.run.system, estimates.get(None)))
         for state in found
     ]
-
-
-def _with_lines(grid: Grid):
-    lines = lines_of(grid)
-    return [(run, lines.get(run)) for run in grid.runs()]
 
 
 def _state(grid: Grid, run: Run, line: dict | None) -> State:

@@ -30,7 +30,7 @@ def test_a_job_that_is_preempted_goes_on_by_itself(write_grid, tmp_path):
 
 def job_process(grid):
     """The process that started the worker of the grid's one run."""
-    words = ["ps", "-eo", "ppid=,args="]
+    words = ["ps", "-wweo", "ppid=,args="]
     lines = subprocess.run(words, capture_output=True, text=True).stdout.splitlines()
     [worker] = [line for line in lines if str(grid.file) in line and "--one" in line]
     return int(worker.split()[0])

@@ -1,5 +1,7 @@
 """run.py: what it records, and that nothing is lost or done twice, whoever is killed."""
 
+import io
+import json
 import os
 import signal
 import subprocess
@@ -188,3 +190,44 @@ def test_a_start_that_is_another_is_not_gone_on_from(write_grid, run, tmp_path):
     assert run(file, "--redo")[1] == 0
     assert [begun(folder) for folder in folders] == [[0], [0]]
     assert begun(folders[0].with_name("plain_early__1.1")) == [0]
+
+
+def test_time_left_is_told_from_what_others_of_the_system_took(write_grid, tmp_path):
+    from runner.grid import load_grid
+    from runner.state import states, summary
+
+    grid = load_grid(write_grid(seeds=[1, 2]), tmp_path / "output")
+    folder = grid.folder(grid.runs()[0])
+    assert "isn't known" in summary(states(grid), 1)
+    folder.mkdir(parents=True)
+    line = {"iteration": 4, "total_loss": 1.0, "time": 30.0}
+    (folder / "metrics.json").write_text(json.dumps(line) + "\n")
+    begun, *others = states(grid)
+    assert begun.step == 5 and begun.left == (STEPS - 5) * 30
+    assert [other.left for other in others] == 3 * [STEPS * 30]
+    text = summary(states(grid), 2)
+    assert text.startswith("4 missing; ") and "19 min 00 s" not in text
+    assert f"{(3 * STEPS + STEPS - 5) * 30 // 2 // 60} min" in text
+
+
+def test_a_terminal_shows_the_running_ones_in_place(write_grid, tmp_path, monkeypatch):
+    from runner.cli import Teller
+    from runner.grid import load_grid
+    from runner.locks import lock
+    from runner.worker import lock_file
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    grid = load_grid(write_grid(seeds=[1, 2]), tmp_path / "output")
+    monkeypatch.setattr("sys.stdout", terminal := Terminal())
+    tell = Teller(grid, grid.runs())
+    with lock(lock_file(grid.folder(grid.runs()[0]))):
+        tell(None, "")
+    shown = terminal.getvalue()
+    assert "plain___1" in shown and "running" in shown and "░" in shown
+    assert "plain___2" not in shown and "1 running, 3 missing" in shown
+    tell(grid.runs()[0], "done")
+    height = shown.count("\n")
+    assert f"\x1b[{height}F\x1b[J" in terminal.getvalue()[len(shown) :]
