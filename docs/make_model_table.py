@@ -19,7 +19,7 @@ from enl_detectron2.training.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "experiments"
-GRIDS = ("coco_faster", "coco_mask", "coco_600px")
+GRIDS = ("coco_faster", "coco_mask", "coco_600px", "coco_others")
 PAGE = ROOT / "projects_readme.md"
 MARKERS = "<!-- systems: written by docs/make_model_table.py -->\n", "<!-- systems end -->"
 
