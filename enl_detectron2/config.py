@@ -36,9 +36,10 @@ def add_enl_config(cfg: CN) -> None:
     node.ATTEND_TO_PADDING = False
     _add_missing(cfg.MODEL, "ENL_FPN", node)
 
-    # The backbone build_non_local_resnet_backbone: a ResNet with one NonLocalBlock, right before
-    # the last residual block of this stage. The other keys are as above.
+    # The backbone build_non_local_resnet_backbone: a ResNet with one NonLocalBlock. The keys that
+    # say nothing here are as above.
     node = CN()
+    # The stage, "res2" to "res5", that has the block right before its last residual block.
     node.STAGE = "res4"
     node.BLOCK_OPTIONS = _options("NonLocalBlock")
     node.ZERO_INIT_RESIDUAL = False

@@ -87,8 +87,14 @@ class EmptyBlock(RelationBlock):
 class Conv5x5Block(RelationBlock):
     """``z = x + conv(x)`` with a 5×5 convolution C → C: the papers' control, which sees neighbours.
 
-    ``extent`` makes no difference, as to FPN's own convolutions. ``init_std`` is the σ of the
-    Gaussian that the weights start from; InvalidOption is raised unless it is above 0.
+    ``extent`` makes no difference, as to FPN's own convolutions.
+
+    Args:
+        channels: C, of the block's input and output.
+        init_std: σ of the Gaussian that the weights start from.
+
+    Raises:
+        InvalidOption: (a ValueError) unless ``init_std`` is above 0.
     """
 
     def __init__(self, channels: int, *, init_std: float = INIT_STD):
