@@ -1,7 +1,7 @@
 """The report of the digits and the nuclei, which belong together.
 
-``write`` makes docs/relations.png and the tables of docs/relations.md; none of them is typed by
-hand.
+``write`` makes the tables of docs/evidence.md, and the pictures docs/evidence.png, of all settings,
+and docs/evidence_main.png, of three; none of them is typed by hand.
 """
 
 import json
@@ -16,8 +16,11 @@ from tabulate import tabulate
 from relations.scenes import IMAGE_SIZE, LEVELS, MAIN_LEVEL, MAIN_RELATION
 from relations.trained import BASELINE, RESULTS, grid
 
-PAGE = RESULTS.parents[1] / "docs" / "relations.md"
+PAGE = RESULTS.parents[1] / "docs" / "evidence.md"
 PICTURE = PAGE.with_suffix(".png")
+# README's: the main setting, its control, where nothing can be gained, and photographs.
+MAIN_SETTINGS = ((MAIN_LEVEL, MAIN_RELATION), (MAIN_LEVEL, "none"), ("nuclei", "pretrained"))
+SHOWN = {"+3NL TD": "+3NL TD, cos add"}  # what a name of the grid doesn't say
 MARKERS = "<!-- written by experiments/report.py -->\n", "<!-- end -->"
 SYSTEMS = list(grid("digits").systems)  # the nuclei's are among them
 METRICS = ("AP", "AP50", "APs", "APm")
@@ -44,7 +47,10 @@ def write() -> None:
     start, end = (page.index(marker) for marker in MARKERS)
     PAGE.write_text(page[:start] + MARKERS[0] + tables + page[end:])
     draw(records).savefig(PICTURE)
-    print(f"{PAGE} and {PICTURE} are written")
+    main = [r for r in records if (r["run"]["data"], r["run"]["variant"]) in MAIN_SETTINGS]
+    main_picture = PICTURE.with_stem(f"{PICTURE.stem}_main")
+    draw(main).savefig(main_picture)
+    print(f"{PAGE}, {PICTURE} and {main_picture} are written")
 
 
 def settings(records: list[Record]) -> list[tuple[str, str]]:
@@ -92,10 +98,10 @@ def report(
 ) -> str:
     parts = [
         section(
-            f"Headroom: the share of tiny digits that a classifier tells right, {IMAGE_SIZE} px",
+            f"Headroom: the share of tiny digits that a classifier recognises, {IMAGE_SIZE} px",
             [{"level": level} | shares(row) for level, row in headroom.items()],
         ),
-        section("The probe: what wakes one block", [probe_row(line) for line in probe]),
+        section("The probe: which recipe trains one block", [probe_row(line) for line in probe]),
     ]
     for data, variant in settings(records):
         runs = setting(records, data, variant)
@@ -144,7 +150,7 @@ def probe_row(line: Record) -> dict[str, str]:
 def scene_class_row(variant: str, system: str, lines: list[Record]) -> dict[str, str]:
     row = {"variant": variant, "system": system, "seeds": str(len(lines))}
     for place in lines[0]["accuracy"]:
-        row[f"told right at {place}"] = (
+        row[f"recognised at {place}"] = (
             with_interval(100 * line["accuracy"][place] for line in lines) + " %"
         )
     return row
@@ -175,7 +181,7 @@ def shares(row: dict[str, float]) -> dict[str, str]:
 
 def system_row(runs: dict[str, dict[int, Record]], system: str) -> dict[str, str]:
     of_system = list(runs[system].values())
-    row = {"system": system, "seeds": str(len(of_system))}
+    row = {"system": SHOWN.get(system, system), "seeds": str(len(of_system))}
     for metric in METRICS:
         values = [record["metrics"][metric] for record in of_system]
         row[metric] = "–" if None in values else with_interval(values)
@@ -195,7 +201,7 @@ def difference(runs: dict[str, dict[int, Record]], system: str) -> str:
 
 def means(runs: dict[str, dict[int, Record]], system: str, key: str) -> dict[str, str]:
     of_system = [record[key] for record in runs[system].values()]
-    row = {"system": system}
+    row = {"system": SHOWN.get(system, system)}
     for group, recall in of_system[0].items():
         if recall is not None:  # the same objects for all, so None for all or for none
             row[group] = f"{statistics.mean(recalls[group] for recalls in of_system):.1f}"
@@ -238,6 +244,8 @@ def draw(records: list[Record]) -> plt.Figure:
         axes.set_title(heading(data, variant).replace(", ", "\n", 1), fontsize=10)
         axes.set_xlabel("APs to baseline")
         axes.tick_params(labelbottom=True)  # what's below may be empty
-    all_axes[0][0].set_yticks(range(len(systems)), systems)  # of all, as they share the axis
+    all_axes[0][0].set_yticks(
+        range(len(systems)), [SHOWN.get(name, name) for name in systems]
+    )  # of all, as they share the axis
     all_axes[0][0].invert_yaxis()
     return figure

@@ -6,8 +6,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 
-from enl_detectron2.modeling.non_local_resnet import insert_non_local_block
-from enl_detectron2.training.trainer import main
+from enl_detectron2.modeling import NonLocalResNet
+from enl_detectron2.training.launch import main
 
 STEM_CHANNELS = 16
 STAGES = {"res2": 32, "res3": 64, "res4": 128}  # channels
@@ -41,8 +41,13 @@ def build_small_non_local_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) 
     """The same with one non-local block right before the last residual block of res4."""
     resnet = build_small_resnet_backbone(cfg, input_shape)
     node = cfg.MODEL.NON_LOCAL_RESNET
-    return insert_non_local_block(
-        resnet, "res4", init_std=node.INIT_STD, zero_init_residual=node.ZERO_INIT_RESIDUAL
+    return NonLocalResNet(
+        resnet.stem,
+        [list(stage) for stage in resnet.stages],
+        out_features=list(STAGES),
+        stage="res4",
+        block_options={"init_std": node.BLOCK_OPTIONS.init_std},
+        zero_init_residual=node.ZERO_INIT_RESIDUAL,
     )
 
 
