@@ -27,7 +27,7 @@ def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
 
 def check_number(option: str, value: object) -> None:
     """Raises :class:`InvalidOption` unless ``value`` is a finite number above 0."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise InvalidOption(option, "a number above 0", value)
 
 
@@ -143,7 +143,8 @@ def init_gaussian(layers: Iterable[nn.Conv2d], std: float) -> None:
     check_number("init_std", std)
     for layer in layers:
         nn.init.normal_(layer.weight, std=std)
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def zero_layer(layer: nn.Module) -> None:
