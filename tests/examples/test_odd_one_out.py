@@ -85,7 +85,7 @@ def test_the_source_distribution_holds_what_tests_and_trains_it(built):
     with tarfile.open(sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     folders = ("benchmarks", "configs", "demo", "docs", "enl_detectron2", "examples")
-    folders += ("requirements", "tests", "tools")
+    folders += ("experiments", "requirements", "tests", "tools")
     wanted = {name for folder in folders for name in files(built / "copy", folder)}
     wanted |= {"LICENSE", "MANIFEST.in", "Makefile", "README.md", "projects_readme.md", "setup.py"}
     wanted |= {"pyproject.toml", "train_net.py", ".ci/run", ".gitignore", "CITATION.cff"}
@@ -122,7 +122,7 @@ def test_a_strangers_project_trains_on_the_installed_package(site, tmp_path):
     options = ["SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "2"]
     out = run("train.py", *options, cwd=project, site=site)
     assert "fpn_relation3): DifferenceBlock(" in out
-    assert "Conv2d(64, 16, kernel_size=(1, 1)" in out  # its own key, REDUCTION: 4
+    assert "Conv2d(64, 16, kernel_size=(1, 1)" in out  # its own option, reduction: 4
     assert "copypaste: AP,AP50" in out
     output = project / "output/odd_one_out"
     assert (output / "model_final.pth").exists() and (output / "metrics.json").exists()
