@@ -1,16 +1,23 @@
-from .conv5x5 import Conv5x5Block
+"""The blocks and their parts, in plain PyTorch: nothing here needs detectron2."""
+
 from .efficient_non_local import ENLBlock
 from .non_local import NonLocalBlock
-from .options import InvalidOption
-from .position import CosPosition, L1Position, dct_basis, l1_kernel
+from .padding import image_extent, inside, map_extent
+from .position import CosPosition, L1Position, SeparablePosition, dct_basis
+from .relation_block import Conv5x5Block, EmptyBlock, InvalidOption, RelationBlock
 
 __all__ = [
     "Conv5x5Block",
     "CosPosition",
     "ENLBlock",
+    "EmptyBlock",
     "InvalidOption",
     "L1Position",
     "NonLocalBlock",
+    "RelationBlock",
+    "SeparablePosition",
     "dct_basis",
-    "l1_kernel",
+    "image_extent",
+    "inside",
+    "map_extent",
 ]

@@ -4,13 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .extent import Padding, count_inside, in_graph, inside, paddings
-from .options import check_choice
-from .position import CosPosition, position_term
-from .relation_block import INIT_STD, RelationBlock
+from .padding import inside
+from .position import position_choices, position_term
+from .relation_block import INIT_STD, ProjectedBlock, check_choice
 
 
-class ENLBlock(RelationBlock):
+class ENLBlock(ProjectedBlock):
     """Every position looks at every other one, at a cost linear in their number.
 
     With the N = H·W positions of a map as columns::
@@ -18,11 +17,32 @@ class ENLBlock(RelationBlock):
         y = θᵀ (φ̂ gᵀ) + L g        z = x + out(y)
 
     ``φ̂ gᵀ`` is D×D, so the N×N affinity ``F = θᵀ φ̂`` is never formed: O(N·C·D) operations and
-    O(N) memory. ``L`` is the position term, see :mod:`enl_detectron2.layers.position`.
+    O(N) memory. ``L = L_h ⊗ L_w`` is the position term of :mod:`enl_detectron2.layers.position`,
+    ``L = up down``.
 
-    :meth:`relate` is these equations as they stand. :meth:`forward` computes the same with fewer
-    operations and less memory, by taking associativity further: ``gᵀ = xᵀ W_gᵀ + 1 b_gᵀ``, so g is
-    never computed, and what stands left of x in ``out(θᵀ …)`` is one C×C matrix an image.
+    It is computed in the order in which it can be read: the map is summarised by D + K² *tokens*
+    of C channels, each token passes through g and out, and each position takes its combination::
+
+        tokens  = [x φ̂ᵀ | down x]                        (B, C, D + K²)
+        carried = out(g(tokens)) − out's bias             (B, C, D + K²)
+        z       = x + carried[: D] θ + up carried[D :] + out's bias
+
+    The four projections are called as modules, so whatever is hooked, wrapped or put in place of
+    one has its effect; ``g`` and ``out`` must be affine, and see tokens as maps of one row.
+
+    Args:
+        channels: C, of the block's input and output.
+        inner_channels: D, inside the block. None means ``channels // 2``.
+        phi_norm: how φ becomes φ̂. "softmax": over the N positions, for each channel; "mean": φ/N;
+            "none": φ̂ = φ (diverges in the paper).
+        theta_norm: "none", or "tanh" of θ.
+        position: the term added to the affinity, "cos_add", "l1_add" or "none".
+        num_frequencies: K of the cosine term, along each direction.
+        l1_scale: of the l1 term, in cells of the map.
+        init_std: σ of the Gaussian that the projections' weights start from.
+
+    Raises:
+        InvalidOption: (a ValueError) if an option has none of these values.
     """
 
     def __init__(
@@ -37,179 +57,95 @@ class ENLBlock(RelationBlock):
         l1_scale: float = 50.0,
         init_std: float = INIT_STD,
     ):
-        """
-        Args:
-            channels: C, of the block's input and output.
-            inner_channels: D, inside the block. None means ``channels // 2``.
-            phi_norm: how φ becomes φ̂. "softmax": over the N positions, for each channel;
-                "mean": φ/N; "none": φ̂ = φ (diverges in the paper).
-            theta_norm: "none", or "tanh" of θ.
-            position: the term added to the affinity, "cos_add", "l1_add" or "none".
-            num_frequencies: of the cosine term, along each direction.
-            l1_scale: of the l1 term, in cells of the map.
-            init_std: σ of the projections' first weights.
-
-        Raises:
-            InvalidOption: (a ValueError) if an option has none of these values.
-        """
-        super().__init__(channels, inner_channels, init_std=init_std)
+        super().__init__(channels, inner_channels, init_std)
         check_choice("phi_norm", phi_norm, ("softmax", "mean", "none"))
         check_choice("theta_norm", theta_norm, ("none", "tanh"))
         # A product of affinity and position needs the N×N matrix that this block never forms.
-        check_choice("position", position, ("cos_add", "l1_add", "none"))
-        self.phi_norm = phi_norm
-        self.theta_norm = theta_norm
-        self.position = None
-        if position != "none":
-            self.position = position_term(position.split("_")[0], num_frequencies, l1_scale)
-
-    def relate(self, theta: Tensor, phi: Tensor, g: Tensor, extent: Tensor | None = None) -> Tensor:
-        if self.theta_norm == "tanh":
-            theta = theta.tanh()
-        if extent is not None:
-            padding = -float("inf") if self.phi_norm == "softmax" else 0.0
-            phi = phi.masked_fill(~inside(extent, phi), padding)
-        if self.phi_norm == "softmax":
-            phi = phi.flatten(2).softmax(dim=2).view_as(phi)
-        elif self.phi_norm == "mean":
-            if extent is None:
-                phi = phi / (phi.shape[2] * phi.shape[3])
-            else:
-                count = inside(extent, phi).sum(dim=(2, 3), keepdim=True, dtype=torch.float32)
-                phi = (phi / count).to(phi.dtype)
-        context = torch.einsum("bihw,bjhw->bij", phi, g)
-        y = torch.einsum("bihw,bij->bjhw", theta, context)
-        if self.position is not None:
-            y = y + self.position(g, extent)
-        return y
+        check_choice("position", position, position_choices("add"))
+        self.phi_norm, self.theta_norm, self.position = phi_norm, theta_norm, position
+        self.num_frequencies, self.l1_scale = num_frequencies, l1_scale
+        self.position_term = position_term(
+            position, num_frequencies=num_frequencies, l1_scale=l1_scale
+        )
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         """(B, C, H, W) in, the same out; ``extent`` as in :class:`RelationBlock`."""
-        if torch.jit.is_scripting():  # which can't hold the folded form
-            z = x + self.out(self.relate(self.theta(x), self.phi(x), self.g(x), extent))
-            return z if extent is None else torch.where(inside(extent, x), z, x)
-        return self._forward_folded(x.contiguous(), extent)
+        own = None if extent is None else inside(extent, x).to(x.dtype)
+        tokens, phi_sums = self._summary(x, own)
+        width, shape = tokens.shape[2], [0, 0]
+        if self.position_term is not None:
+            factors = self.position_term.factors(x, extent)
+            thumbnail = self.position_term.pool(x, factors)
+            shape = thumbnail.shape[2:]
+            tokens = torch.cat([tokens, thumbnail.flatten(2)], dim=2)
+        values, bias = _values_and_bias(self.g(_as_map(tokens)))
+        if self.phi_norm != "softmax":  # whose φ̂ sum to 1: g's bias counts Σφ̂ times
+            values = values + F.pad(phi_sums - 1, (0, tokens.shape[2] - width)) * bias
+        carried, bias = _values_and_bias(self.out(_as_map(values)))
 
-    def _forward_folded(self, x: Tensor, extent: Tensor | None) -> Tensor:
-        padding: Padding = []
-        if extent is not None and not in_graph():
-            padding = paddings(extent, x)
-            extent = extent if padding else None
-        maps = x.flatten(2)
-        weight_out = self.out.weight.flatten(1)
-        # out(θᵀ (φ̂ gᵀ)) = weight θ + out's bias, and θ is linear in x, too, or its tanh is.
-        weight = weight_out @ self._context(x, extent, padding).transpose(1, 2)
-        if self.theta_norm == "tanh":
-            query, offset = self.theta(x).flatten(2).tanh(), self.out.bias.expand(x.shape[:2])
+        theta = self.theta_hat(x)
+        if own is not None:
+            theta = theta * own
+        # L keeps constants and is zero in the padding, and so out's bias goes with its tokens.
+        if self.position_term is not None:
+            z = self.position_term.spread(carried[:, :, width:].unflatten(2, shape), factors, x)
+        elif own is None:
+            z = x + bias[..., None]
         else:
-            query, offset = maps, weight @ self.theta.bias + self.out.bias
-            weight = weight @ self.theta.weight.flatten(1)
-        # z = (x + W_out L g + offset) + weight query: the first part is the only new map of x's
-        # size, and the product is added to it in place. In the padding the first part is x.
-        start = self._add_position(x, offset, extent).to(weight.dtype)
-        query = query.to(weight.dtype)
-        if extent is None:
-            return start.flatten(2).baddbmm_(weight, query).view_as(x)
-        if in_graph():
-            product = (weight @ query).view_as(x)
-            return start + product.masked_fill(~inside(extent, x), 0.0)
-        if start.requires_grad or weight.requires_grad or query.requires_grad:
-            return _AddProduct.apply(start, weight, query, x.detach(), padding)
-        return _add_product_(start, weight, query, x, padding)
+            z = x + bias[..., None] * own
+        # In place: z is new, and nothing that autograd keeps.
+        z = z.to(theta.dtype).flatten(2)
+        return z.baddbmm_(carried[:, :, :width] - bias, theta.flatten(2)).view_as(x)
 
-    def _phi(self, x: Tensor, extent: Tensor | None, padding: Padding) -> Tensor:
-        """φ, (B, D, H, W), with what φ̂ makes zero in the padding."""
+    def theta_hat(self, x: Tensor) -> Tensor:
+        """θ as it enters the affinity, (B, D, H, W)."""
+        theta = self.theta(x)
+        return theta.tanh() if self.theta_norm == "tanh" else theta
+
+    def phi_hat(self, x: Tensor, own: Tensor | None = None) -> Tensor:
+        """φ̂, (B, D, N), in float32 at least: what it holds is summed over the positions.
+
+        Args:
+            x: (B, C, H, W).
+            own: (B, 1, H, W), 1 at the images' own positions, 0 in the padding, where φ̂ is 0.
+        """
         phi = self.phi(x)
-        if extent is None:
-            return phi
-        value = -float("inf") if self.phi_norm == "softmax" else 0.0
-        if in_graph() or (phi.requires_grad and self.phi_norm != "softmax"):
-            return phi.masked_fill(~inside(extent, x), value)
-        # Where a softmax is 0, so is its gradient: autograd needn't know.
-        stored = phi.detach() if phi.requires_grad else phi
-        for place in padding:
-            stored[place].fill_(value)
-        return phi
+        phi = phi.to(torch.promote_types(phi.dtype, torch.float32))
+        if self.phi_norm == "softmax":
+            if own is not None:
+                phi = phi + own.to(phi.dtype).log()  # −∞ in the padding
+            return _softmax_over_positions(phi)
+        if own is not None:
+            phi = phi * own
+        if self.phi_norm == "mean":
+            if own is None:
+                phi = phi / (x.shape[2] * x.shape[3])
+            else:
+                phi = phi / own.to(phi.dtype).sum(dim=(2, 3), keepdim=True)
+        return phi.flatten(2)
 
-    def _context(self, x: Tensor, extent: Tensor | None, padding: Padding) -> Tensor:
-        """φ̂ gᵀ = (φ̂ xᵀ) W_gᵀ + (φ̂ 1) b_gᵀ, (B, D, D)."""
-        phi = self._phi(x, extent, padding).flatten(2)
-        phi = phi.to(torch.promote_types(phi.dtype, torch.float32))  # for the sums over positions
-        bias = self.g.bias
-        if self.phi_norm == "softmax":  # φ̂ 1 = 1
-            phi = phi.softmax(dim=2)
-        else:
-            if self.phi_norm == "mean":  # not left to the product, which may be one of 16 bits
-                phi = phi / count_inside(extent, x)
-            bias = (phi.sum(dim=2, keepdim=True) * bias).to(x.dtype)
-        summary = phi.to(x.dtype) @ x.flatten(2).transpose(1, 2)
-        return summary.to(x.dtype) @ self.g.weight.flatten(1).T + bias
-
-    def _add_position(self, x: Tensor, offset: Tensor, extent: Tensor | None) -> Tensor:
-        """x + W_out (L g) + offset, (B, C, H, W), where offset is (B, C); x in the padding."""
-        if not isinstance(self.position, CosPosition):
-            offset = offset[:, :, None, None]
-            if extent is not None:
-                offset = offset * inside(extent, x)
-            if self.position is None:
-                return x + offset
-            return x + offset + F.conv2d(self.position(self.g(x), extent), self.out.weight)
-        weight_out = self.out.weight.flatten(1)
-        # L is linear and keeps constants, so L g = Ê (W_g Êᵀ x) + b_g: of g only its K coefficients
-        # are computed, and a constant is added as the lowest of them.
-        bases = self.position.bases(x, extent)
-        coefficients = self.position.analyze(x, bases)
-        mixed = weight_out @ (self.g.weight.flatten(1) @ coefficients.flatten(2))
-        constant = (offset + weight_out @ self.g.bias)[:, :, None] * count_inside(extent, x) ** 0.5
-        mixed = mixed + F.pad(constant.to(offset.dtype), (0, mixed.shape[2] - 1))
-        return self.position.synthesize(mixed.view_as(coefficients), bases, onto=x)
-
-    def extra_repr(self) -> str:
-        return f"phi_norm={self.phi_norm}, theta_norm={self.theta_norm}"
+    def _summary(self, x: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x φ̂ᵀ (B, C, D), and Σφ̂ over the positions (B, 1, D)."""
+        phi = self.phi_hat(x, own)
+        tokens = phi.to(x.dtype) @ x.flatten(2).transpose(1, 2)
+        return tokens.transpose(1, 2), phi.sum(dim=2)[:, None].to(x.dtype)
 
 
-def _add_product_(
-    start: Tensor, weight: Tensor, query: Tensor, x: Tensor, padding: Padding
-) -> Tensor:
-    """``start + weight query`` in place, but for the padding, where ``start`` is x and stays so.
+def _as_map(tokens: Tensor) -> Tensor:
+    """Tokens (B, C, T), and one of zeros, as the map (B, C, 1, T + 1) that a convolution takes."""
+    return F.pad(tokens, (0, 1))[:, :, None]
 
-    The product is that of whole maps, and the few positions of the padding are mended: a masked
-    copy of a map would cost more than all of that.
+
+def _values_and_bias(map_: Tensor) -> tuple[Tensor, Tensor]:
+    """An affine layer's values for the tokens (B, C, T), and for zeros: its bias (B, C, 1)."""
+    return map_[:, :, 0, :-1], map_[:, :, 0, -1:]
+
+
+def _softmax_over_positions(map_: Tensor) -> Tensor:
+    """(B, D, H, W) in, (B, D, N) out, computed as the map lies in memory.
+
+    PyTorch's softmax would copy a channels-last map to walk along its positions.
     """
-    mended = [(start[place], x[place]) for place in padding]
-    start.flatten(2).baddbmm_(weight, query)
-    for there, original in mended:
-        there.copy_(original)
-    return start
-
-
-class _AddProduct(torch.autograd.Function):
-    """:func:`_add_product_` where a gradient is needed, whose products are mended likewise."""
-
-    @staticmethod
-    def forward(
-        ctx, start: Tensor, weight: Tensor, query: Tensor, x: Tensor, padding: Padding
-    ) -> Tensor:
-        ctx.save_for_backward(weight, query)
-        ctx.padding = padding
-        ctx.mark_dirty(start)
-        return _add_product_(start, weight, query, x, padding)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        weight, query = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        # Of the product the padding was dropped; its gradient is in ``start``'s only.
-        weight_gradient = query_gradient = None
-        if ctx.needs_input_grad[1]:
-            weight_gradient = gradient.flatten(2) @ query.transpose(1, 2)
-            queries = query.unflatten(2, gradient.shape[2:])
-            for place in ctx.padding:
-                product = gradient[place].flatten(2) @ queries[place].flatten(2).transpose(1, 2)
-                weight_gradient[place[0]] -= product  # of the images that have this padding
-        if ctx.needs_input_grad[2]:
-            query_gradient = weight.transpose(1, 2) @ gradient.flatten(2)
-            for place in ctx.padding:
-                query_gradient.unflatten(2, gradient.shape[2:])[place].zero_()
-        return gradient, weight_gradient, query_gradient, None, None
+    if map_.stride(1) == 1:
+        return map_.permute(0, 2, 3, 1).flatten(1, 2).softmax(dim=1).transpose(1, 2)
+    return map_.flatten(2).softmax(dim=2)

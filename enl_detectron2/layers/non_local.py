@@ -1,15 +1,15 @@
 """The non-local block (Wang et al. 2018; Levi & Ullman, BMVC 2019, equations 1 to 4 and 7)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .extent import inside
-from .options import check_choice
-from .position import position_term
-from .relation_block import INIT_STD, RelationBlock
+from .padding import inside
+from .position import position_choices, position_term
+from .relation_block import INIT_STD, ProjectedBlock, check_choice
 
 
-class NonLocalBlock(RelationBlock):
+class NonLocalBlock(ProjectedBlock):
     """Every position looks at every other one through their affinity F, N×N for N = H·W positions.
 
     With row i of F for the position that asks::
@@ -19,7 +19,20 @@ class NonLocalBlock(RelationBlock):
 
         y = F̃ g,   F̃ = F, F + L or F ⊙ L        z = x + out(y)
 
-    L is a position term, see :mod:`enl_detectron2.layers.position`; F̃ isn't normalised again.
+    L is a position term, see :mod:`enl_detectron2.layers.position`; F̃ isn't normalised again. F is
+    formed only for a mean or a product with L: PyTorch's fused attention needs O(N) memory.
+
+    Args:
+        channels: C, of the block's input and output.
+        inner_channels: D, inside the block. None means ``channels // 2``.
+        affinity_norm: "softmax" over the positions j, or "mean", a division by N.
+        position: how L enters, "none", "cos_add", "cos_mul", "l1_add" or "l1_mul".
+        num_frequencies: K of the cosine term, along each direction.
+        l1_scale: of the l1 term, in cells of the map.
+        init_std: σ of the Gaussian that the projections' weights start from.
+
+    Raises:
+        InvalidOption: (a ValueError) if an option has none of these values.
     """
 
     def __init__(
@@ -33,56 +46,63 @@ class NonLocalBlock(RelationBlock):
         l1_scale: float = 50.0,
         init_std: float = INIT_STD,
     ):
-        """
-        Args:
-            channels: C, of the block's input and output.
-            inner_channels: D, inside the block. None means ``channels // 2``.
-            affinity_norm: "softmax" over the positions j, or "mean", a division by N.
-            position: how L enters, "none", "l1_mul", "l1_add", "cos_mul" or "cos_add".
-            num_frequencies: of the cosine term, along each direction.
-            l1_scale: of the l1 term, in cells of the map.
-            init_std: σ of the projections' first weights.
-
-        Raises:
-            InvalidOption: (a ValueError) if an option has none of these values.
-        """
-        super().__init__(channels, inner_channels, init_std=init_std)
+        super().__init__(channels, inner_channels, init_std)
         check_choice("affinity_norm", affinity_norm, ("softmax", "mean"))
-        check_choice("position", position, ("none", "l1_mul", "l1_add", "cos_mul", "cos_add"))
-        self.affinity_norm = affinity_norm
+        check_choice("position", position, position_choices("add", "mul"))
+        self.affinity_norm, self.position = affinity_norm, position
+        self.num_frequencies, self.l1_scale = num_frequencies, l1_scale
+        self.softmax_rows = affinity_norm == "softmax"
         self.multiply = position.endswith("_mul")
-        self.position = None
-        if position != "none":
-            self.position = position_term(position.split("_")[0], num_frequencies, l1_scale)
+        self.position_term = position_term(
+            position, num_frequencies=num_frequencies, l1_scale=l1_scale
+        )
 
-    def relate(self, theta: Tensor, phi: Tensor, g: Tensor, extent: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) in, the same out; ``extent`` as in :class:`RelationBlock`."""
+        g = self.g(x)
+        own = None if extent is None else inside(extent, x)
+        y = self._attend(self.theta(x), self.phi(x), g, own, extent)
+        if self.position_term is not None and not self.multiply:
+            factors = self.position_term.factors(g, extent)
+            y = self.position_term.spread(self.position_term.pool(g, factors), factors, y)
+        z = x + self.out(y)
+        return z if own is None else torch.where(own, z, x)
+
+    def theta_hat(self, x: Tensor) -> Tensor:
+        """θ as it enters the affinity, (B, D, H, W)."""
+        return self.theta(x)
+
+    def phi_hat(self, x: Tensor) -> Tensor:
+        """φ as it enters the affinity, (B, D, N)."""
+        phi = self.phi(x).flatten(2)
+        return phi if self.softmax_rows else phi / phi.shape[2]
+
+    def _attend(
+        self, theta: Tensor, phi: Tensor, g: Tensor, own: Tensor | None, extent: Tensor | None
+    ) -> Tensor:
+        """F g, or (F ⊙ L) g: (B, D, H, W); nothing of the padding counts, nor means anything."""
         # Positions as rows of one attention head, (B, 1, N, D), D contiguous. Only so does PyTorch
-        # take its fused attention, which never forms F and needs O(N) memory.
+        # take its fused attention.
         query, key, value = [
             map_.flatten(2).transpose(1, 2).unsqueeze(1).contiguous() for map_ in [theta, phi, g]
         ]
-        keys: Tensor | None = None  # (B, 1, 1, N): which positions may be looked at
-        if extent is not None:
-            keys = inside(extent, g).flatten(2).unsqueeze(1)
+        keys = None if own is None else own.flatten(2).unsqueeze(1)  # (B, 1, 1, N)
         if self.affinity_norm == "softmax" and not self.multiply:
             y = F.scaled_dot_product_attention(query, key, value, attn_mask=keys, scale=1.0)
         else:
-            affinity = query @ key.transpose(2, 3)
-            if self.affinity_norm == "softmax":
-                if keys is not None:
-                    affinity = affinity.masked_fill(~keys, -float("inf"))
-                affinity = affinity.softmax(dim=3)
-            elif keys is None:
-                affinity = affinity / affinity.shape[3]
-            else:
-                affinity = affinity.masked_fill(~keys, 0.0) / keys.sum(dim=3, keepdim=True)
-            if self.multiply and self.position is not None:  # the latter for TorchScript
-                affinity = affinity * self.position.matrix(g, extent)
+            affinity = self._affinity(query, key, keys)
+            if self.multiply and self.position_term is not None:  # the latter for TorchScript
+                affinity = affinity * self.position_term.matrix(g, extent)
             y = affinity @ value
-        y = y.transpose(2, 3).reshape(g.shape)
-        if self.position is not None and not self.multiply:
-            y = y + self.position(g, extent)
-        return y
+        return y.transpose(2, 3).reshape(g.shape)
 
-    def extra_repr(self) -> str:
-        return f"affinity_norm={self.affinity_norm}, multiply={self.multiply}"
+    def _affinity(self, query: Tensor, key: Tensor, keys: Tensor | None) -> Tensor:
+        """F, (B, 1, N, N), zero where ``keys`` says that nothing may be looked at."""
+        affinity = query @ key.transpose(2, 3)
+        if self.affinity_norm == "softmax":
+            if keys is not None:
+                affinity = affinity.masked_fill(~keys, -float("inf"))
+            return affinity.softmax(dim=3)
+        if keys is None:
+            return affinity / affinity.shape[3]
+        return affinity.masked_fill(~keys, 0.0) / keys.sum(dim=3, keepdim=True)

@@ -1,19 +1,19 @@
-"""Relative position terms: matrices L over pairs of positions, applied in separable form.
+"""Relative position: matrices L over pairs of positions, applied in separable form.
 
-A term L is N×N for a map of N = H·W positions, but it is a Kronecker product of one matrix along
-the height and one along the width, so that ``L g`` is two small matrix products and L itself is
-never formed.
+L is N×N for a map of N = H·W positions, but it is a Kronecker product, ``L = L_h ⊗ L_w``, of one
+matrix along the height and one along the width. So ``L g`` is a few small matrix products, and L
+itself is never formed where it is added to an affinity.
+
+To add a term: derive from :class:`SeparablePosition`, name the class in :data:`POSITION_TERMS`,
+and give its options to the blocks' signatures.
 """
 
-import functools
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .extent import in_graph
-from .options import InvalidOption
+from .relation_block import check_count, check_number
 
 
 def dct_basis(
@@ -30,7 +30,7 @@ def dct_basis(
     Args:
         length: number of samples.
         count: number of frequencies, 1 ≤ count ≤ length.
-        dtype: of the result; computed in float64 first. Default: torch's default dtype.
+        dtype: of the result, which is computed in float64. Default: torch's default dtype.
         device: of the result.
 
     Returns:
@@ -41,225 +41,200 @@ def dct_basis(
     """
     if not 1 <= count <= length:
         raise ValueError(f"count must lie within 1 and length={length}, got {count}")
-    return _basis(length, count).to(device=device, dtype=dtype or torch.get_default_dtype())
+    cell = torch.arange(length, dtype=torch.float64)
+    return _dct(cell, cell[-1:] + 1, count)[0].to(
+        device=device, dtype=dtype or torch.get_default_dtype()
+    )
 
 
-def _basis(length: int, count: int, extent: Tensor | None = None) -> Tensor:
-    """(length, min(count, length)): the basis in float64.
+def _dct(cell: Tensor, own: Tensor, count: int) -> Tensor:
+    """The basis of :func:`dct_basis` over the first ``own`` of the cells (length,), zero beyond.
 
-    With ``extent`` (B,) one for each image, (B, length, min(count, length)): the basis over the
-    image's own samples, zero in the padding and for frequencies that so few samples don't have.
-
-    No value here becomes a Python number, so that a trace holds for every length. On the CPU, as
-    some accelerators have no float64.
+    ``own`` (B,) gives (B, length, count): one basis for each image. Columns for frequencies that
+    so few cells don't have are zero.
     """
-    sample = torch.arange(length, dtype=torch.float64, device="cpu")
-    phase = torch.outer(sample + 0.5, sample[:count]) * math.pi
-    if extent is None:
-        return F.normalize(torch.cos(phase / length), dim=0)
-    own = extent.to(sample)[:, None, None]
-    exists = (sample[:, None] < own) & (sample[:count] < own)
-    return F.normalize(torch.cos(phase / own) * exists, dim=1)
+    frequency = torch.arange(count, dtype=cell.dtype, device=cell.device)
+    own = own[:, None, None]
+    position = cell[:, None]
+    wave = torch.cos((position + 0.5) * frequency * math.pi / own)
+    scale = torch.sqrt(torch.where(frequency == 0, 1.0, 2.0) / own)
+    return wave * scale * ((position < own) & (frequency < own))
 
 
-@functools.lru_cache(maxsize=128)
-def _cached_basis(
-    length: int, count: int, extent: int | None, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    # A tensor made in inference mode could not be saved for the backward pass of a later training.
-    with torch.inference_mode(False):
-        if extent is None:
-            return dct_basis(length, count, dtype=dtype, device=device)
-        return _basis(length, count, torch.tensor([extent]))[0].to(device=device, dtype=dtype)
+class SeparablePosition(nn.Module):
+    """``L = L_h ⊗ L_w``: a matrix over pairs of positions that splits into height and width.
 
-
-def l1_kernel(
-    length: int,
-    scale: float,
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """``K[i, j] = exp(−|i − j| / scale)``, the l1 term along one direction.
-
-    Args:
-        length: number of cells.
-        scale: the distance, in cells, over which the kernel falls by a factor e.
-        dtype: of the result; computed in float64 first. Default: torch's default dtype.
-        device: of the result.
-
-    Returns:
-        (length, length), symmetric, at most 1.
+    A subclass gives the matrix along one direction, :meth:`kernel`. From it follow the term that
+    is added to an affinity, with rows that sum to 1 as a softmax's do, and the matrix that
+    multiplies one.
     """
-    return _kernel(length, scale).to(device=device, dtype=dtype or torch.get_default_dtype())
+
+    def kernel(self, cell: Tensor, own: Tensor) -> Tensor:
+        """The matrix along one direction; what it holds for cells of padding doesn't matter.
+
+        Args:
+            cell: (length,), the numbers 0, 1, … of the cells, floating point.
+            own: (B,) or (1,), how many of them are each image's own.
+
+        Returns:
+            (B or 1, length, length).
+        """
+        raise NotImplementedError
+
+    def line_factors(self, cell: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of the kernel with normalised rows, ``up @ down``, both zero in the padding.
+
+        A term of low rank can give smaller ones than these, T = length.
+
+        Returns:
+            down (B or 1, T, length), which makes T tokens of a line of cells, and up
+            (B or 1, length, T), which spreads them over the cells.
+        """
+        up = (cell[:, None] == cell) & (cell < own[:, None])[:, :, None]
+        return self.own_kernel(cell, own, True), up.to(cell.dtype)
+
+    def own_kernel(self, cell: Tensor, own: Tensor, normalized: bool) -> Tensor:
+        """:meth:`kernel`, zero in the padding; with ``normalized`` its rows sum to 1 elsewhere."""
+        is_own = cell < own[:, None]
+        kernel = self.kernel(cell, own) * is_own[:, :, None] * is_own[:, None, :]
+        if normalized:
+            sums = kernel.sum(dim=2, keepdim=True)
+            kernel = kernel / torch.where(sums == 0, 1.0, sums)
+        return kernel
+
+    def factors(self, map_: Tensor, extent: Tensor | None = None) -> list[Tensor]:
+        """down_h, up_h, down_w, up_w for the size, type and device of a map (B, C, H, W)."""
+        down_h, up_h = self.line_factors(*_line(map_, 0, extent))
+        down_w, up_w = self.line_factors(*_line(map_, 1, extent))
+        return [factor.to(map_.dtype) for factor in [down_h, up_h, down_w, up_w]]
+
+    def pool(self, x: Tensor, factors: list[Tensor]) -> Tensor:
+        """The tokens of a map: (B, C, H, W) in, (B, C, T_h, T_w) out."""
+        # The height first: that product reads the map as it lies in memory.
+        return _times_height(factors[0], x) @ factors[2].transpose(1, 2)[:, None]
+
+    def spread(self, tokens: Tensor, factors: list[Tensor], onto: Tensor) -> Tensor:
+        """``onto + up tokens``, a new map (B, C, H, W); with the tokens of x ``onto + L x``."""
+        return _times_height(factors[1], tokens @ factors[3].transpose(1, 2)[:, None], onto)
+
+    def kernels(
+        self, map_: Tensor, extent: Tensor | None = None, normalized: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """L_h (B or 1, H, H) and L_w (B or 1, W, W); ``normalized`` as where L is added."""
+        return (
+            self.own_kernel(*_line(map_, 0, extent), normalized),
+            self.own_kernel(*_line(map_, 1, extent), normalized),
+        )
+
+    def matrix(self, map_: Tensor, extent: Tensor | None = None) -> Tensor:
+        """L itself, not normalised: (B or 1, 1, N, N), positions in the order of ``flatten``."""
+        kernel_h, kernel_w = self.kernels(map_, extent)
+        product = kernel_h[:, :, None, :, None] * kernel_w[:, None, :, None, :]
+        return product.flatten(3, 4).flatten(1, 2)[:, None].to(map_.dtype)
 
 
-def _kernel(length: int, scale: float) -> Tensor:
-    """(length, length): the kernel in float64, see :func:`_basis`."""
-    cell = torch.arange(length, dtype=torch.float64, device="cpu")
-    return torch.exp(-(cell[:, None] - cell[None, :]).abs() / scale)
-
-
-class CosPosition(nn.Module):
+class CosPosition(SeparablePosition):
     """``L = Ê Êᵀ``: a low-pass filter over the map's lowest 2-D cosine frequencies.
 
     ``Ê = E_h ⊗ E_w`` holds the lowest ``num_frequencies``² columns of the orthonormal 2-D DCT-II;
-    a map shorter than ``num_frequencies`` in one direction has only its own length's frequencies.
+    a map shorter than K = ``num_frequencies`` in one direction has its own length's frequencies
+    only. Along one direction ``E Eᵀ = up down`` shrinks the line to K samples by its lowest
+    cosines and interpolates back by the same cosines, with S = dct_basis(K, K)::
 
-    With an ``extent`` (B, 2), see :mod:`enl_detectron2.layers.extent`, the map is each image's own
-    part of it, and ``L g`` is zero in the padding.
+        down = S Eᵀ √(K/length)        up = E Sᵀ √(length/K)
+
+    The roots make both keep constants. InvalidOption is raised unless K is a whole number of at
+    least 1.
     """
 
     def __init__(self, num_frequencies: int = 9):
-        """
-        Args:
-            num_frequencies: frequencies kept along each direction, at least 1.
-
-        Raises:
-            InvalidOption: if ``num_frequencies`` is not a whole number of at least 1.
-        """
         super().__init__()
-        if not isinstance(num_frequencies, int) or num_frequencies < 1:
-            raise InvalidOption("num_frequencies", "a whole number of at least 1", num_frequencies)
+        check_count("num_frequencies", num_frequencies)
         self.num_frequencies = num_frequencies
 
-    def basis(self, length: int, like: Tensor, extent: Tensor | None = None) -> Tensor:
-        """(length, min(num_frequencies, length)): E along one direction, as ``like`` is stored.
+    def kernel(self, cell: Tensor, own: Tensor) -> Tensor:
+        basis = _dct(cell, own, self.num_frequencies)
+        return basis @ basis.transpose(1, 2)
 
-        With ``extent`` (B,), of that direction, (B, 1, length, min(num_frequencies, length)): each
-        image's own E, zero in the padding; or one for all, without the first two dimensions.
-        """
-        if torch.jit.is_scripting() or in_graph():
-            # Part of the graph, so that it follows the size of the graph's input.
-            basis = _basis(length, self.num_frequencies, extent).to(like)
-            return basis if extent is None else basis[:, None]
-        count = min(self.num_frequencies, length)
-        if extent is None:
-            return _cached_basis(length, count, None, like.dtype, like.device)
-        lengths = extent.tolist()
-        if len(set(lengths)) == 1:  # as if there were no batch, which is faster to multiply with
-            return _cached_basis(length, count, lengths[0], like.dtype, like.device)
-        bases = [_cached_basis(length, count, own, like.dtype, like.device) for own in lengths]
-        return torch.stack(bases)[:, None]
-
-    def bases(self, g: Tensor, extent: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """:meth:`basis` along the height and along the width of a map (B, D, H, W)."""
-        if extent is None:
-            return self.basis(g.shape[2], g), self.basis(g.shape[3], g)
-        return (
-            self.basis(g.shape[2], g, extent[:, 0]),
-            self.basis(g.shape[3], g, extent[:, 1]),
-        )
-
-    def forward(self, g: Tensor, extent: Tensor | None = None) -> Tensor:
-        """``L g = Ê (Êᵀ g)`` for each channel: (B, D, H, W) in, the same out."""
-        bases = self.bases(g, extent)
-        basis_h, basis_w = bases
-        return basis_h @ (self.analyze(g, bases) @ basis_w.transpose(-2, -1))
-
-    def analyze(self, g: Tensor, bases: tuple[Tensor, Tensor]) -> Tensor:
-        """``Êᵀ g``: the coefficients (B, D, K_h, K_w) of a map (B, D, H, W), the constant first.
-
-        ``bases`` are those of :meth:`bases`.
-        """
-        basis_h, basis_w = bases
-        # The height first: that product reads the map as it lies in memory, in long rows.
-        return (basis_h.transpose(-2, -1) @ g) @ basis_w
-
-    def synthesize(
-        self, coefficients: Tensor, bases: tuple[Tensor, Tensor], *, onto: Tensor
-    ) -> Tensor:
-        """``onto + Ê c``: a map (B, D, H, W) plus the one that has the given coefficients."""
-        basis_h, basis_w = bases
-        columns = coefficients @ basis_w.transpose(-2, -1)
-        basis_h = basis_h.expand(columns.shape[0], columns.shape[1], -1, -1)
-        # One product for each channel, which adds to what is there as it writes.
-        return torch.baddbmm(
-            onto.flatten(0, 1), basis_h.flatten(0, 1), columns.flatten(0, 1)
-        ).view_as(onto)
-
-    def matrix(self, g: Tensor, extent: Tensor | None = None) -> Tensor:
-        """(N, N): L itself, for the positions of ``g`` in the order of ``flatten``.
-
-        With ``extent`` (B, 1, N, N), zero in the rows and columns of padding.
-        """
-        basis_h, basis_w = self.bases(g, extent)
-        return _kron(basis_h @ basis_h.transpose(-2, -1), basis_w @ basis_w.transpose(-2, -1))
+    def line_factors(self, cell: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        count = self.num_frequencies
+        sample = torch.arange(count, dtype=cell.dtype, device=cell.device)
+        samples = _dct(sample, sample[-1:] + 1, count)
+        up = _dct(cell, own, count) @ samples.transpose(1, 2)
+        scale = torch.sqrt(own / count)[:, None, None]
+        return up.transpose(1, 2) / scale, up * scale
 
     def extra_repr(self) -> str:
         return f"num_frequencies={self.num_frequencies}"
 
 
-class L1Position(nn.Module):
+class L1Position(SeparablePosition):
     """``L(i, j) = exp(−‖p_i − p_j‖₁ / scale)`` over the distance of two positions, in cells.
 
-    The exponent splits into height and width, so ``L = K_h ⊗ K_w``. What is added to an affinity
-    has each of its rows divided by the row's sum, which splits likewise: a row of the affinity sums
-    to 1, and the raw rows, which sum to thousands on a large map, would swamp it.
-
-    With an ``extent`` (B, 2), see :mod:`enl_detectron2.layers.extent`, L is zero in the rows and
-    columns of padding.
+    The exponent splits into height and width. What is added to an affinity has each row divided by
+    its sum: the raw rows, which sum to thousands on a large map, would swamp the affinity.
+    InvalidOption is raised unless ``scale`` is above 0.
     """
 
     def __init__(self, scale: float = 50.0):
-        """
-        Args:
-            scale: in cells of the feature map, above 0.
-
-        Raises:
-            InvalidOption: if ``scale`` is not above 0.
-        """
         super().__init__()
-        if not scale > 0:
-            raise InvalidOption("l1_scale", "a number above 0", scale)
+        check_number("l1_scale", scale)
         self.scale = float(scale)
 
-    def kernel(self, length: int, like: Tensor, extent: Tensor | None = None) -> Tensor:
-        """(length, length): K along one direction, as ``like`` is stored.
-
-        With ``extent`` (B,), of that direction, (B, 1, length, length).
-        """
-        kernel = _kernel(length, self.scale).to(like)
-        if extent is None:
-            return kernel
-        own = torch.arange(length, device=like.device) < extent.to(like.device)[:, None]
-        return (kernel * own[:, :, None] * own[:, None, :])[:, None]
-
-    def kernels(self, g: Tensor, extent: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """:meth:`kernel` along the height and along the width of a map (B, D, H, W)."""
-        if extent is None:
-            return self.kernel(g.shape[2], g), self.kernel(g.shape[3], g)
-        return (
-            self.kernel(g.shape[2], g, extent[:, 0]),
-            self.kernel(g.shape[3], g, extent[:, 1]),
-        )
-
-    def forward(self, g: Tensor, extent: Tensor | None = None) -> Tensor:
-        """``L g = K_h g K_wᵀ`` with normalised rows, for each channel: (B, D, H, W) in and out."""
-        kernel_h, kernel_w = self.kernels(g, extent)
-        # The rows of padding are zero, and stay so.
-        kernel_h = F.normalize(kernel_h, p=1.0, dim=-1)
-        kernel_w = F.normalize(kernel_w, p=1.0, dim=-1)
-        return kernel_h @ g @ kernel_w.transpose(-2, -1)
-
-    def matrix(self, g: Tensor, extent: Tensor | None = None) -> Tensor:
-        """(N, N): L itself, at most 1, for the positions of ``g`` in the order of ``flatten``.
-
-        With ``extent`` (B, 1, N, N).
-        """
-        kernel_h, kernel_w = self.kernels(g, extent)
-        return _kron(kernel_h, kernel_w)
+    def kernel(self, cell: Tensor, own: Tensor) -> Tensor:
+        return torch.exp(-(cell[:, None] - cell).abs() / self.scale)[None]
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}"
 
 
-def _kron(a: Tensor, b: Tensor) -> Tensor:
-    """The Kronecker product of the last two dimensions, for each index of those before."""
-    product = a[..., :, None, :, None] * b[..., None, :, None, :]
-    return product.flatten(-4, -3).flatten(-2, -1)
+# A term by the first part of a block's option ``position``, made of the blocks' options.
+POSITION_TERMS = {
+    "cos": lambda options: CosPosition(options["num_frequencies"]),
+    "l1": lambda options: L1Position(options["l1_scale"]),
+}
 
 
-def position_term(kind: str, num_frequencies: int, l1_scale: float) -> nn.Module:
-    """The term named ``kind``, "cos" or "l1", with the one of the two options that it reads."""
-    return {"cos": lambda: CosPosition(num_frequencies), "l1": lambda: L1Position(l1_scale)}[kind]()
+def position_choices(*ways: str) -> list[str]:
+    """What the option ``position`` may be for a block that combines in these ways, "add", "mul"."""
+    return ["none", *(f"{term}_{way}" for term in POSITION_TERMS for way in ways)]
+
+
+def position_term(position: str, **options: float) -> SeparablePosition | None:
+    """The term of "cos_add", "l1_mul" … or None of "none"; it takes of all options its own."""
+    return None if position == "none" else POSITION_TERMS[position.split("_")[0]](options)
+
+
+def _line(map_: Tensor, direction: int, extent: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The cells of a map along its height (0) or width (1), and how many are the images' own.
+
+    In float64 where the device has it.
+    """
+    dtype = torch.float32 if map_.device.type == "mps" else torch.float64
+    length = map_.shape[2 + direction]
+    cell = torch.arange(length, dtype=dtype, device=map_.device)
+    own = cell[-1:] + 1
+    if extent is not None:
+        own = torch.minimum(extent[:, direction].to(own), own)
+    return cell, own
+
+
+def _times_height(matrix: Tensor, map_: Tensor, onto: Tensor | None = None) -> Tensor:
+    """``onto +`` a matrix (B or 1, T, H) times each column of a map (B, C, H, W): (B, C, T, W).
+
+    Without a copy: a channels-last map is one matrix (H, W·C) in memory, a contiguous one is C
+    of them, (H, W). The result is a new tensor in the memory format of ``onto``, or of ``map_``.
+    """
+    batch, channels, _, width = map_.shape
+    if (map_ if onto is None else onto).stride(1) == 1:
+        matrix = matrix.expand(batch, -1, -1)
+        lines = map_.permute(0, 2, 3, 1).flatten(2)
+        if onto is None:
+            lines = matrix @ lines
+        else:
+            lines = torch.baddbmm(onto.permute(0, 2, 3, 1).flatten(2), matrix, lines)
+        return lines.unflatten(2, (width, channels)).permute(0, 3, 1, 2)
+    if onto is None:
+        return matrix[:, None] @ map_
+    matrix = matrix[:, None].expand(batch, channels, -1, -1).flatten(0, 1)
+    return torch.baddbmm(onto.flatten(0, 1), matrix, map_.flatten(0, 1)).view_as(onto)

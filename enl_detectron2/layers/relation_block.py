@@ -1,73 +1,146 @@
-"""What the non-local blocks share: four 1×1 projections around a relation of all positions."""
+"""What all blocks have in common, and two that relate no positions: none, and the 5×5 control."""
 
-from collections.abc import Iterable
+import inspect
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from typing import Any
 
-import torch
 from torch import Tensor, nn
-
-from .extent import drop_full, inside
-from .options import InvalidOption
 
 INIT_STD = 0.01  # in both papers
 
 
-def init_projections(projections: Iterable[nn.Conv2d], std: float) -> None:
-    """Gaussian weights with σ = ``std``, biases at zero.
+class InvalidOption(ValueError):
+    """An argument is wrong: ``option`` "must be" what is ``expected``, and is ``value``."""
 
-    Raises:
-        InvalidOption: unless ``std`` is above 0.
-    """
-    if not std > 0:
-        raise InvalidOption("init_std", "a number above 0", std)
-    for projection in projections:
-        nn.init.normal_(projection.weight, std=std)
-        nn.init.zeros_(projection.bias)
+    def __init__(self, option: str, expected: str, value: object):
+        super().__init__(f"{option} must be {expected}, got {value!r}")
+        self.option = option
+
+
+def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
+    """Raises :class:`InvalidOption` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise InvalidOption(option, "one of " + ", ".join(map(repr, choices)), value)
+
+
+def check_number(option: str, value: object) -> None:
+    """Raises :class:`InvalidOption` unless ``value`` is a finite number above 0."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise InvalidOption(option, "a number above 0", value)
+
+
+def check_count(option: str, value: object) -> None:
+    """Raises :class:`InvalidOption` unless ``value`` is a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidOption(option, "a whole number of at least 1", value)
 
 
 class RelationBlock(nn.Module):
-    """``z = x + out(y)``, where a subclass says how ``y`` follows from θ, φ and g of ``x``.
+    """A block between feature maps of one size, (B, C, H, W) in and the same out.
 
-    The projections ``theta``, ``phi``, ``g``: C → D and ``out``: D → C are 1×1 convolutions with
-    bias. Weights start as Gaussian with σ = ``init_std``, biases at zero. What the block adds is a
-    product of all four, so at the papers' σ = 0.01 it starts at a few per cent of x.
-
-    An optional ``extent`` (B, 2) says how much of the map is each image's own, see
-    :mod:`enl_detectron2.layers.extent`. The block then works as if the image had come alone: it
-    looks at nothing in the padding, and leaves there what it finds.
+    Its constructor takes the channels C, then its options, and keeps each option as an attribute of
+    the same name. A subclass implements :meth:`forward` and :meth:`zero_init`.
     """
 
-    def __init__(
-        self, channels: int, inner_channels: int | None = None, *, init_std: float = INIT_STD
-    ):
+    def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         """
         Args:
-            channels: C, of the block's input and output.
-            inner_channels: D, inside the block. None means ``channels // 2``.
-            init_std: σ of the projections' first weights.
+            x: (B, C, H, W).
+            extent: (B, 2), which part of the map is each image's own, see
+                :mod:`enl_detectron2.layers.padding`; None is all of it. A block that relates
+                positions works as if each image had come alone: it looks at nothing in the
+                padding, and leaves there what it finds.
 
-        Raises:
-            InvalidOption: if D is below 1, or σ isn't above 0.
+        Returns:
+            (B, C, H, W), in the memory format of ``x``.
         """
+        raise NotImplementedError
+
+    def zero_init(self) -> None:
+        """Makes the block the identity, from which it can still learn."""
+        raise NotImplementedError
+
+    def options(self) -> dict[str, Any]:
+        """The options that the block was made with, defaults included, by their names."""
+        names = list(inspect.signature(type(self)).parameters)[1:]
+        return {name: getattr(self, name) for name in names}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.options().items())
+
+
+class EmptyBlock(RelationBlock):
+    """``z = x``, for a level without a block."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+
+    def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
+        return x
+
+    def zero_init(self) -> None:
+        pass
+
+
+class Conv5x5Block(RelationBlock):
+    """``z = x + conv(x)`` with a 5×5 convolution C → C: the papers' control, which sees neighbours.
+
+    ``extent`` makes no difference, as to FPN's own convolutions. ``init_std`` is the σ of the
+    Gaussian that the weights start from; InvalidOption is raised unless it is above 0.
+    """
+
+    def __init__(self, channels: int, *, init_std: float = INIT_STD):
+        super().__init__()
+        self.init_std = init_std
+        self.conv = nn.Conv2d(channels, channels, kernel_size=5, padding=2)
+        init_gaussian((self.conv,), init_std)
+
+    def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
+        return x + self.conv(x)
+
+    def zero_init(self) -> None:
+        zero_layer(self.conv)
+
+
+class ProjectedBlock(RelationBlock):
+    """The two non-local blocks' common part: ``z = x + out(F̃ g)`` with F̃ made of θ and φ.
+
+    ``theta``, ``phi``, ``g``: C → D and ``out``: D → C are 1×1 convolutions with bias. Weights
+    start as Gaussian with σ = ``init_std``, biases at zero. What a block adds is a product of all
+    four, so at the papers' σ = 0.01 it starts at a few per cent of x.
+    """
+
+    softmax_rows = False  # whether F is the softmax over j of θ̂_iᵀ φ̂_j, or that product itself
+    multiply = False  # whether F̃ is F ⊙ L, or F + L, with L the block's ``position_term``
+
+    def __init__(self, channels: int, inner_channels: int | None, init_std: float):
         super().__init__()
         if inner_channels is None:
             inner_channels = channels // 2
-        if inner_channels < 1:
-            raise InvalidOption("inner_channels", "at least 1", inner_channels)
+        check_count("inner_channels", inner_channels)
+        self.inner_channels = inner_channels
+        self.init_std = init_std
         self.theta = nn.Conv2d(channels, inner_channels, kernel_size=1)
         self.phi = nn.Conv2d(channels, inner_channels, kernel_size=1)
         self.g = nn.Conv2d(channels, inner_channels, kernel_size=1)
         self.out = nn.Conv2d(inner_channels, channels, kernel_size=1)
-        init_projections((self.theta, self.phi, self.g, self.out), init_std)
+        init_gaussian((self.theta, self.phi, self.g, self.out), init_std)
 
-    def relate(self, theta: Tensor, phi: Tensor, g: Tensor, extent: Tensor | None = None) -> Tensor:
-        """``y`` from θ, φ and g, each (B, D, H, W); the same shape out.
+    def zero_init(self) -> None:
+        zero_layer(self.out)
 
-        With ``extent`` nothing of φ and g counts in the padding; there ``y`` means nothing.
-        """
-        raise NotImplementedError
 
-    def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) in, the same out."""
-        extent = drop_full(extent, x)
-        z = x + self.out(self.relate(self.theta(x), self.phi(x), self.g(x), extent))
-        return z if extent is None else torch.where(inside(extent, x), z, x)
+def init_gaussian(layers: Iterable[nn.Conv2d], std: float) -> None:
+    """Gaussian weights with σ = ``std``, which must be above 0, and biases at zero."""
+    check_number("init_std", std)
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=std)
+        nn.init.zeros_(layer.bias)
+
+
+def zero_layer(layer: nn.Module) -> None:
+    """Sets all parameters of a layer to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)

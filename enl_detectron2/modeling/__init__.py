@@ -1,11 +1,11 @@
-from .build import RELATION_BLOCK_REGISTRY, relation_block_names
+from .build import RELATION_BLOCK_REGISTRY, relation_blocks
 from .enl_fpn import ENL_FPN
-from .non_local_resnet import build_non_local_resnet_backbone, insert_non_local_block
+from .non_local_resnet import NonLocalResNet, build_non_local_resnet_backbone
 
 __all__ = [
     "ENL_FPN",
+    "NonLocalResNet",
     "RELATION_BLOCK_REGISTRY",
     "build_non_local_resnet_backbone",
-    "insert_non_local_block",
-    "relation_block_names",
+    "relation_blocks",
 ]

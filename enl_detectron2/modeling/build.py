@@ -1,37 +1,79 @@
 """Relation blocks by name, and the step from a configuration to a block."""
 
 import inspect
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
-from torch import nn
+from torch import Tensor, nn
 
-from enl_detectron2.layers import Conv5x5Block, ENLBlock, InvalidOption, NonLocalBlock
-from enl_detectron2.training.errors import ConfigError
+from enl_detectron2.layers import (
+    Conv5x5Block,
+    ENLBlock,
+    InvalidOption,
+    NonLocalBlock,
+    RelationBlock,
+)
 
 RELATION_BLOCK_REGISTRY = Registry("RELATION_BLOCK")
 RELATION_BLOCK_REGISTRY.__doc__ = """
 Blocks that relate the positions of one feature map, (B, C, H, W) in and the same out.
 
-A registered object is called as ``block(channels, **options)``, where ``channels`` is C and the
-options are the keyword arguments that its signature names. From a YAML configuration it is given
-those keys of its node (``MODEL.ENL_FPN``) whose lower-case names its signature has: a block with
-an argument ``position`` reads ``MODEL.ENL_FPN.POSITION``, and a new one with an argument ``gain``
-reads ``MODEL.ENL_FPN.GAIN``, once the project's own code has added that key.
+A registered class is called as ``block(channels, **options)``: ``channels`` is C, and the options
+are those of ``MODEL.ENL_FPN.BLOCK_OPTIONS``, or a LazyConfig's ``block_options``, with the names
+and defaults of its signature.
+
+A block whose ``forward(x, extent)`` takes two arguments is told where each image ends:
+:func:`enl_detectron2.layers.inside` makes the mask of it, so that a mean over an image is
+``(x * inside(extent, x)).sum((2, 3)) / inside(extent, x).sum((2, 3))``. One whose ``forward(x)``
+takes the map alone sees the padding, too. Derived from
+:class:`enl_detectron2.layers.RelationBlock` and given its ``zero_init``, it can start as the
+identity.
 """
 RELATION_BLOCK_REGISTRY.register(ENLBlock)
 RELATION_BLOCK_REGISTRY.register(NonLocalBlock)
 RELATION_BLOCK_REGISTRY.register(Conv5x5Block)
 
 
+class MapBlock(RelationBlock):
+    """A module that is called with a map alone, as a block: ``z = module(x)``."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
+        return self.module(x)
+
+    def zero_init(self) -> None:
+        raise ValueError(
+            f"starting as the identity (zero_init_residual) needs a RelationBlock with its "
+            f"zero_init; {type(self.module).__name__} is none"
+        )
+
+
+def as_relation_block(module: nn.Module) -> nn.Module:
+    """The module itself if it can be called as ``module(x, extent)``, otherwise as a MapBlock."""
+    try:
+        inspect.signature(module.forward).bind(None, None)
+    except TypeError:
+        return MapBlock(module)
+    return module
+
+
+def relation_blocks(model: nn.Module) -> dict[str, RelationBlock]:
+    """The relation blocks within ``model`` by their names, in the order of its modules."""
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, RelationBlock)
+    }
+
+
 def check_registered(registry: Registry, name: str, key: str) -> None:
-    """Raises ValueError, with the legal names, unless ``registry`` knows ``name``."""
+    """Raises ValueError, with the names that there are, unless ``registry`` knows ``name``."""
     if name not in registry:
-        legal = ", ".join(sorted(registered for registered, _ in registry))
-        raise ConfigError(f"{key} must name one of {legal}; got {name!r}")
+        known = ", ".join(sorted(registered for registered, _ in registry))
+        raise ValueError(f"{key} must name one of {known}; got {name!r}")
 
 
 def option_names(block: str) -> list[str]:
@@ -39,64 +81,48 @@ def option_names(block: str) -> list[str]:
     return list(inspect.signature(RELATION_BLOCK_REGISTRY.get(block)).parameters)[1:]
 
 
-def block_options(node: CfgNode, block: str) -> dict[str, Any]:
-    """The options of the registered ``block`` that ``node`` holds, in lower case."""
-    names = option_names(block)
-    return {key.lower(): value for key, value in node.items() if key.lower() in names}
-
-
 def build_relation_block(
     block: str,
     channels: int,
-    options: Mapping[str, Any],
+    options: Mapping[str, Any] | None = None,
     *,
-    zero_init_residual: bool = False,
-    node: str,
+    zero_init: bool = False,
+    words: Sequence[str] = ("block", "block_options"),
 ) -> nn.Module:
-    """One block of the registry.
-
-    Args:
-        block: a name in ``RELATION_BLOCK_REGISTRY``.
-        channels: of the feature map.
-        options: keyword arguments of the block.
-        zero_init_residual: whether the block's last layer starts at zero, so that it starts as the
-            identity. That layer is the attribute ``out``, or Conv5x5Block's ``conv``.
-        node: the configuration node that they come from, for messages.
+    """The block that is registered as ``block``, which ``zero_init`` makes the identity.
 
     Raises:
-        ValueError: if the block or an option is unknown or wrong, or the block has no layer
-            ``out`` that could start at zero; names the key, and what may be.
+        ValueError: if the block or an option is unknown or wrong, or the block can't start as the
+            identity; a sentence in the user's ``words`` for the two.
     """
-    check_registered(RELATION_BLOCK_REGISTRY, block, f"{node}.BLOCK")
-    names = option_names(block)
-    for option, value in options.items():
-        if option not in names:
-            raise ConfigError(
-                f"{block} has no option {option!r}; it takes {', '.join(names)} (got {value!r})"
+    check_registered(RELATION_BLOCK_REGISTRY, block, words[0])
+    names, options = option_names(block), dict(options or {})
+    for name, value in options.items():
+        if name not in names:
+            raise ValueError(
+                f"{words[1]}: {block} has no option {name!r} (got {value!r}); "
+                f"it takes {', '.join(names)}"
             )
     try:
-        built = RELATION_BLOCK_REGISTRY.get(block)(channels, **options)
+        module = RELATION_BLOCK_REGISTRY.get(block)(channels, **options)
     except InvalidOption as error:
-        raise ConfigError(f"{node}.{error.option.upper()} is wrong for {block}: {error}") from error
-    if zero_init_residual:
-        last = built.conv if isinstance(built, Conv5x5Block) else getattr(built, "out", None)
-        if not isinstance(last, nn.Module):
-            raise ConfigError(
-                f"{node}.ZERO_INIT_RESIDUAL needs a block whose last layer is its attribute 'out'; "
-                f"{block} has none"
-            )
-        for parameter in last.parameters():
-            nn.init.zeros_(parameter)
-    return built
+        raise ValueError(f"{words[1]} of {block}: {error}") from error
+    module = as_relation_block(module)
+    if zero_init:
+        module.zero_init()
+    return module
 
 
-def relation_block_names(model: nn.Module) -> list[str]:
-    """The names, within ``model``, of the relation blocks that this project's backbones put there.
+def options_of(node: CfgNode) -> dict[str, Any]:
+    """What a node ``BLOCK_OPTIONS`` sets; None leaves an option at the block's own default."""
+    return {name: value for name, value in node.items() if value is not None}
 
-    What comes before them is a plain detector's, so they are what its checkpoint can't have.
-    """
-    return [
-        name
-        for name, _ in model.named_modules()
-        if re.fullmatch(r"fpn_relation\d+|non_local", name.rpartition(".")[2])
-    ]
+
+def require_node(cfg: CfgNode, name: str) -> CfgNode:
+    """``cfg.MODEL.<name>``; raises ValueError if add_enl_config hasn't put it there."""
+    if name not in cfg.MODEL:
+        raise ValueError(
+            f"there is no MODEL.{name}: call enl_detectron2.add_enl_config(cfg) before "
+            "cfg.merge_from_file(...)"
+        )
+    return cfg.MODEL[name]

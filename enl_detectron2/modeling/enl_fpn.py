@@ -1,5 +1,7 @@
 """A feature pyramid whose top-down stream passes through relation blocks."""
 
+import copy
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,17 +13,17 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
-from enl_detectron2.training.errors import ConfigError
+from enl_detectron2.layers import EmptyBlock, image_extent, map_extent
 
 from .build import (
-    RELATION_BLOCK_REGISTRY,
-    block_options,
+    as_relation_block,
     build_relation_block,
     check_registered,
+    options_of,
+    require_node,
 )
-from .padding import WithoutExtent, image_extent, map_extent, takes_extent
 
-NODE = "MODEL.ENL_FPN"
+logger = logging.getLogger(__name__)
 
 
 @BACKBONE_REGISTRY.register()
@@ -32,12 +34,29 @@ class ENL_FPN(FPN):
     passes through its block before anything else reads it: both the level's 3×3 output convolution
     and the next interpolation see the refined map. Levels without a block are FPN's own.
 
-    Unless ``attend_to_padding``, blocks with an argument ``extent`` are told where each image ends,
-    so that its features don't depend on how large the other images of its batch are. The backbone
-    finds out from the zeros of the padding, see :mod:`enl_detectron2.modeling.padding`.
+    Unless ``attend_to_padding``, blocks are told where each image ends, so that its features don't
+    depend on how large the other images of its batch are, see
+    :mod:`enl_detectron2.layers.padding`.
 
-    Parameters have FPN's names, so a plain FPN's checkpoint fits; a block at stride 2^k adds
-    ``fpn_relation{k}.*``.
+    Parameters have FPN's names, so a plain FPN's checkpoint fits. The block at stride 2^k is the
+    attribute ``fpn_relation{k}``, which may be replaced or wrapped; a level without one has an
+    ``EmptyBlock`` there, which has no parameters.
+
+    The first seven arguments are those of :class:`detectron2.modeling.backbone.fpn.FPN`.
+
+    Args:
+        block: a name in ``RELATION_BLOCK_REGISTRY``, or "" for a plain FPN.
+        block_features: the members of ``in_features`` whose merged level gets a block; None or
+            empty means those at strides 8 and above, as in the papers.
+        block_options: keyword arguments of every block, beside its channels.
+        zero_init_residual: whether every block starts as the identity, so that a plain FPN's
+            checkpoint gives its own outputs until training goes on.
+        attend_to_padding: whether the blocks relate all positions of the padded batch, as the
+            papers' do.
+
+    Raises:
+        ValueError: if the bottom-up network can't carry the pyramid, a feature is not there to be
+            used, or a block can't be built; names the argument, or the configuration's key.
     """
 
     @configurable
@@ -57,38 +76,11 @@ class ENL_FPN(FPN):
         zero_init_residual: bool = False,
         attend_to_padding: bool = False,
     ):
-        """
-        The first seven arguments are those of :class:`detectron2.modeling.backbone.fpn.FPN`.
-
-        Args:
-            block: a name in ``RELATION_BLOCK_REGISTRY``, or "" for a plain FPN.
-            block_features: the members of ``in_features`` whose merged level gets a block; None
-                means those at strides 8 and above, as in the papers.
-            block_options: keyword arguments of every block, beside its channels.
-            zero_init_residual: whether every block starts as the identity, so that a plain FPN's
-                checkpoint gives its own outputs until training goes on.
-            attend_to_padding: whether the blocks relate all positions of the padded batch, as the
-                papers' do.
-
-        Raises:
-            ValueError: if the bottom-up network can't carry the pyramid, a feature is not there to
-                be used, or a block can't be built; names the configuration's key.
-        """
-        if not isinstance(bottom_up, Backbone):
-            raise ConfigError(
-                f"{NODE}.BOTTOM_UP (bottom_up) must be a detectron2 Backbone, "
-                f"got a {type(bottom_up).__name__}"
-            )
-        strides = {name: shape.stride for name, shape in bottom_up.output_shape().items()}
-        _check_features("MODEL.FPN.IN_FEATURES (in_features)", in_features, list(strides))
-        _check_strides({feature: strides[feature] for feature in in_features})
-        if block_features is None:
-            block_features = [feature for feature in in_features if strides[feature] >= 8]
-        _check_features(f"{NODE}.BLOCK_FEATURES (block_features)", block_features, in_features)
-        pools = isinstance(top_block, LastLevelMaxPool)
-        if pools:
+        strides = _strides(bottom_up, in_features, "in_features")
+        block_features = _block_features(strides, block, block_features, "block_features")
+        if isinstance(top_block, LastLevelMaxPool):
             # detectron2 fixes it to p5, which a pyramid that ends elsewhere doesn't have.
-            top_block.in_feature = f"p{int(math.log2(strides[in_features[-1]]))}"
+            top_block.in_feature = _level(strides[in_features[-1]])
         super().__init__(
             bottom_up,
             in_features,
@@ -98,58 +90,61 @@ class ENL_FPN(FPN):
             fuse_type=fuse_type,
             square_pad=square_pad,
         )
-        # Swin's features, too, are called p<k>: for any block but the max-pool a bottom-up feature
-        # goes before the level of the same name, as in detectron2.
-        self._top_block_reads_bottom_up = False
-        if top_block is not None:
-            levels = self._out_features[: len(in_features)]
-            self._top_block_reads_bottom_up = top_block.in_feature in strides and not pools
-            _check_features(
-                f"{NODE}.TOP_BLOCK (top_block.in_feature)",
-                [top_block.in_feature],
-                [*strides, *levels],
-            )
+        self._top_block_reads_bottom_up = _reads_bottom_up(top_block, bottom_up, strides)
+        self.attend_to_padding = attend_to_padding or not block
         # In top-down order, as lateral_convs and output_convs.
-        self.finds_extent = False
-        self.relation_blocks = []
-        self.relation_strides = [strides[feature] for feature in reversed(in_features)]
-        for feature in reversed(in_features):
-            relation_block = nn.Identity()
+        self.relation_strides = list(strides.values())[::-1]
+        for feature, stride in strides.items():
+            relation = EmptyBlock(out_channels)
             if block and feature in block_features:
-                relation_block = build_relation_block(
-                    block,
-                    out_channels,
-                    block_options or {},
-                    zero_init_residual=zero_init_residual,
-                    node=NODE,
+                relation = build_relation_block(
+                    block, out_channels, block_options, zero_init=zero_init_residual
                 )
-                self.add_module(f"fpn_relation{int(math.log2(strides[feature]))}", relation_block)
-            if not takes_extent(relation_block):
-                relation_block = WithoutExtent(relation_block)
-            elif not attend_to_padding:
-                self.finds_extent = True
-            self.relation_blocks.append(relation_block)
+            setattr(self, _block_name(stride), relation)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        node = cfg.MODEL.ENL_FPN
-        check_registered(BACKBONE_REGISTRY, node.BOTTOM_UP, f"{NODE}.BOTTOM_UP")
-        if node.BLOCK:
-            check_registered(RELATION_BLOCK_REGISTRY, node.BLOCK, f"{NODE}.BLOCK")
+        node = require_node(cfg, "ENL_FPN")
+        key = "MODEL.ENL_FPN."
+        check_registered(BACKBONE_REGISTRY, node.BOTTOM_UP, key + "BOTTOM_UP")
         bottom_up = BACKBONE_REGISTRY.get(node.BOTTOM_UP)(cfg, input_shape)
+        # What __init__ would say in the words of its arguments is said here in those of the keys.
+        strides = _strides(bottom_up, cfg.MODEL.FPN.IN_FEATURES, "MODEL.FPN.IN_FEATURES")
+        _block_features(strides, node.BLOCK, node.BLOCK_FEATURES, key + "BLOCK_FEATURES")
+        options = options_of(node.BLOCK_OPTIONS)
+        if node.BLOCK:
+            words = (key + "BLOCK", key + "BLOCK_OPTIONS")
+            zero_init = node.ZERO_INIT_RESIDUAL
+            build_relation_block(node.BLOCK, 2, options, zero_init=zero_init, words=words)
+        warn_of_black_padding(cfg.MODEL.PIXEL_MEAN)
         return {
             "bottom_up": bottom_up,
             "in_features": cfg.MODEL.FPN.IN_FEATURES,
             "out_channels": cfg.MODEL.FPN.OUT_CHANNELS,
             "norm": cfg.MODEL.FPN.NORM,
-            "top_block": _top_block(cfg, bottom_up),
+            "top_block": _top_block(cfg, bottom_up, strides),
             "fuse_type": cfg.MODEL.FPN.FUSE_TYPE,
             "block": node.BLOCK,
             "block_features": node.BLOCK_FEATURES,
-            "block_options": block_options(node, node.BLOCK) if node.BLOCK else {},
+            "block_options": options,
             "zero_init_residual": node.ZERO_INIT_RESIDUAL,
             "attend_to_padding": node.ATTEND_TO_PADDING,
         }
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Here every block comes in, at construction and later: one that is called with the map
+        # alone, an nn.Identity say, is adapted once.
+        if name.startswith("fpn_relation") and isinstance(value, nn.Module):
+            value = as_relation_block(value)
+        super().__setattr__(name, value)
+
+    @property
+    def relation_blocks(self) -> list[nn.Module]:
+        """The levels' blocks as they are now, in top-down order."""
+        return [getattr(self, _block_name(stride)) for stride in self.relation_strides]
+
+    # TorchScript is given a list of modules under this name instead.
+    __jit_unused_properties__ = ["relation_blocks"]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
@@ -161,7 +156,7 @@ class ENL_FPN(FPN):
             "p<k>" → (B, out_channels, ⌈H/2^k⌉, ⌈W/2^k⌉), from high to low resolution.
         """
         bottom_up_features = self.bottom_up(x)
-        image_sizes = image_extent(x) if self.finds_extent else None
+        image_sizes = None if self.attend_to_padding else image_extent(x)
         results = []
         refined = x  # what the next finer level interpolates; nothing flows into the coarsest
         for index, (lateral_conv, relation_block, output_conv) in enumerate(
@@ -189,43 +184,112 @@ class ENL_FPN(FPN):
 
     def __prepare_scriptable__(self) -> "ENL_FPN":
         # TorchScript knows no lists of modules. detectron2.export gives FPN this method, for its
-        # two lists.
+        # two lists; it also takes the modules of these lists away as attributes.
         scriptable = super().__prepare_scriptable__()
-        scriptable.relation_blocks = nn.ModuleList(scriptable.relation_blocks)
+        scriptable.relation_blocks = nn.ModuleList(map(copy.deepcopy, self.relation_blocks))
         return scriptable
+
+
+def warn_of_black_padding(pixel_mean: Sequence[float]) -> None:
+    """Warns if pixels, such as black bars, may be normalised to exactly what padding is."""
+    if all(float(value).is_integer() for value in pixel_mean):
+        logger.warning(
+            "Pixels of the colour MODEL.PIXEL_MEAN %s become exactly zero, as padding is, so a "
+            "border of them passes for padding. Set it to fractions, such as %s, or "
+            "MODEL.ENL_FPN.ATTEND_TO_PADDING True.",
+            list(pixel_mean),
+            [float(value) + 0.5 for value in pixel_mean],
+        )
+
+
+def _level(stride: int) -> str:
+    return f"p{int(math.log2(stride))}"
+
+
+def _block_name(stride: int) -> str:
+    return f"fpn_relation{int(math.log2(stride))}"
 
 
 def _check_features(key: str, features: Sequence[str], available: Sequence[str]) -> None:
     unknown = [feature for feature in features if feature not in available]
     if unknown:
-        raise ConfigError(
+        raise ValueError(
             f"{key} names {', '.join(unknown)}, but only {', '.join(available)} can be used here"
         )
 
 
-def _check_strides(strides: Mapping[str, int]) -> None:
-    """Raises ValueError unless each of the pyramid's strides is twice the one before it."""
+def _strides(bottom_up: Backbone, in_features: Sequence[str], key: str) -> dict[str, int]:
+    """The strides of the pyramid's features, from high to low resolution.
+
+    Raises:
+        ValueError: unless all are there, and each stride is twice the one before it.
+    """
+    if not isinstance(bottom_up, Backbone):
+        raise ValueError(
+            f"the bottom-up network must be a detectron2 Backbone, got a {type(bottom_up).__name__}"
+        )
+    shapes = bottom_up.output_shape()
+    _check_features(key, in_features, list(shapes))
+    strides = {name: int(shapes[name].stride) for name in in_features}
     values = list(strides.values())
     doubling = values and values == [values[0] << index for index in range(len(values))]
     if not doubling or values[0].bit_count() != 1:
         found = ", ".join(f"{name} at {stride}" for name, stride in strides.items()) or "none"
-        raise ConfigError(
-            "MODEL.FPN.IN_FEATURES (in_features) must name features from high to low resolution, "
-            f"their strides powers of 2, each twice the one before; got {found}"
+        raise ValueError(
+            f"{key} must name features from high to low resolution, their strides powers of 2, "
+            f"each twice the one before; got {found}"
         )
+    return strides
 
 
-def _top_block(cfg: CfgNode, bottom_up: Backbone) -> nn.Module | None:
+def _block_features(
+    strides: Mapping[str, int], block: str, features: Sequence[str] | None, key: str
+) -> list[str]:
+    """The features whose level gets a block."""
+    if features:
+        _check_features(key, features, list(strides))
+        return list(features)
+    features = [name for name, stride in strides.items() if stride >= 8]
+    if block and not features:
+        raise ValueError(
+            f"{key} must name the levels that get a block, as none of {', '.join(strides)} has the "
+            "stride 8 or more that is meant without it"
+        )
+    return features
+
+
+def _reads_bottom_up(
+    top_block: nn.Module | None, bottom_up: Backbone, strides: Mapping[str, int]
+) -> bool:
+    """Whether the top block reads a feature of the bottom-up network, not a level of the pyramid.
+
+    Swin's features, too, are called p<k>: for any block but the max-pool a bottom-up feature goes
+    before the level of the same name, as in detectron2.
+    """
+    if top_block is None:
+        return False
+    features = list(bottom_up.output_shape())
+    levels = [_level(stride) for stride in strides.values()]
+    _check_features("top_block.in_feature", [top_block.in_feature], features + levels)
+    return top_block.in_feature in features and not isinstance(top_block, LastLevelMaxPool)
+
+
+def _top_block(cfg: CfgNode, bottom_up: Backbone, strides: Mapping[str, int]) -> nn.Module | None:
     """What extends the pyramid beyond its coarsest level, as MODEL.ENL_FPN.TOP_BLOCK names it."""
-    name = cfg.MODEL.ENL_FPN.TOP_BLOCK
+    name, source = cfg.MODEL.ENL_FPN.TOP_BLOCK, cfg.MODEL.ENL_FPN.TOP_BLOCK_IN_FEATURE
     if name == "LastLevelMaxPool":
+        if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+            levels = [_level(s) for stride in strides.values() for s in (stride, 2 * stride)]
+            key = "MODEL.ENL_FPN.TOP_BLOCK must be 'LastLevelP6P7' if MODEL.RETINANET.IN_FEATURES"
+            _check_features(key, cfg.MODEL.RETINANET.IN_FEATURES, levels)
         return LastLevelMaxPool()
     if name == "LastLevelP6P7":
-        coarsest = cfg.MODEL.FPN.IN_FEATURES[-1]
-        channels = bottom_up.output_shape()[coarsest].channels
-        return LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, in_feature=coarsest)
+        source, width = source or cfg.MODEL.FPN.IN_FEATURES[-1], cfg.MODEL.FPN.OUT_CHANNELS
+        shapes = bottom_up.output_shape()
+        channels = shapes[source].channels if source in shapes else width
+        return LastLevelP6P7(channels, width, in_feature=source)
     if name == "":
         return None
-    raise ConfigError(
-        f"{NODE}.TOP_BLOCK must be 'LastLevelMaxPool', 'LastLevelP6P7' or '', got {name!r}"
+    raise ValueError(
+        f"MODEL.ENL_FPN.TOP_BLOCK must be 'LastLevelMaxPool', 'LastLevelP6P7' or '', got {name!r}"
     )

@@ -2,58 +2,72 @@
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ResNet, build_resnet_backbone
 from torch import Tensor, nn
 
-from enl_detectron2.layers import NonLocalBlock
-from enl_detectron2.training.errors import ConfigError
+from enl_detectron2.layers import image_extent, map_extent
 
-from .build import block_options, build_relation_block
-from .padding import image_extent, map_extent
-
-NODE = "MODEL.NON_LOCAL_RESNET"
-
-
-@BACKBONE_REGISTRY.register()
-def build_non_local_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """detectron2's ResNet of ``cfg.MODEL.RESNETS`` with a block of ``cfg.MODEL.NON_LOCAL_RESNET``.
-
-    Raises:
-        ValueError: if the ResNet lacks the stage, or an option is wrong; names the key.
-    """
-    node = cfg.MODEL.NON_LOCAL_RESNET
-    return insert_non_local_block(
-        build_resnet_backbone(cfg, input_shape),
-        node.STAGE,
-        zero_init_residual=node.ZERO_INIT_RESIDUAL,
-        attend_to_padding=node.ATTEND_TO_PADDING,
-        **block_options(node, NonLocalBlock.__name__),
-    )
-
-
-class NonLocalStage(nn.Sequential):
-    """A ResNet's stage with a non-local block, which is told where each image ends."""
-
-    non_local_stride: int  # pixels to a cell of the non-local block's map
-
-    def forward(self, x: Tensor, image_sizes: Tensor) -> Tensor:
-        """
-        Args:
-            x: (B, C, H, W), the stage's input.
-            image_sizes: (B, 2), in pixels, without padding.
-        """
-        extent = map_extent(image_sizes, self.non_local_stride)
-        for block in self:
-            # Not isinstance, which TorchScript can't decide for modules.
-            x = block(x, extent) if hasattr(block, "theta") else block(x)
-        return x
+from .build import build_relation_block, options_of, require_node
 
 
 class NonLocalResNet(ResNet):
-    """A ResNet with stages that are a :class:`NonLocalStage`; made by insert_non_local_block."""
+    """detectron2's ResNet with a non-local block right before the last residual block of a stage.
+
+    The residual blocks keep their names, so a plain ResNet's checkpoint fits; the new block's
+    parameters are ``<stage>.non_local.*``. It is trained whatever ``freeze_at`` freezes.
+
+    The first five arguments are those of :class:`detectron2.modeling.ResNet`.
+
+    Args:
+        stage: "res2", … "res5", where the block stands.
+        block_options: keyword arguments of :class:`enl_detectron2.layers.NonLocalBlock`, beside its
+            channels.
+        zero_init_residual: whether the block starts as the identity.
+        attend_to_padding: whether it relates all positions of the padded batch, as in the papers.
+
+    Raises:
+        ValueError: if the ResNet has no such stage, or an option is wrong; names the argument.
+    """
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: Sequence[Sequence[nn.Module]],
+        num_classes: int | None = None,
+        out_features: Sequence[str] | None = None,
+        freeze_at: int = 0,
+        *,
+        stage: str = "res4",
+        block_options: Mapping[str, Any] | None = None,
+        zero_init_residual: bool = False,
+        attend_to_padding: bool = False,
+    ):
+        super().__init__(stem, stages, num_classes, out_features, freeze_at)
+        _check_stage(stage, self.stage_names, "stage")
+        self.attend_to_padding = attend_to_padding
+        self.non_local_stride = stem.stride  # of the map that the block sees, in pixels
+        for index, name in enumerate(self.stage_names):
+            children = list(self.stages[index].named_children())
+            if name != stage:
+                self._replace_stage(index, Stage(OrderedDict(children)))
+                continue
+            before = [b for s in self.stages[:index] for b in s] + [b for _, b in children[:-1]]
+            self.non_local_stride *= math.prod(block.stride for block in before)
+            channels = children[-1][1].in_channels
+            block = build_relation_block(
+                "NonLocalBlock", channels, block_options, zero_init=zero_init_residual
+            )
+            children.insert(-1, ("non_local", block))
+            self._replace_stage(index, NonLocalStage(OrderedDict(children)))
+
+    def _replace_stage(self, index: int, stage: nn.Module) -> None:
+        setattr(self, self.stage_names[index], stage)
+        self.stages[index] = stage
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
@@ -63,13 +77,15 @@ class NonLocalResNet(ResNet):
         Returns:
             As detectron2's ``ResNet``, the features by name.
         """
-        image_sizes = image_extent(x)
+        extent: Tensor | None = None  # of the map that the non-local block sees
+        if not self.attend_to_padding:
+            extent = map_extent(image_extent(x), self.non_local_stride)
         outputs = {}
         x = self.stem(x)
         if "stem" in self._out_features:
             outputs["stem"] = x
         for name, stage in zip(self.stage_names, self.stages):
-            x = stage(x, image_sizes) if hasattr(stage, "non_local_stride") else stage(x)
+            x = stage(x, extent)
             if name in self._out_features:
                 outputs[name] = x
         if self.num_classes is not None:
@@ -79,64 +95,60 @@ class NonLocalResNet(ResNet):
         return outputs
 
 
-def insert_non_local_block(
-    resnet: ResNet,
-    stage: str = "res4",
-    *,
-    zero_init_residual: bool = False,
-    attend_to_padding: bool = False,
-    **options,
-) -> ResNet:
-    """Puts a non-local block right before the last residual block of a stage.
+class Stage(nn.Sequential):
+    """A stage without a non-local block, called as one with."""
 
-    The residual blocks keep their names, so a checkpoint of the plain ResNet fits; the new block's
-    parameters are ``<stage>.non_local.*``.
+    def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) in, (B, C', H', W') out; ``extent`` isn't read."""
+        for block in self:
+            x = block(x)
+        return x
 
-    Args:
-        resnet: changed in place.
-        stage: "res2", … "res5".
-        zero_init_residual: whether the block starts as the identity.
-        attend_to_padding: whether the block relates all positions of the padded batch, as in the
-            papers. If not, the ResNet is a :class:`NonLocalResNet` from now on.
-        options: of :class:`enl_detectron2.layers.NonLocalBlock`, beside its channels.
 
-    Returns:
-        ``resnet``.
+class NonLocalStage(nn.Sequential):
+    """A stage with a ``non_local`` block before its last residual block."""
+
+    def __init__(self, blocks: OrderedDict[str, nn.Module]):
+        super().__init__(blocks)
+        self.non_local_index = len(blocks) - 2
+
+    def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
+        """
+        Args:
+            x: (B, C, H, W), the stage's input.
+            extent: (B, 2), see :class:`enl_detectron2.layers.RelationBlock`.
+        """
+        for index, block in enumerate(self):
+            x = self.non_local(x, extent) if index == self.non_local_index else block(x)
+        return x
+
+
+@BACKBONE_REGISTRY.register()
+def build_non_local_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NonLocalResNet:
+    """The ResNet of ``cfg.MODEL.RESNETS`` with the block of ``cfg.MODEL.NON_LOCAL_RESNET``.
 
     Raises:
-        ValueError: if the ResNet has no such stage, or an option is wrong; names the key.
+        ValueError: if the ResNet lacks the stage, or an option is wrong; names the key.
     """
-    if stage not in resnet.stage_names:
-        raise ConfigError(
-            f"{NODE}.STAGE must be one of {', '.join(resnet.stage_names)}, the stages that this "
-            f"ResNet has, got {stage!r}"
-        )
-    known = (ResNet.forward, NonLocalResNet.forward)
-    if not attend_to_padding and type(resnet).forward not in known:
-        raise ValueError(
-            f"{type(resnet).__name__} has a forward method of its own, which doesn't tell the "
-            "non-local block where images end; attend_to_padding must be True for it"
-        )
-    *blocks, last = getattr(resnet, stage).named_children()
-    channels = last[1].in_channels
-    non_local = build_relation_block(
-        NonLocalBlock.__name__,
-        channels,
-        options,
-        zero_init_residual=zero_init_residual,
-        node=NODE,
+    node, key = require_node(cfg, "NON_LOCAL_RESNET"), "MODEL.NON_LOCAL_RESNET."
+    resnet = build_resnet_backbone(cfg, input_shape)  # frozen where the configuration says so
+    _check_stage(node.STAGE, resnet.stage_names, key + "STAGE")
+    options = options_of(node.BLOCK_OPTIONS)
+    build_relation_block("NonLocalBlock", 2, options, words=("", key + "BLOCK_OPTIONS"))
+    return NonLocalResNet(
+        resnet.stem,
+        [list(stage) for stage in resnet.stages],
+        out_features=cfg.MODEL.RESNETS.OUT_FEATURES,
+        stage=node.STAGE,
+        block_options=options,
+        zero_init_residual=node.ZERO_INIT_RESIDUAL,
+        attend_to_padding=node.ATTEND_TO_PADDING,
     )
-    container = nn.Sequential if attend_to_padding else NonLocalStage
-    setattr(resnet, stage, container(OrderedDict([*blocks, ("non_local", non_local), last])))
-    resnet.stages[resnet.stage_names.index(stage)] = getattr(resnet, stage)
-    if not attend_to_padding:
-        resnet.__class__ = NonLocalResNet
-        getattr(resnet, stage).non_local_stride = _stride_before_last(resnet, stage)
-    return resnet
 
 
-def _stride_before_last(resnet: ResNet, stage: str) -> int:
-    """Of the map that the last residual block of a stage is given."""
-    blocks = [block for name in resnet.stage_names for block in getattr(resnet, name)]
-    before = blocks[: blocks.index(getattr(resnet, stage).non_local)]
-    return resnet.stem.stride * math.prod(getattr(block, "stride", 1) for block in before)
+def _check_stage(stage: str, stages: Sequence[str], key: str) -> None:
+    if stage not in stages:
+        raise ValueError(
+            f"{key} must be one of {', '.join(stages)}, the stages that this ResNet has, "
+            f"got {stage!r}"
+        )

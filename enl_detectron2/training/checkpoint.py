@@ -10,7 +10,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from enl_detectron2.modeling import relation_block_names
+from enl_detectron2.modeling import relation_blocks
 
 from .checkpoint_files import read_checkpoint, whole_file
 from .errors import CheckpointNotSaved, ConfigError, MissingFile, NonFinite
@@ -133,7 +133,7 @@ class ENLCheckpointer(DetectionCheckpointer):
             key: f"{key}: {there} in the checkpoint, {here} in the model"
             for key, there, here in incompatible.incorrect_shapes
         }
-        blocks = tuple(f"{name}." for name in relation_block_names(self.model))
+        blocks = tuple(f"{name}." for name in relation_blocks(self.model))
         # A count, which only a batch norm without momentum reads; old checkpoints don't have it.
         missing = [k for k in incompatible.missing_keys if not k.endswith(".num_batches_tracked")]
         missing = [key for key in missing if key not in shapes]

@@ -2,5 +2,5 @@
 
 from .nl_rcnn_R50 import dataloader, lr_multiplier, model, optimizer, train
 
-model.backbone.block_options.position = "cos_add"
+model.backbone.block_options = {"position": "cos_add"}
 train.output_dir = "./output/ablations_600px/nl_cos_add_rcnn_R50"

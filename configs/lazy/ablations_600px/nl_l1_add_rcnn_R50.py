@@ -2,5 +2,5 @@
 
 from .nl_rcnn_R50 import dataloader, lr_multiplier, model, optimizer, train
 
-model.backbone.block_options.position = "l1_add"
+model.backbone.block_options = {"position": "l1_add"}
 train.output_dir = "./output/ablations_600px/nl_l1_add_rcnn_R50"

@@ -2,5 +2,5 @@
 
 from .nl_rcnn_R50 import dataloader, lr_multiplier, model, optimizer, train
 
-model.backbone.block_options.affinity_norm = "mean"
+model.backbone.block_options = {"affinity_norm": "mean"}
 train.output_dir = "./output/ablations_600px/nl_mean_rcnn_R50"
