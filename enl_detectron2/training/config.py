@@ -122,3 +122,6 @@ def add_training_config(cfg: CN) -> None:
     # What to do with a training image that can't be used: "stop" the run, or "replace" it by
     # another one with a warning. Both name the file.
     cfg.DATALOADER.ON_BAD_IMAGE = "stop"
+
+    # What to do with images of more than 8 bits a channel: "refuse" them, or "rescale" each to 8.
+    cfg.DATALOADER.DEEP_IMAGES = "refuse"

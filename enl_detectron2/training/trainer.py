@@ -40,8 +40,7 @@ from torch.multiprocessing import ProcessExitedException
 from .checkpoint import ENLCheckpointer
 from .checks import check_lazy, check_lazy_overrides, check_yaml, check_yaml_model
 from .config import load_config
-from .data import register_coco_format
-from .data.check import require_masks, require_sound, require_trainable
+from .data import check_data_sets, register_coco_format
 from .data.loader import CheckedMapper, TrainLoader
 from .errors import ConfigError, UserError
 from .hooks import RepeatableSteps, StopAtNonFiniteLoss
@@ -204,22 +203,17 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def _check_data_sets(cfg: CfgNode, eval_only: bool) -> None:
-    train, test = cfg.DATASETS.TRAIN, cfg.DATASETS.TEST
-    used = {*test} if eval_only else {*train, *test}
     classes_of = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}
-    for name in sorted(used.intersection(name for name, _, _ in cfg.DATASETS.COCO_FORMAT)):
-        metadata = MetadataCatalog.get(name)
-        coco = require_sound(name, metadata.json_file, metadata.image_root)
-        head = classes_of.get(cfg.MODEL.META_ARCHITECTURE)
-        if name in train and head and len(coco.categories) > cfg.MODEL[head].NUM_CLASSES:
-            raise ConfigError(
-                f"MODEL.{head}.NUM_CLASSES must be at least {len(coco.categories)}, the number of "
-                f"categories of {name!r}, got {cfg.MODEL[head].NUM_CLASSES}"
-            )
-        if cfg.MODEL.MASK_ON:
-            require_masks(name, coco)
-        if name in train and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not eval_only:
-            require_trainable(name, coco)
+    head = classes_of.get(cfg.MODEL.META_ARCHITECTURE)
+    check_data_sets(
+        () if eval_only else cfg.DATASETS.TRAIN,
+        cfg.DATASETS.TEST,
+        num_classes=cfg.MODEL[head].NUM_CLASSES if head else None,
+        num_classes_key=f"MODEL.{head}.NUM_CLASSES",
+        masks=cfg.MODEL.MASK_ON,
+        mask_format=cfg.INPUT.MASK_FORMAT,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+    )
 
 
 def _start(cfg: CfgNode | DictConfig, args: argparse.Namespace, output: str, seed: int) -> None:

@@ -1,5 +1,6 @@
 """COCO-format data sets that a configuration names, without code."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,16 @@ from detectron2.data.datasets import register_coco_instances
 
 from enl_detectron2.training.errors import ConfigError, MissingFile
 
+from .coco_file import file_for_detectron2, read_coco
+
+logger = logging.getLogger(__name__)
+
 
 def register_coco_format(entries: Sequence[Sequence[str]]) -> None:
     """Registers the sets of ``cfg.DATASETS.COCO_FORMAT`` for training and testing.
+
+    detectron2 loads and evaluates them by its own functions. Where it would read something else
+    than is meant, see :mod:`.coco_file`, it is given a copy of the annotation file.
 
     Args:
         entries: ``[name, annotation file, image folder]`` each. A relative path is looked up in
@@ -31,15 +39,37 @@ def register_coco_format(entries: Sequence[Sequence[str]]) -> None:
         json_file = str(_find(name, "annotation file", json_file, Path.is_file))
         image_root = str(_find(name, "image folder", image_root, Path.is_dir))
         if name not in DatasetCatalog.list():
-            register_coco_instances(name, {}, json_file, image_root)
+            readable = _readable(name, json_file)
+            metadata = {"coco_format": (json_file, image_root)}
+            register_coco_instances(name, metadata, readable, image_root)
             continue
         metadata = MetadataCatalog.get(name)
-        known = (metadata.get("json_file"), metadata.get("image_root"))
+        known = coco_format_of(name) or (metadata.get("json_file"), metadata.get("image_root"))
         if known != (json_file, image_root):
             raise ConfigError(
                 f"DATASETS.COCO_FORMAT: {name!r} stands for {known[0] or 'a built-in set'} already;"
                 f" give {json_file} another name"
             )
+
+
+def coco_format_of(name: str) -> tuple[str, str] | None:
+    """The annotation file and the image folder of a set of ``DATASETS.COCO_FORMAT``, or None.
+
+    The metadata's ``json_file`` may be a copy that was made for detectron2.
+    """
+    return MetadataCatalog.get(name).get("coco_format")
+
+
+def _readable(name: str, json_file: str) -> str:
+    try:
+        copy = str(file_for_detectron2(read_coco(json_file)))
+    except ValueError:
+        return json_file  # what is wrong with it is said if the set is used
+    if copy != json_file:
+        logger.info(
+            "%r: detectron2 is given a copy of %s, which it would read otherwise", name, json_file
+        )
+    return copy
 
 
 def _find(name: str, kind: str, path: str, exists) -> Path:
