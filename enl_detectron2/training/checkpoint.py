@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from enl_detectron2.modeling import relation_blocks
 
-from .checkpoint_files import plain_names, read_checkpoint, rename, whole_file
+from .checkpoint_files import plain_names, read_checkpoint, rename
 from .errors import CheckpointNotSaved, ConfigError, MissingFile, NonFinite, UnsafeCheckpoint
+from .files import whole_file
 
 # A file under this name is what a killed process was writing; the next save writes over it.
 UNFINISHED = "checkpoint.unfinished"

@@ -4,18 +4,17 @@ A ``.pkl`` or ``.pth`` file is a pickle, which can run any code when it is loade
 tensors, arrays and plain containers is.
 """
 
-import contextlib
 import io
-import os
 import tarfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from .errors import UnsafeCheckpoint
+from .files import whole_file
 from .pickles import (
     check_stream,
     full_name,
@@ -148,30 +147,6 @@ def convert_checkpoint(source: str | Path, target: str | Path) -> None:
             torch.save({"model": model, **origin}, file)
         else:
             file.write(_safetensors().save(model, {k: str(v) for k, v in origin.items()}))
-
-
-@contextlib.contextmanager
-def whole_file(path: Path, unfinished_name: str) -> Iterator[BinaryIO]:
-    """A file to write that has another name until all of it is on the disk.
-
-    Whatever goes wrong meanwhile, what ``path`` was before stays as it is.
-
-    Args:
-        path: the file's name in the end.
-        unfinished_name: until then, in the same folder; what a killed process leaves there is
-            written over.
-    """
-    unfinished = path.with_name(unfinished_name)
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        raise
 
 
 def _named(content: Any) -> Any:

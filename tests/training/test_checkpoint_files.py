@@ -30,7 +30,8 @@ from enl_detectron2.training.errors import (
     NonFinite,
     UnsafeCheckpoint,
 )
-from enl_detectron2.training.trainer import Trainer, run
+from enl_detectron2.training.launch import run
+from enl_detectron2.training.trainer import Trainer
 
 TOOL = Path(__file__).parents[2] / "tools/convert_checkpoint.py"
 

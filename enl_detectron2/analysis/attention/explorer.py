@@ -1,14 +1,15 @@
 """The attention explorer: one HTML file an image, in which any pixel can be asked what it looks at.
 
-A page holds the image, its detections, and θ and φ̂ of each relation block; it computes the rows of
-F̃ itself, as :mod:`enl_detectron2.analysis.attention.maps` does, and needs no server and no network.
-θ and φ̂ are stored as 16-bit integers with one scale a channel.
+A page holds the image, its detections, and θ̂, φ̂, L_h and L_w of each relation block; it computes
+the rows of F̃ itself, as :mod:`enl_detectron2.analysis.attention.maps` does, and needs no server and
+no network. The four are stored as 16-bit integers with one scale a channel, or a row of L_h or L_w.
 """
 
 import base64
 import html
 import json
 import logging
+import os
 import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -18,16 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import matplotlib
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from torch import Tensor
 
 from enl_detectron2.analysis.detections.prediction import instances_above
-from enl_detectron2.analysis.detector import Detector
-from enl_detectron2.layers import CosPosition
+from enl_detectron2.analysis.detector import Detector, naming
+from enl_detectron2.training.errors import BadImage
+from enl_detectron2.training.files import write_whole
 
-from .figures import COLOUR_MAP
+from .colours import ABOVE_ZERO, BELOW_ZERO
 from .maps import Attention, capture_attention
 
 logger = logging.getLogger(__name__)
@@ -58,13 +58,13 @@ def write_explorer(
 
     Args:
         detector: a model with relation blocks.
-        image_files: a file that can't be read is logged and left out.
+        image_files: a file that can't be read or used is logged and left out.
         folder: made if it isn't there; pages of the same names in it are replaced.
         score_threshold: detections below are left out.
         caption: what to say about the model.
 
     Returns:
-        the image files that could not be read.
+        the image files that could not be read or used.
 
     Raises:
         ValueError: if the model has no block whose attention could be shown, or no detections.
@@ -75,12 +75,13 @@ def write_explorer(
     for image_file in image_files:
         try:
             record = detector.read(image_file)
-        except ValueError as error:
+            image = detector.read_image(image_file, "RGB")
+            with naming(image_file):
+                output, attention = capture_attention(detector.model, record)
+        except BadImage as error:
             logger.error("left out: %s", error)
             unreadable.append(image_file)
             continue
-        image = read_image(image_file, format="RGB")
-        output, attention = capture_attention(detector.model, record)
         found = instances_above(score_threshold, output)
         detections = [
             Detection(detector.class_name(label), score, tuple(box))
@@ -95,11 +96,11 @@ def write_explorer(
             image, attention, detections, title, caption, in_gallery=len(image_files) > 1
         )
         page_file = _new_name(Path(image_file).stem, pages)
-        (folder / page_file).write_text(page, encoding="utf-8")
+        write_whole(folder / page_file, page)
         pages[page_file] = (title, thumbnail(image), len(detections))
         logger.info("%s, %.1f MB", folder / page_file, len(page) / 1e6)
     if len(image_files) > 1:
-        (folder / "index.html").write_text(gallery_page(pages, caption), encoding="utf-8")
+        write_whole(folder / "index.html", gallery_page(pages, caption))
         logger.info("%s", folder / "index.html")
     return unreadable
 
@@ -128,7 +129,6 @@ def explorer_page(
     scale = min(1.0, input_height / height)
     if scale < 1:
         image = cv2.resize(image, (input_width, input_height), interpolation=cv2.INTER_AREA)
-    colours = matplotlib.colormaps[COLOUR_MAP](np.arange(256), bytes=True)[:, :3]
     data = {
         "title": title,
         "caption": caption,
@@ -136,7 +136,8 @@ def explorer_page(
         "image": _jpeg(image),
         "width": image.shape[1],
         "height": image.shape[0],
-        "colours": _base64(colours),
+        "above": ABOVE_ZERO,
+        "below": BELOW_ZERO,
         "detections": [
             {
                 "label": detection.label,
@@ -160,7 +161,7 @@ def explorer_page(
 def gallery_page(pages: Mapping[str, tuple[str, str, int]], caption: str = "") -> str:
     """The HTML that links pages by file name: title, thumbnail, number of detections of each."""
     entries = [
-        f'<a href="{urllib.parse.quote(page_file)}"><img src="{picture}" alt="">'
+        f'<a href="{urllib.parse.quote(os.fsencode(page_file))}"><img src="{picture}" alt="">'
         f"<span>{html.escape(title)}"
         f"<small>{count} detection{'' if count == 1 else 's'}</small></span></a>"
         for page_file, (title, picture, count) in pages.items()
@@ -183,15 +184,6 @@ def thumbnail(image: np.ndarray) -> str:
 
 def _level(name: str, block: Attention) -> dict[str, Any]:
     height, width = block.map_size
-    position = None
-    if isinstance(block.position, CosPosition):
-        position = {"kind": "cos", "frequencies": block.position.num_frequencies}
-    elif block.position is not None:
-        position = {
-            "kind": "l1",
-            "scale": block.position.scale,
-            "normalised": not block.multiply,
-        }
     return {
         "name": name,
         "label": f"stride {block.stride}" + (" bottom-up" if "bottom_up" in name else ""),
@@ -203,17 +195,18 @@ def _level(name: str, block: Attention) -> dict[str, Any]:
         "channels": block.theta.shape[0],
         "softmax": block.softmax,
         "multiply": block.multiply,
-        "position": position,
+        "signed": block.signed,
         "theta": _quantise(block.theta),
         "phi": _quantise(block.phi),
+        "position": None if block.kernels is None else [_quantise(k) for k in block.kernels],
     }
 
 
 def _quantise(map_: Tensor) -> dict[str, Any]:
-    """(D, H, W) as D·H·W little-endian 16-bit integers, base64, and D scales: value = i · scale."""
+    """(D, …) as little-endian 16-bit integers, base64, and D scales: value = integer · scale."""
     channels = map_.cpu().numpy().astype(np.float64).reshape(len(map_), -1)
     scales = np.abs(channels).max(axis=1) / _LARGEST
-    scales[scales == 0] = 1.0  # of a channel that is zero everywhere
+    scales[scales == 0] = 1.0  # of what is zero everywhere
     values = np.rint(channels / scales[:, None]).astype("<i2")
     return {"values": _base64(values), "scales": scales.tolist()}
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 
@@ -9,19 +10,20 @@ matplotlib.use("Agg")  # drawn to a file, also where there is no screen
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
-from enl_detectron2.layers import CosPosition
+from enl_detectron2.analysis.drawing import plain_text, save_figure
+from enl_detectron2.layers import SeparablePosition
 
-from .maps import Attention, position_row
+from .colours import MARKER, colour_map
+from .maps import Attention, Row, has_signs, position_row
 
-COLOUR_MAP = "viridis"  # even steps of brightness, also for colour-blind readers
-SIGNED_COLOUR_MAP = "PuOr"  # likewise, white at zero
-MARKER_COLOUR = "#D55E00"  # vermilion of Okabe and Ito's palette, which is in neither map
-OVERLAY = 0.7  # of the map over the image
+OVERLAY = 0.9  # the largest value's opacity over the image
 
 
+@plain_text
 def draw_attention(
     image: np.ndarray,
     attention: Mapping[str, Attention],
@@ -63,43 +65,29 @@ def draw_attention(
         seen = block.visible_row(row, column)
         image_axes.imshow(plain, extent=(0, width, height, 0))
         image_axes.set_title(f"{name}, stride {block.stride}", fontsize=10)
-        if seen.position is None:
-            maps = {"F, appearance only": seen.total}
-        else:
-            sign = "⊙" if seen.multiplied else "+"
-            maps = {
-                "F, appearance": seen.appearance,
-                "L, position": seen.position,
-                f"F̃ = F {sign} L": seen.total,
-            }
-        if (share := seen.appearance_share) is not None:
-            maps = {
-                f"F, appearance ({share:.0%} of Σ|F| + Σ|L|)": seen.appearance,
-                f"L, position ({1 - share:.0%})": seen.position,
-                "F̃ = F + L": seen.total,
-            }
-        for axis, (title, map_) in zip(map_axes, maps.items()):
+        maps = dict(zip(_titles(seen), (seen.appearance, seen.position, seen.total)))
+        for axis, (title, map_), signed in zip(map_axes, maps.items(), block.signed.values()):
             axis.imshow(grey, extent=(0, width, height, 0))
-            drawn = _overlay(axis, map_, block, (height, width))
+            drawn = _overlay(axis, map_, signed, block, (height, width))
             axis.set_title(title, fontsize=10)
             figure.colorbar(drawn, ax=axis, shrink=0.85)
         for axis in map_axes[len(maps) :]:
             axis.remove()
         for axis in (image_axes, *map_axes[: len(maps)]):
-            axis.plot(x, y, "o", color=MARKER_COLOUR, markeredgecolor="white", markersize=8)
+            axis.plot(x, y, "o", color=MARKER, markeredgecolor="white", markersize=8)
             axis.set(xlim=(0, width), ylim=(height, 0))
             axis.set_axis_off()
-    figure.savefig(figure_file, dpi=90)
+    save_figure(figure, figure_file, dpi=90)
     plt.close(figure)
 
 
 def draw_position_filters(
-    position: CosPosition,
+    position: SeparablePosition,
     map_sizes: Sequence[tuple[int, int]],
     points: Sequence[tuple[float, float]],
     figure_file: str | os.PathLike,
 ) -> None:
-    """Draws rows of L = Ê Êᵀ: the filter at each of some points, on maps of some sizes.
+    """Draws rows of an added L: the filter at each of some points, on maps of some sizes.
 
     Args:
         position: the term.
@@ -120,20 +108,35 @@ def draw_position_filters(
         layout="constrained",
     )
     for (height, width), size_axes in zip(map_sizes, axes):
+        kernels = position.kernels(torch.empty(1, 1, height, width), normalized=True)
+        kernels = [kernel[0] for kernel in kernels]
+        signed = has_signs(kernels)
         for (x, y), axis in zip(points, size_axes):
             row, column = min(int(y * height), height - 1), min(int(x * width), width - 1)
-            filter_ = position_row(position, (height, width), (row, column))
-            limit = filter_.abs().max().item()
-            drawn = axis.imshow(filter_.numpy(), SIGNED_COLOUR_MAP, vmin=-limit, vmax=limit)
-            axis.plot(column, row, "+", color="white", markersize=8)
+            filter_ = position_row(kernels, (row, column))
+            drawn = axis.imshow(filter_.numpy(), **_colours(filter_, signed))
+            axis.plot(column, row, "+", color="black", markersize=8)
             axis.set_title(f"{height}×{width} cells, at row {row}, column {column}", fontsize=10)
             axis.set(xticks=[], yticks=[])
             figure.colorbar(drawn, ax=axis, shrink=0.85)
-    figure.savefig(figure_file, dpi=90)
+    save_figure(figure, figure_file, dpi=90)
     plt.close(figure)
 
 
-def _overlay(axis, map_: Tensor, block: Attention, size: tuple[int, int]):
+def _titles(seen: Row) -> list[str]:
+    """Of the panels of a row: appearance, and if there is a position term that and both."""
+    if seen.position is None:
+        return ["F, appearance only"]
+    if (share := seen.appearance_share) is not None:
+        return [
+            f"F, appearance ({share:.0%} of Σ|F| + Σ|L|)",
+            f"L, position ({1 - share:.0%})",
+            "F̃ = F + L",
+        ]
+    return ["F, appearance", "L, position", "F̃ = F ⊙ L"]
+
+
+def _overlay(axis, map_: Tensor, signed: bool, block: Attention, size: tuple[int, int]):
     """The cells of a map where they lie on an image of ``size``; the last ones may stick out."""
     rows, columns = map_.shape
     bottom, right = (
@@ -142,8 +145,17 @@ def _overlay(axis, map_: Tensor, block: Attention, size: tuple[int, int]):
     )
     return axis.imshow(
         map_.cpu().numpy(),
-        COLOUR_MAP,
+        **_colours(map_, signed, OVERLAY),
         extent=(0, right, bottom, 0),
-        alpha=OVERLAY,
         interpolation="nearest",
     )
+
+
+def _colours(map_: Tensor, signed: bool, opacity: float = 1.0) -> dict[str, Any]:
+    """A map's colours and scale, for ``imshow``: zero is transparent."""
+    limit = map_.abs().max().item() or 1.0
+    return {
+        "cmap": colour_map(signed, opacity),
+        "vmin": -limit if signed else 0.0,
+        "vmax": limit,
+    }

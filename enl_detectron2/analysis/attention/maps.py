@@ -1,18 +1,20 @@
 """What a position of a feature map looks at: one row of a relation block's F̃, in O(N).
 
 A block sums over all N positions of its map, ``y_i = Σ_j F̃[i, j] g_j``. Row i of F̃, laid out as
-the map, says where the answer of position i comes from, and it takes no N×N matrix: θ of position
-i times φ̂ of all positions, and one row of the position term, which is an outer product.
+the map, says where the answer of position i comes from, and it takes no N×N matrix: θ̂ of
+position i times φ̂ of all positions, and one row of the position term, which is an outer product.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from enl_detectron2.layers import CosPosition, ENLBlock, L1Position, NonLocalBlock
+from enl_detectron2.layers.relation_block import ProjectedBlock
+from enl_detectron2.modeling import relation_blocks
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,30 @@ class Row:
 
 @dataclass(frozen=True)
 class Attention:
-    """A block's θ, φ̂ and g of one image, and how F̃ follows from them.
+    """A block's θ̂ and φ̂ of one image and its position term, and how F̃ follows from them.
 
-    ``F[i, j] = θ_iᵀ φ̂_j``, or its softmax over j if ``softmax``.
+    ``F[i, j] = θ̂_iᵀ φ̂_j``, or its softmax over j if ``softmax``; ``F̃ = F + L``, or F ⊙ L if
+    ``multiply``, where ``L = L_h ⊗ L_w``.
     """
 
-    theta: Tensor  # (D, H, W), as it enters F: after tanh, if the block has it
-    phi: Tensor  # (D, H, W), likewise: φ̂ of ENLBlock, φ/N of a mean, φ itself before a softmax
-    g: Tensor  # (D, H, W)
+    theta: Tensor  # (D, H, W), as it enters F
+    phi: Tensor  # (D, H, W), likewise
+    kernels: tuple[Tensor, Tensor] | None  # L_h (H, H) and L_w (W, W); None without a term
     softmax: bool
-    position: CosPosition | L1Position | None
-    multiply: bool  # F ⊙ L instead of F + L
+    multiply: bool
     stride: int  # pixels of the network's input to a cell of the map
     image_size: tuple[int, int]  # (height, width) of the network's input, without its padding
+
+    @property
+    def signed(self) -> dict[str, bool]:
+        """Whether a row's "appearance", "position" and "total" may go below zero, in any row."""
+        appearance = not self.softmax
+        position = self.kernels is not None and has_signs(self.kernels)
+        return {
+            "appearance": appearance,
+            "position": position,
+            "total": appearance or position,
+        }
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -87,11 +100,9 @@ class Attention:
         appearance = torch.einsum("d,dhw->hw", self.theta[:, row, column], self.phi)
         if self.softmax:
             appearance = appearance.flatten().softmax(dim=0).view_as(appearance)
-        if self.position is None:
+        if self.kernels is None:
             return Row(appearance, None, appearance, multiplied=False)
-        position = position_row(
-            self.position, self.map_size, (row, column), for_product=self.multiply, like=appearance
-        )
+        position = position_row(self.kernels, (row, column))
         total = appearance * position if self.multiply else appearance + position
         return Row(appearance, position, total, multiplied=self.multiply)
 
@@ -106,66 +117,43 @@ class Attention:
         return Row(*maps, multiplied=whole.multiplied)
 
 
-def position_row(
-    position: CosPosition | L1Position,
-    map_size: tuple[int, int],
-    cell: tuple[int, int],
-    *,
-    for_product: bool = False,
-    like: Tensor | None = None,
-) -> Tensor:
-    """One row of L, the filter that a position term is at one cell.
+def has_signs(kernels: Sequence[Tensor]) -> bool:
+    """Whether ``L = L_h ⊗ L_w`` of L_h (H, H) and L_w (W, W) goes below zero anywhere."""
+    return any(bool((kernel < 0).any()) for kernel in kernels)
+
+
+def position_row(kernels: Sequence[Tensor], cell: tuple[int, int]) -> Tensor:
+    """One row of ``L = L_h ⊗ L_w``, the filter that a position term is at one cell.
 
     Args:
-        position: a block's term.
-        map_size: (H, W).
+        kernels: L_h (H, H) and L_w (W, W).
         cell: (row, column).
-        for_product: the l1 term has rows of sum 1 if it is added, and is raw if it multiplies.
-        like: the result has its dtype and device.
 
     Returns:
         (H, W).
     """
-    like = torch.empty(0) if like is None else like
-    factors = []
-    for length, index in zip(map_size, cell):
-        if isinstance(position, CosPosition):
-            basis = position.basis(length, like)
-            factors.append(basis @ basis[index])
-        else:
-            kernel = position.kernel(length, like)[index]
-            factors.append(kernel if for_product else kernel / kernel.sum())
-    return torch.outer(*factors)
+    return torch.outer(*(kernel[index] for kernel, index in zip(kernels, cell)))
 
 
+@torch.no_grad()
 def block_attention(
-    block: ENLBlock | NonLocalBlock, x: Tensor, stride: int, image_size: tuple[int, int]
+    block: ProjectedBlock, x: Tensor, stride: int, image_size: tuple[int, int]
 ) -> Attention:
     """The attention of a block for its input.
 
     Args:
-        block: of either kind, with any options.
+        block: any that relates positions by θ and φ.
         x: (1, C, H, W), what the block is given.
         stride, image_size: see :class:`Attention`.
     """
-    with torch.no_grad():
-        theta, phi, g = (projection(x)[0] for projection in (block.theta, block.phi, block.g))
+    theta = block.theta_hat(x)[0]
     dtype = torch.promote_types(theta.dtype, torch.float32)  # softmax and sums need it
-    theta, phi, g = theta.to(dtype), phi.to(dtype), g.to(dtype)
-    positions = phi.shape[1] * phi.shape[2]
-    softmax = multiply = False
-    if isinstance(block, ENLBlock):
-        if block.theta_norm == "tanh":
-            theta = theta.tanh()
-        if block.phi_norm == "softmax":
-            phi = phi.flatten(1).softmax(dim=1).view_as(phi)
-        elif block.phi_norm == "mean":
-            phi = phi / positions
-    else:
-        softmax, multiply = block.affinity_norm == "softmax", block.multiply
-        if not softmax:
-            phi = phi / positions
-    return Attention(theta, phi, g, softmax, block.position, multiply, stride, image_size)
+    theta, phi = theta.to(dtype), block.phi_hat(x)[0].to(dtype).view_as(theta)
+    kernels = None
+    if block.position_term is not None:
+        kernel_h, kernel_w = block.position_term.kernels(x, normalized=not block.multiply)
+        kernels = kernel_h[0].to(dtype), kernel_w[0].to(dtype)
+    return Attention(theta, phi, kernels, block.softmax_rows, block.multiply, stride, image_size)
 
 
 def capture_attention(model: nn.Module, record: dict[str, Any]) -> tuple[Any, dict[str, Attention]]:
@@ -176,20 +164,20 @@ def capture_attention(model: nn.Module, record: dict[str, Any]) -> tuple[Any, di
         record: what the model takes for one image: "image" (3, height, width), and whatever else.
 
     Returns:
-        The model's output for the image, and the attention of each ENLBlock and NonLocalBlock by
-        the block's name, in the order in which they run: top-down from coarse to fine.
+        The model's output for the image, and the attention of each block that relates positions
+        by the block's name, in the order in which they run: top-down from coarse to fine.
 
     Raises:
         ValueError: if the model has no such block.
     """
     blocks = {
         name: block
-        for name, block in model.named_modules()
-        if isinstance(block, (ENLBlock, NonLocalBlock))
+        for name, block in relation_blocks(model).items()
+        if isinstance(block, ProjectedBlock)
     }
     if not blocks:
         raise ValueError(
-            "the model has no ENLBlock and no NonLocalBlock, so there is no attention to show"
+            "the model has no block that relates positions, so there is no attention to show"
         )
     padded_size: list[int] = []
     inputs: dict[str, tuple[Tensor, Tensor | None]] = {}

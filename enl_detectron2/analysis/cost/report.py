@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from tabulate import tabulate
 from torch import nn
 
-from enl_detectron2.layers import CosPosition, ENLBlock, NonLocalBlock
+from enl_detectron2.layers import EmptyBlock, ENLBlock, NonLocalBlock
+from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.training.config import load_config
 
 from .measurement import TIMED_RUNS, Measurement, measure
-from .multiply_adds import PARTS, count_multiply_adds, relation_blocks
+from .multiply_adds import PARTS, count_multiply_adds
 from .random_model import build_random_model
 
 MEBIBYTE = 2**20
@@ -53,9 +54,6 @@ def analyze(
         opts: overrides, KEY VALUE … for a .yaml, key=value … for a .py.
         image_size: (height, width) of the image as the model is given it; the model pads it.
         measured: whether to run :func:`measure` too, which takes some seconds.
-
-    Raises:
-        UncountableOp: if the model has an operation that can't be counted.
     """
     model = build_random_model(load_config(config_file, opts), "cpu")
     return Cost(
@@ -102,18 +100,33 @@ def papers_cost(model: nn.Module) -> PapersCost | None:
     no other backbone, head, freezing or number of classes shares, and the relation blocks.
     """
     blocks = frozenset(
-        (name, _papers_block(block)) for name, block in relation_blocks(model).items()
+        (name, _papers_block(block))
+        for name, block in relation_blocks(model).items()
+        if not isinstance(block, EmptyBlock)
     )
     return _PAPERS_TABLE.get((count_parameters(model, trainable=True), blocks))
 
 
+# What the BMVC paper's systems set, of the options that change what is computed.
+_PAPERS_BLOCKS = {
+    "NL": (NonLocalBlock, {"affinity_norm": "softmax", "position": "none"}),
+    "ENL": (
+        ENLBlock,
+        {
+            "phi_norm": "softmax",
+            "theta_norm": "none",
+            "position": "cos_add",
+            "num_frequencies": 9,
+        },
+    ),
+}
+
+
 def _papers_block(block: nn.Module) -> str:
     """What the BMVC paper calls a block with its systems' options, "ENL" or "NL"; else ""."""
-    if type(block) is NonLocalBlock:
-        return "NL" if block.affinity_norm == "softmax" and block.position is None else ""
-    if type(block) is ENLBlock and isinstance(block.position, CosPosition):
-        options = (block.phi_norm, block.theta_norm, block.position.num_frequencies)
-        return "ENL" if options == ("softmax", "none", 9) else ""
+    for name, (kind, options) in _PAPERS_BLOCKS.items():
+        if type(block) is kind and options.items() <= block.options().items():
+            return name
     return ""
 
 
@@ -126,7 +139,8 @@ def format_costs(costs: Sequence[Cost]) -> str:
     rows = [_own_columns(cost, costs[0]) for cost in costs]
     notes = [
         f"One image of {height}×{width} pixels; M = 10⁶, G = 10⁹ multiply-adds. The heads of an "
-        "R-CNN run on as many regions as the configuration allows.",
+        "R-CNN run on as many regions as the configuration allows. Counted by fvcore; a "
+        "warning names what it has no rule for.",
     ]
     measurements = [cost.measurement for cost in costs if cost.measurement]
     if measurements:

@@ -22,9 +22,13 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 
 def attention(position=None, *, softmax=False, multiply=False):
     torch.manual_seed(0)
-    theta, phi, g = torch.randn(3, 16, 8, 12)
+    theta, phi = torch.randn(2, 16, 8, 12)
     phi = (3 * phi).flatten(1).softmax(dim=1).view_as(phi)  # far from even, as trained ones are
-    return Attention(theta, phi, g, softmax, position, multiply, 8, (60, 90))
+    kernels = None
+    if position is not None:
+        kernels = position.kernels(theta[None], normalized=not multiply)
+        kernels = [kernel[0].float() for kernel in kernels]
+    return Attention(theta, phi, kernels, softmax, multiply, 8, (60, 90))
 
 
 def data_of(page):
@@ -57,21 +61,24 @@ def test_a_channel_of_zeros_stays_zero():
 
 
 @pytest.mark.parametrize(
-    ("block", "expected"),
+    "block",
     [
-        (attention(), None),
-        (attention(CosPosition(7)), {"kind": "cos", "frequencies": 7}),
-        (attention(L1Position(20)), {"kind": "l1", "scale": 20.0, "normalised": True}),
-        (
-            attention(L1Position(20), softmax=True, multiply=True),
-            {"kind": "l1", "scale": 20.0, "normalised": False},
-        ),
+        attention(),
+        attention(CosPosition(7)),
+        attention(L1Position(20)),
+        attention(L1Position(20), softmax=True, multiply=True),
     ],
 )
-def test_the_page_knows_how_a_row_is_computed(block, expected):
+def test_the_page_holds_what_a_row_is_computed_from(block):
     (level,) = data_of(explorer_page(IMAGE, {"block": block}, [], "name"))["levels"]
-    assert level["position"] == expected
+    if block.kernels is None:
+        assert level["position"] is None
+    else:
+        for packed, kernel in zip(level["position"], block.kernels, strict=True):
+            error = np.abs(decoded(packed, len(kernel)) - kernel.numpy())
+            assert error.max() < kernel.max().item() / 60_000
     assert (level["softmax"], level["multiply"]) == (block.softmax, block.multiply)
+    assert level["signed"] == block.signed
     assert (level["height"], level["width"], level["visible"]) == (8, 12, [8, 12])
     assert level["cell"] == [8 / 60, 8 / 90]
 

@@ -1,21 +1,21 @@
-"""The attention explorer in a browser: what it draws is what analysis/attention.py computes."""
+"""The attention explorer in a browser: what it draws is what attention/maps.py computes."""
 
 import shutil
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
 from browser import NAMES, Page, find_chromium
 from equations import awake
+from matplotlib.colors import to_rgb
 
+from enl_detectron2.analysis.attention.colours import ABOVE_ZERO, BELOW_ZERO
 from enl_detectron2.analysis.attention.explorer import (
     Detection,
     explorer_page,
     gallery_page,
     thumbnail,
 )
-from enl_detectron2.analysis.attention.figures import COLOUR_MAP
 from enl_detectron2.analysis.attention.maps import block_attention
 from enl_detectron2.layers import ENLBlock, NonLocalBlock
 
@@ -28,7 +28,6 @@ BLOCKS = {
     "relation3": (ENLBlock, {}, 8),
 }
 DETECTIONS = [Detection("large", 0.9, (30, 10, 130, 80)), Detection("small", 0.8, (4, 60, 14, 72))]
-COLOURS = matplotlib.colormaps[COLOUR_MAP](np.arange(256), bytes=True)[:, :3]
 
 # The drawn map, row by row: red, green, blue, alpha.
 DRAWN = """(() => {
@@ -108,23 +107,26 @@ def choose(page, name, value):
     page.click(left + width / 2, top + height / 2)
 
 
-def assert_draws(page, expected):
+def assert_draws(page, expected, *, signed=True):
     """That the drawn colours and the values beside them are those of a map."""
     rows, columns, pixels = page.run(DRAWN)
     expected = expected.numpy()
     assert (rows, columns) == expected.shape
     pixels = np.array(pixels).reshape(-1, 4)
-    assert (pixels[:, 3] == 255).all()
     low, high = expected.min(), expected.max()
-    levels = (expected.flatten() - low) / (high - low) * 255
-    # Two neighbours of the map's 256 colours may be the same.
-    is_colour = (pixels[:, None, :3] == COLOURS).all(axis=2)
-    errors = np.where(is_colour, np.abs(np.arange(256) - levels[:, None]), np.inf)
-    assert errors.min(axis=1).max() < 0.75  # 0.5 is rounding
+    limit = max(-low, high)
+    values = expected.flatten() / limit
+    assert np.abs(pixels[:, 3] - 255 * np.abs(values)).max() < 0.75  # 0.5 is rounding
+    hues = np.where(values[:, None] < 0, to_rgb(BELOW_ZERO), to_rgb(ABOVE_ZERO))
+    opaque = pixels[:, 3] > 50  # a browser keeps the hue of others less exactly
+    assert np.abs(pixels[:, :3] - 255 * hues)[opaque].max() < 4
     for id_, value in (("value-min", low), ("value-max", high)):
         assert number(text(page, id_)) == pytest.approx(value, rel=0.006)  # three digits
     shown = page.run("[...document.querySelectorAll('#ticks span')].map(t => t.textContent)")
-    assert shown[:2] == [text(page, "value-min"), text(page, "value-max")]
+    ticks = [-limit, 0, limit] if signed else [0, limit / 2, limit]
+    assert [number(tick) for tick in shown] == pytest.approx(ticks, rel=0.006)
+    bar = page.run("document.getElementById('legend-bar').style.background")
+    assert bar.count("rgb") == 1 + signed
 
 
 def number(shown):
@@ -140,14 +142,14 @@ def test_draws_what_the_library_computes(page, attention, level):
         page.click(*on_image(page, x, y))
         seen = block.visible_row(*block.cell_at(x / 150, y / 90))
         choose(page, "part", "appearance")
-        assert_draws(page, seen.appearance)
-        if block.position is None:
+        assert_draws(page, seen.appearance, signed=block.signed["appearance"])
+        if block.kernels is None:
             assert page.run("document.querySelectorAll('[name=part]:disabled').length") == 2
             continue
         choose(page, "part", "position")
-        assert_draws(page, seen.position)
-        choose(page, "part", "both")
-        assert_draws(page, seen.total)
+        assert_draws(page, seen.position, signed=block.signed["position"])
+        choose(page, "part", "total")
+        assert_draws(page, seen.total, signed=block.signed["total"])
         if block.multiply:
             assert page.run("document.getElementById('share').hidden")
         else:

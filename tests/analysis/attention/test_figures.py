@@ -2,7 +2,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
+from enl_detectron2.analysis.attention.colours import ABOVE_ZERO, BELOW_ZERO, colour_map
 from enl_detectron2.analysis.attention.figures import draw_attention, draw_position_filters
 from enl_detectron2.analysis.attention.maps import Attention
 from enl_detectron2.layers import CosPosition, L1Position
@@ -24,7 +26,10 @@ def kept(monkeypatch):
 def attention(position, *, multiply=False, softmax=True):
     torch.manual_seed(0)
     # 48×64 pixels of input, padded to 64×64, for an image of 96×128.
-    return Attention(*torch.rand(3, 4, 8, 8), softmax, position, multiply, 8, (48, 64))
+    maps, kernels = torch.rand(2, 4, 8, 8), None
+    if position is not None:
+        kernels = [kernel[0] for kernel in position.kernels(maps, normalized=not multiply)]
+    return Attention(*maps, kernels, softmax, multiply, 8, (48, 64))
 
 
 def test_the_parts_lie_over_the_image_where_they_belong(kept, tmp_path):
@@ -40,6 +45,8 @@ def test_the_parts_lie_over_the_image_where_they_belong(kept, tmp_path):
         assert np.allclose(drawn.get_array(), expected)
         assert drawn.get_extent() == [0, 128, 96, 0]  # 6 rows and 8 columns cover it exactly
         assert drawn.colorbar is not None
+        limit = expected.abs().max().item()
+        assert drawn.get_clim() == pytest.approx((-limit if axis is not maps[0] else 0, limit))
     assert f"{seen.appearance_share:.0%}" in maps[0].get_title()
 
 
@@ -68,8 +75,26 @@ def test_filters_are_rows_of_the_position_term(kept, tmp_path):
     )
     arrays = [axis.images[0].get_array() for axis in kept()]
     matrices = [term.matrix(torch.empty(1, 1, *size)) for size in [(5, 8), (10, 16)]]
+    matrices = [matrix[0, 0] for matrix in matrices]
     expected = [matrices[0][20], matrices[0][7], matrices[1][88], matrices[1][15]]
     for array, row in zip(arrays, expected, strict=True):
         assert np.allclose(array.flatten(), row, atol=1e-6)
     with pytest.raises(ValueError, match="from 0 to 1"):
         draw_position_filters(term, [(5, 8)], [(3, 4)], tmp_path / "other.png")
+
+
+def test_zero_is_transparent_and_the_sign_is_a_hue():
+    signed, positive = colour_map(True, 0.8), colour_map(False)
+    for colours, at, opacity, hue in [
+        (signed, 0.0, 0.8, BELOW_ZERO),
+        (signed, 0.25, 0.4, BELOW_ZERO),
+        (signed, 0.5, 0.0, None),
+        (signed, 0.75, 0.4, ABOVE_ZERO),
+        (signed, 1.0, 0.8, ABOVE_ZERO),
+        (positive, 0.0, 0.0, None),
+        (positive, 0.5, 0.5, ABOVE_ZERO),
+        (positive, 1.0, 1.0, ABOVE_ZERO),
+    ]:
+        *drawn, alpha = colours(at)
+        assert alpha == pytest.approx(opacity, abs=0.005)
+        assert hue is None or drawn == pytest.approx(to_rgb(hue))

@@ -29,6 +29,17 @@ NON_LOCAL_OPTIONS = [
 ]
 
 
+def assert_rows_give_the_output(block, x, attention):
+    """That Σ_j F̃[i, j] g_j, passed through out and added to x, is what the block gives."""
+    with torch.no_grad():
+        g, z = block.g(x)[0], block(x)
+        for row, column in [(0, 0), (4, 7), (HEIGHT - 1, WIDTH - 1)]:
+            total = attention.row(row, column).total
+            y = torch.einsum("hw,dhw->d", total, g)[None, :, None, None]
+            expected = x[:, :, row, column] + block.out(y)[:, :, 0, 0]
+            assert torch.allclose(z[:, :, row, column], expected, rtol=1e-9, atol=1e-12)
+
+
 def attention_and_matrix(block_class, options):
     """A block's attention for a random map, and its F̃ by the papers' formula, N×N."""
     explicit_affinity = {
@@ -53,9 +64,25 @@ def test_each_row_is_that_of_the_explicit_matrix(block_class, options):
     for row, column in [(0, 0), (4, 7), (HEIGHT - 1, WIDTH - 1)]:
         total = attention.row(row, column).total
         assert torch.allclose(total.flatten(), matrix[row * WIDTH + column], rtol=1e-9, atol=1e-12)
-        # And it is what the block itself sums with.
-        y = block.relate(block.theta(x), block.phi(x), block.g(x))[0, :, row, column]
-        assert torch.allclose(torch.einsum("hw,dhw->d", total, attention.g), y, rtol=1e-9)
+    assert_rows_give_the_output(block, x, attention)
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        (ENLBlock(6), (True, True, True)),
+        (ENLBlock(6, position="l1_add"), (True, False, True)),
+        (ENLBlock(6, position="none"), (True, False, True)),
+        (NonLocalBlock(6), (False, False, False)),
+        (NonLocalBlock(6, position="l1_mul"), (False, False, False)),
+        (NonLocalBlock(6, position="cos_add"), (False, True, True)),
+        (NonLocalBlock(6, affinity_norm="mean"), (True, False, True)),
+    ],
+)
+def test_says_which_maps_may_go_below_zero(block, expected):
+    x = torch.randn(1, 6, HEIGHT, WIDTH)
+    signed = block_attention(equations.awake(block).float(), x, 8, (80, 96)).signed
+    assert tuple(signed[part] for part in ("appearance", "position", "total")) == expected
 
 
 @pytest.mark.parametrize("options", NON_LOCAL_OPTIONS[:5], ids=str)
@@ -77,19 +104,20 @@ def test_appearance_and_position_are_the_two_parts(options):
 
 def test_a_row_needs_no_square_matrix():
     side = 400  # an N×N matrix of float32 would be 102 GB
-    maps = torch.rand(3, 1, side, side)
-    attention = Attention(*maps, True, CosPosition(9), False, 8, (8 * side, 8 * side))
+    maps, kernels = torch.rand(2, 1, side, side), torch.rand(2, side, side)
+    attention = Attention(*maps, kernels, True, False, 8, (8 * side, 8 * side))
     assert attention.row(200, 300).total.shape == (side, side)
 
 
-def test_a_row_of_the_filter_is_as_long_as_the_map_has_frequencies():
-    filter_ = position_row(CosPosition(9), (4, 30), (1, 20), like=torch.empty(0).double())
+def test_a_row_of_the_filter_has_as_many_frequencies_as_the_map():
+    kernels = CosPosition(9).kernels(torch.empty(1, 1, 4, 30).double())
+    filter_ = position_row([kernel[0] for kernel in kernels], (1, 20))
     assert torch.allclose(filter_, equations.cos_matrix(4, 30, 9)[50].view(4, 30))
 
 
 def test_a_point_belongs_to_the_cell_that_covers_it():
-    maps = torch.rand(3, 2, 12, 16)
-    attention = Attention(*maps, False, None, False, 8, (70, 100))
+    maps = torch.rand(2, 2, 12, 16)
+    attention = Attention(*maps, None, False, False, 8, (70, 100))
     assert attention.visible_size == (9, 13)  # 72×104 pixels cover the image
     assert attention.cell_at(0, 0) == (0, 0)
     assert attention.cell_at(47.9 / 100, 0) == (0, 5)
@@ -102,7 +130,7 @@ def test_a_point_belongs_to_the_cell_that_covers_it():
 
 def test_captures_what_each_block_of_a_detector_is_given(slim_cfg):
     slim_cfg.MODEL.ENL_FPN.BOTTOM_UP = "build_non_local_resnet_backbone"
-    slim_cfg.MODEL.NON_LOCAL_RESNET.POSITION = "cos_add"
+    slim_cfg.MODEL.NON_LOCAL_RESNET.BLOCK_OPTIONS.position = "cos_add"
     model = build_model(slim_cfg).eval()
     modules = dict(model.named_modules())
     outputs = {}
@@ -124,10 +152,12 @@ def test_captures_what_each_block_of_a_detector_is_given(slim_cfg):
     # 70×100, padded to 96×128, of which the blocks see no more than the image.
     assert attention["backbone.fpn_relation3"].map_size == (9, 13)
     for name, block in attention.items():
-        x, z = (map_[0, :, 1, 2] for map_ in outputs[name])
-        y = torch.einsum("hw,dhw->d", block.row(1, 2).total, block.g)
-        expected = x + modules[name].out(y[None, :, None, None])[0, :, 0, 0]
-        assert torch.allclose(z, expected, rtol=1e-3, atol=1e-4), name
+        x, z = outputs[name]
+        height, width = block.map_size
+        g = modules[name].g(x)[0, :, :height, :width]
+        y = torch.einsum("hw,dhw->d", block.row(1, 2).total, g)
+        expected = x[0, :, 1, 2] + modules[name].out(y[None, :, None, None])[0, :, 0, 0]
+        assert torch.allclose(z[0, :, 1, 2], expected, rtol=1e-3, atol=1e-4), name
     assert not model.backbone._forward_pre_hooks  # nothing is left behind
 
 

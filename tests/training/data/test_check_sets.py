@@ -10,7 +10,7 @@ from tiny_training import arguments, read_losses, train, write_config, write_ima
 
 from enl_detectron2.training.data import check_data_sets, register_coco_format
 from enl_detectron2.training.errors import ConfigError
-from enl_detectron2.training.trainer import run
+from enl_detectron2.training.launch import run
 
 TRIANGLE = [[8, 8, 32, 8, 32, 32]]
 RUN_LENGTHS = {"size": [48, 64], "counts": [100, 500, 2472]}

@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 
-// --- The numbers: rows of F̃, as enl_detectron2/analysis/attention.py computes them -------------
+// --- The numbers: rows of F̃, as enl_detectron2/analysis/attention/maps.py does -----------------
 
 function bytes(base64) {
   const text = atob(base64);
@@ -12,11 +12,16 @@ function bytes(base64) {
   return result;
 }
 
-// A level's θ and φ̂ as 16-bit integers (channels × positions) and one scale a channel.
+// A level's θ̂ and φ̂ as 16-bit integers (channels × positions) and one scale a channel; L_h and
+// L_w likewise, with one scale a row.
 function unpack(level) {
   if (level.unpacked) return level.unpacked;
   const read = ({ values, scales }) => ({ values: new Int16Array(bytes(values).buffer), scales });
-  level.unpacked = { theta: read(level.theta), phi: read(level.phi) };
+  level.unpacked = {
+    theta: read(level.theta),
+    phi: read(level.phi),
+    kernels: level.position && level.position.map(read),
+  };
   level.theta = level.phi = null; // the text isn't needed any more
   return level.unpacked;
 }
@@ -40,29 +45,18 @@ function appearanceRow(level, index) {
   return row;
 }
 
-// Both position terms are products of one factor along each direction.
-function positionFactor(position, length, index) {
-  const factor = new Float64Array(length);
-  if (position.kind === "cos") {
-    const count = Math.min(position.frequencies, length);
-    const wave = (sample, k) => Math.cos((Math.PI * (sample + 0.5) * k) / length);
-    for (let k = 0; k < count; k++) {
-      const weight = ((k === 0 ? 1 : 2) / length) * wave(index, k);
-      for (let j = 0; j < length; j++) factor[j] += weight * wave(j, k);
-    }
-  } else {
-    let total = 0;
-    for (let j = 0; j < length; j++) {
-      total += factor[j] = Math.exp(-Math.abs(j - index) / position.scale);
-    }
-    if (position.normalised) for (let j = 0; j < length; j++) factor[j] /= total;
-  }
-  return factor;
-}
-
+// A row of L is the outer product of a row of L_h and one of L_w.
 function positionRow(level, row, column) {
-  const vertical = positionFactor(level.position, level.height, row);
-  const horizontal = positionFactor(level.position, level.width, column);
+  const factor = ({ values, scales }, index) => {
+    const length = scales.length;
+    return Float64Array.from(
+      values.subarray(index * length, (index + 1) * length),
+      (value) => value * scales[index],
+    );
+  };
+  const [kernelH, kernelW] = unpack(level).kernels;
+  const vertical = factor(kernelH, row);
+  const horizontal = factor(kernelW, column);
   const result = new Float64Array(level.height * level.width);
   for (let y = 0; y < level.height; y++) {
     for (let x = 0; x < level.width; x++) {
@@ -84,12 +78,12 @@ function visible(level, map) {
 
 function attention(level, row, column) {
   const appearance = visible(level, appearanceRow(level, row * level.width + column));
-  if (!level.position) return { appearance, both: appearance };
+  if (!level.position) return { appearance, total: appearance };
   const position = visible(level, positionRow(level, row, column));
-  const both = appearance.map((value, j) =>
+  const total = appearance.map((value, j) =>
     level.multiply ? value * position[j] : value + position[j],
   );
-  return { appearance, position, both };
+  return { appearance, position, total };
 }
 
 const magnitude = (map) => map.reduce((sum, value) => sum + Math.abs(value), 0);
@@ -98,7 +92,7 @@ const magnitude = (map) => map.reduce((sum, value) => sum + Math.abs(value), 0);
 
 const state = {
   level: data.levels[data.levels.length - 1], // the finest
-  part: "both",
+  part: "total",
   x: 0.5, // the point asked from, 0 … 1 over the image
   y: 0.5,
   held: false,
@@ -149,7 +143,9 @@ function hold(held) {
 
 // --- Drawing ----------------------------------------------------------------------------------
 
-const colours = bytes(data.colours); // 256 × RGB
+const rgb = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+const above = rgb(data.above); // the hue of what is above zero
+const below = rgb(data.below);
 
 function format(value) {
   const size = Math.abs(value);
@@ -176,10 +172,12 @@ function shownPart() {
   return state.level.position ? state.part : "appearance";
 }
 
+// Zero is transparent, the largest size opaque.
 function draw() {
   const { level, seen } = state;
   const map = seen[shownPart()];
   const [low, high] = range(map);
+  const limit = Math.max(-low, high) || 1;
   const [rows, columns] = level.visible;
 
   const canvas = $("map");
@@ -190,18 +188,14 @@ function draw() {
   // Pixels are set one by one, which is no work for a graphics card.
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const pixels = context.createImageData(columns, rows);
-  const step = high > low ? 255 / (high - low) : 0;
   for (let j = 0; j < map.length; j++) {
-    const colour = 3 * Math.round((map[j] - low) * step);
-    pixels.data[4 * j] = colours[colour];
-    pixels.data[4 * j + 1] = colours[colour + 1];
-    pixels.data[4 * j + 2] = colours[colour + 2];
-    pixels.data[4 * j + 3] = 255;
+    pixels.data.set(map[j] < 0 ? below : above, 4 * j);
+    pixels.data[4 * j + 3] = Math.round((Math.abs(map[j]) / limit) * 255);
   }
   context.putImageData(pixels, 0, 0);
 
   drawMarker(level);
-  drawTicks(low, high);
+  drawLegend(limit, level.signed[shownPart()]);
   showValues(low, high);
   showDetection();
 }
@@ -217,17 +211,14 @@ function drawMarker(level) {
   cell.setAttribute("height", level.cell[0] * data.height);
 }
 
-function drawTicks(low, high) {
+function drawLegend(limit, signed) {
+  const colours = [...(signed ? [data.below] : []), "transparent", data.above];
+  $("legend-bar").style.background = `linear-gradient(90deg, ${colours.join(", ")})`;
   const ticks = [
-    { at: 0, value: low, kind: "first" },
-    { at: 1, value: high, kind: "last" },
+    { at: 0, value: signed ? -limit : 0, kind: "first" },
+    { at: 0.5, value: signed ? 0 : limit / 2, kind: "" },
+    { at: 1, value: limit, kind: "last" },
   ];
-  if (high > low) {
-    const zero = -low / (high - low);
-    // Zero means more than the middle, where both have room.
-    if (zero > 0.2 && zero < 0.8) ticks.push({ at: zero, value: 0, kind: "" });
-    else ticks.push({ at: 0.5, value: (low + high) / 2, kind: "" });
-  }
   $("ticks").replaceChildren(
     ...ticks.map(({ at, value, kind }) => {
       const tick = document.createElement("span");
@@ -273,12 +264,11 @@ function appearanceShare() {
 
 function formula(level) {
   if (!level.position) return "This block has no position term.";
-  const both = `F̃ = F ${level.multiply ? "⊙" : "+"} L, what the block sums with`;
-  const kind = level.position.kind === "cos" ? "low frequencies" : "l1 distance";
+  const total = `F̃ = F ${level.multiply ? "⊙" : "+"} L, what the block sums with`;
   return {
-    both,
+    total,
     appearance: "F, from what the pixels look like",
-    position: `L, from where the pixels are (${kind})`,
+    position: "L, from where the pixels are",
   }[state.part];
 }
 
@@ -501,7 +491,7 @@ function start() {
     $("parts"),
     "part",
     [
-      { value: "both", text: "Both", checked: true },
+      { value: "total", text: "Both", checked: true },
       { value: "appearance", text: "Appearance", checked: false },
       { value: "position", text: "Position", checked: false },
     ],
@@ -511,11 +501,6 @@ function start() {
       announce();
     },
   );
-  const bar = $("legend-bar").getContext("2d");
-  for (let i = 0; i < 256; i++) {
-    bar.fillStyle = `rgb(${colours.subarray(3 * i, 3 * i + 3).join(" ")})`;
-    bar.fillRect(i, 0, 1, 1);
-  }
   buildDetections();
   listenToPointer();
   listenToKeys();
