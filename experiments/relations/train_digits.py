@@ -9,7 +9,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 
 from enl_detectron2.modeling import NonLocalResNet
-from enl_detectron2.training.trainer import main
+from enl_detectron2.training.launch import main
 
 STEM_CHANNELS = 16
 STAGES = {"res2": 32, "res3": 64, "res4": 128}  # channels

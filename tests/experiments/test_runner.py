@@ -170,7 +170,7 @@ def test_a_wrong_command_ends_with_a_sentence(write_grid, run, words, message):
 
 def test_what_the_user_can_put_right_ends_in_one_line(command, tmp_path):
     done = subprocess.run(command(tmp_path / "none.yaml"), capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("run.py: error: there is no grid ")
 
 
