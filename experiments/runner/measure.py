@@ -81,6 +81,8 @@ def _added_by_blocks(model: nn.Module, cfg: CfgNode) -> dict[str, float]:
     ratios: dict[str, list[float]] = {}
     handles = []
     for name, block in relation_blocks(model).items():
+        if next(block.parameters(), None) is None:  # the empty one, where a level has none
+            continue
 
         def record(_, inputs, output, name=name):
             ratio = (output - inputs[0]).norm() / inputs[0].norm()
