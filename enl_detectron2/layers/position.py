@@ -55,7 +55,8 @@ def _dct(cell: Tensor, own: Tensor, count: int) -> Tensor:
     frequency = torch.arange(count, dtype=cell.dtype, device=cell.device)
     own = own[:, None, None]
     position = cell[:, None]
-    wave = torch.cos((position + 0.5) * frequency * math.pi / own)
+    # The cosine as a sine, which ONNX Runtime has in float64 for Python 3.10, too.
+    wave = torch.sin((position + 0.5) * frequency * math.pi / own + math.pi / 2)
     scale = torch.sqrt(torch.where(frequency == 0, 1.0, 2.0) / own)
     return wave * scale * ((position < own) & (frequency < own))
 

@@ -1,34 +1,36 @@
-"""A real peft adapts the blocks' projections as it adapts any convolution."""
+"""LoRA by peft itself on every projection; peft comes with `make optional`."""
+
+import itertools
 
 import pytest
 import torch
-from torch import nn
+from equations import awake, relative_error
 
 from enl_detectron2.layers import ENLBlock, NonLocalBlock
 
 peft = pytest.importorskip("peft", reason="peft is not installed: see make optional")
 
 PROJECTIONS = ["theta", "phi", "g", "out"]
-
-
-@pytest.mark.parametrize("block_class", [ENLBlock, NonLocalBlock])
-def test_lora_trains_every_projection_and_merges(block_class):
-    torch.manual_seed(0)
-    block = block_class(8, init_std=0.3)
-    model = peft.get_peft_model(
-        nn.Sequential(block), peft.LoraConfig(target_modules=PROJECTIONS, r=2)
+EXTENT = torch.tensor([[7, 10], [4, 6]])
+BLOCKS = [
+    (ENLBlock, dict(zip(("phi_norm", "theta_norm", "position"), variant, strict=True)))
+    for variant in itertools.product(
+        ["softmax", "mean", "none"], ["none", "tanh"], ["cos_add", "l1_add", "none"]
     )
-    x = torch.randn(2, 8, 12, 10)
-    before = model(x)
-    adapters = {name: p for name, p in model.named_parameters() if "lora_" in name}
-    assert len(adapters) == 2 * len(PROJECTIONS)
-    with torch.no_grad():
-        for parameter in adapters.values():
-            parameter.normal_(std=0.3)
-    adapted = model(x)
-    assert not torch.allclose(before, adapted, atol=1e-2)
-    adapted.square().mean().backward()
-    for name, parameter in adapters.items():
-        assert parameter.grad.abs().max() > 1e-8, name
-    merged = model.merge_and_unload()
-    torch.testing.assert_close(merged(x), adapted, rtol=1e-4, atol=1e-4)
+] + [(NonLocalBlock, {"position": "cos_add"})]
+
+
+@pytest.mark.parametrize("extent", [None, EXTENT], ids=["whole", "padded"])
+@pytest.mark.parametrize("kind, options", BLOCKS)
+def test_every_adapter_counts_learns_and_merges(kind, options, extent):
+    block = awake(kind(6, **options))
+    x = torch.randn(2, 6, 7, 10, dtype=torch.float64)
+    before = block(x, extent)
+    config = peft.LoraConfig(r=2, target_modules=PROJECTIONS, init_lora_weights=False)
+    adapted = peft.get_peft_model(block, config).double()
+    after = adapted(x, extent)
+    assert relative_error(after, before) > 1e-4
+    after.square().sum().backward()
+    learning = {n for n, p in adapted.named_parameters() if p.grad is not None and p.grad.any()}
+    assert len(learning) == 8  # two low-rank factors of each projection
+    assert relative_error(adapted.merge_and_unload()(x, extent), after) < 1e-9
