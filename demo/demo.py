@@ -16,6 +16,7 @@ import sys
 
 from enl_detectron2.analysis.command_line import score
 from enl_detectron2.training.command_line import run
+from enl_detectron2.training.imports import add_import_option
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,6 +52,7 @@ def parse_args() -> argparse.Namespace:
         default=[],
         help="overrides of the configuration: KEY VALUE … for .yaml, key=value … for .py",
     )
+    add_import_option(parser)
     args = parser.parse_args()
     if args.tile is not None and args.tile < 4:
         parser.error("--tile must be at least 4")

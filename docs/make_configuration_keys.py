@@ -67,9 +67,12 @@ def page() -> str:
     training = {key: value for key, value in ours.items() if key not in plug_in}
     registered = [(name, block.__module__) for name, block in RELATION_BLOCK_REGISTRY]
     blocks = [name for name, module in registered if module.startswith("enl_detectron2.")]
+    option_docs = {}
+    for name in reversed(blocks):  # what one block's docstring doesn't repeat is the first one's
+        option_docs |= argument_docs(RELATION_BLOCK_REGISTRY.get(name))
     return TEXT.format(
         plug_in=key_table(plug_in, comments(add_enl_config)),
-        options="\n".join(option_section(name) for name in blocks).rstrip(),
+        options="\n".join(option_section(name, option_docs) for name in blocks).rstrip(),
         training=key_table(training, comments(add_training_config)),
     )
 
@@ -121,10 +124,10 @@ def key_table(keys: dict[str, object], meanings: dict[str, str]) -> str:
     return table(("key", "default", "meaning"), rows)
 
 
-def option_section(name: str) -> str:
-    """A block's heading and the table of its options."""
+def option_section(name: str, others: dict[str, str]) -> str:
+    """A block's heading and the table of its options; ``others`` are meanings of all blocks'."""
     block = RELATION_BLOCK_REGISTRY.get(name)
-    meanings = argument_docs(block)
+    meanings = others | argument_docs(block)
     rows = [
         (f"`{option}`", f"`{parameter.default!r}`", meanings[option])
         for option, parameter in list(inspect.signature(block).parameters.items())[1:]
@@ -133,9 +136,9 @@ def option_section(name: str) -> str:
 
 
 def argument_docs(function: Callable) -> dict[str, str]:
-    """The entries of ``Args`` in a docstring, each on one line."""
-    [section] = re.findall(r"^Args:\n((?:    .*\n?|\n)+)", inspect.getdoc(function), re.MULTILINE)
-    entries = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", section, re.MULTILINE)
+    """The entries of ``Args`` in a docstring, each on one line; none if it has no such part."""
+    sections = re.findall(r"^Args:\n((?:    .*\n?|\n)+)", inspect.getdoc(function), re.MULTILINE)
+    entries = re.findall(r"^    (\w+): (.*(?:\n     +.*)*)", "".join(sections), re.MULTILINE)
     return {name: " ".join(text.split()).replace("``", "`") for name, text in entries}
 
 

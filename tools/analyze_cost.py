@@ -13,6 +13,7 @@ import json
 
 from enl_detectron2.analysis.command_line import require_new
 from enl_detectron2.training.command_line import run
+from enl_detectron2.training.imports import add_import_option
 
 LARGEST = 16384  # pixels a side; the image is made
 
@@ -47,6 +48,7 @@ def parse_args() -> argparse.Namespace:
         help="run each model to measure memory and time, on its configuration's device if there",
     )
     parser.add_argument("--json", metavar="FILE", help="write all numbers to this file too")
+    add_import_option(parser)
     args = parser.parse_args()
     args.configs = list(itertools.takewhile(is_config, args.arguments))
     args.opts = args.arguments[len(args.configs) :]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from enl_detectron2.analysis.command_line import require_new, score
 from enl_detectron2.training.command_line import run
+from enl_detectron2.training.imports import add_import_option
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,6 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="overrides of the configuration"
     )
+    add_import_option(parser)
     return parser.parse_args()
 
 

@@ -15,6 +15,7 @@ import argparse
 
 from enl_detectron2.analysis.command_line import require_new
 from enl_detectron2.training.command_line import run
+from enl_detectron2.training.imports import add_import_option
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -28,6 +29,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--image", help="for tracing: an image in which the model finds something", metavar="FILE"
     )
+    add_import_option(parser)
     args = parser.parse_args(arguments)
     if args.format == "tracing" and not args.image:
         parser.error("tracing needs --image FILE, an image in which the model finds something")

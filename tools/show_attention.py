@@ -11,6 +11,7 @@ from pathlib import Path
 
 from enl_detectron2.analysis.command_line import require_new, score
 from enl_detectron2.training.command_line import run
+from enl_detectron2.training.imports import add_import_option
 
 MOST_CELLS = 4096  # a side of a map of position filters
 
@@ -35,6 +36,7 @@ def parse_args() -> argparse.Namespace:
         help="detections below are not outlined (default: 0.5)",
     )
     image.add_argument("--output", required=True, help="picture to write")
+    add_import_option(image)
     image.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="overrides of the configuration"
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from enl_detectron2.analysis.command_line import count, folder, length, require_new
 from enl_detectron2.training.command_line import run
+from enl_detectron2.training.imports import add_import_option
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,6 +51,7 @@ def parse_args() -> argparse.Namespace:
         help=f"boxes below this side, the root of their area, are small (default: {SMALL_SIDE})",
     )
     parser.add_argument("--num-images", type=count, default=20, help="to draw (default: 20)")
+    add_import_option(parser)
     args = parser.parse_args()
     if len(args.model) > MOST_MODELS:
         parser.error(f"at most {MOST_MODELS} models fit on a sheet")

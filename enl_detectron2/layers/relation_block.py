@@ -87,14 +87,7 @@ class EmptyBlock(RelationBlock):
 class Conv5x5Block(RelationBlock):
     """``z = x + conv(x)`` with a 5×5 convolution C → C: the papers' control, which sees neighbours.
 
-    ``extent`` makes no difference, as to FPN's own convolutions.
-
-    Args:
-        channels: C, of the block's input and output.
-        init_std: σ of the Gaussian that the weights start from.
-
-    Raises:
-        InvalidOption: (a ValueError) unless ``init_std`` is above 0.
+    Weights start as Gaussian with σ = ``init_std``. ``extent`` makes no difference to it.
     """
 
     def __init__(self, channels: int, *, init_std: float = INIT_STD):
@@ -113,9 +106,8 @@ class Conv5x5Block(RelationBlock):
 class ProjectedBlock(RelationBlock):
     """The two non-local blocks' common part: ``z = x + out(F̃ g)`` with F̃ made of θ and φ.
 
-    ``theta``, ``phi``, ``g``: C → D and ``out``: D → C are 1×1 convolutions with bias. Weights
-    start as Gaussian with σ = ``init_std``, biases at zero. What a block adds is a product of all
-    four, so at the papers' σ = 0.01 it starts at a few per cent of x.
+    ``theta``, ``phi``, ``g``: C → D and ``out``: D → C are 1×1 convolutions with bias. What a block
+    adds is a product of all four, so at the papers' σ = 0.01 it starts at a few per cent of x.
     """
 
     softmax_rows = False  # whether F is the softmax over j of θ̂_iᵀ φ̂_j, or that product itself

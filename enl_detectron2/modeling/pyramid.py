@@ -29,11 +29,7 @@ def check_features(key: str, features: Sequence[str], available: Sequence[str]) 
 
 
 def pyramid_strides(bottom_up: Backbone, in_features: Sequence[str], key: str) -> dict[str, int]:
-    """The strides of the pyramid's features, from high to low resolution.
-
-    Raises:
-        ValueError: unless all are there, and each stride is twice the one before it.
-    """
+    """The strides of the pyramid's features; ValueError unless each is twice the one before it."""
     if not isinstance(bottom_up, Backbone):
         raise ValueError(
             f"the bottom-up network must be a detectron2 Backbone, got a {type(bottom_up).__name__}"

@@ -11,6 +11,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from . import lazy, trainer
 from .errors import UserError
+from .imports import add_import_option, import_modules
 
 INTERRUPTED = 130  # the status of a process that Ctrl-C has ended
 
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument(
         "--traceback", action="store_true", help="show where in the code an error comes from, too"
     )
+    add_import_option(parser)
     args = parser.parse_args()
     if args.num_machines > 1 and args.dist_url == "auto":
         parser.error("--dist-url must be tcp://HOST:PORT of the first of several machines")
@@ -62,6 +64,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     Returns:
         With ``--eval-only`` the metrics, on the main process.
     """
+    import_modules(getattr(args, "imports", ()))  # each process is a new one
     kind = lazy if args.config_file.endswith(".py") else trainer
     return kind.train_or_evaluate(args)
 

@@ -101,7 +101,7 @@ def test_a_bad_image_stops_or_is_replaced(folder, damage, caplog):
     with pytest.raises(
         BadImage, match=f"image 1.png .image 2. can't be used: .*{BAD_IMAGES[damage]}"
     ):
-        train(folder / "tiny.yaml", folder / "losses")
+        train(folder / "tiny.yaml", folder / "losses before it stopped")
     with caplog.at_level(logging.WARNING):
         trains(folder, "DATALOADER.ON_BAD_IMAGE", "replace")
     texts = [record.getMessage() for record in caplog.records]

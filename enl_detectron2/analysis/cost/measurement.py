@@ -15,6 +15,7 @@ import torch
 from detectron2.config import CfgNode
 
 from enl_detectron2.training.config import load_config
+from enl_detectron2.training.imports import IMPORTED, import_modules
 
 from .random_model import build_random_model, fixed_regions, random_image
 
@@ -50,7 +51,10 @@ def measure(config_file: str, opts: Sequence[str], image_size: tuple[int, int]) 
             Linux, which alone tells a process's peak memory.
     """
     with ProcessPoolExecutor(
-        max_workers=1, mp_context=multiprocessing.get_context("spawn")
+        max_workers=1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=import_modules,
+        initargs=(IMPORTED,),
     ) as pool:
         try:
             return pool.submit(_measure_here, config_file, list(opts), image_size).result()

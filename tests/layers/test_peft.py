@@ -8,7 +8,7 @@ from equations import awake, relative_error
 
 from enl_detectron2.layers import ENLBlock, NonLocalBlock
 
-peft = pytest.importorskip("peft")
+peft = pytest.importorskip("peft", reason="peft is not installed: see make optional")
 
 PROJECTIONS = ["theta", "phi", "g", "out"]
 EXTENT = torch.tensor([[7, 10], [4, 6]])

@@ -1,0 +1,67 @@
+"""A user's own block by ``--import``, in tools and in training."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from detectron2.modeling import build_model
+
+from enl_detectron2.modeling import RELATION_BLOCK_REGISTRY
+from enl_detectron2.training import imports
+from enl_detectron2.training.config import load_config
+from enl_detectron2.training.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+BLOCK = """
+import torch
+from torch import nn
+from enl_detectron2.modeling import RELATION_BLOCK_REGISTRY
+
+
+@RELATION_BLOCK_REGISTRY.register()
+class LearnedGain(nn.Module):
+    def __init__(self, channels, *, start=1.0):
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((channels, 1, 1), float(start)))
+
+    def forward(self, x):
+        return x * self.gain
+"""
+OPTIONS = ["MODEL.ENL_FPN.BLOCK", "LearnedGain", "MODEL.ENL_FPN.BLOCK_OPTIONS.start", "0.5"]
+
+
+@pytest.fixture
+def block_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(RELATION_BLOCK_REGISTRY, "_obj_map", dict(RELATION_BLOCK_REGISTRY._obj_map))
+    monkeypatch.setattr(imports, "IMPORTED", [])
+    path = tmp_path / "learned_gain.py"
+    path.write_text(BLOCK)
+    yield path
+    sys.modules.pop("learned_gain", None)
+
+
+def test_a_module_is_imported_once_and_its_options_are_keys(block_file):
+    for _ in range(2):
+        assert imports.import_module(str(block_file)) == str(block_file)
+    cfg = load_config(str(ROOT / "configs/cpu/digits_enl_rcnn.yaml"), OPTIONS)
+    model = build_model(cfg)
+    assert model.backbone.fpn_relation5.module.gain.unique().item() == 0.5
+
+
+def test_tools_take_it(block_file, run_tool):
+    config = ROOT / "configs/cpu/digits_enl_rcnn.yaml"
+    arguments = ["--import", block_file, "--no-measure", "--size", 64, 96, "--", config, *OPTIONS]
+    status, out, err = run_tool(ROOT / "tools/analyze_cost.py", *arguments)
+    assert status == 0, err
+    assert "digits_enl_rcnn" in out
+
+
+@pytest.mark.parametrize(
+    "name, said", [("missing.py", "there is no file missing.py"), ("no_such_module", "no module 'no_such")]
+)
+def test_what_is_not_there_is_named(block_file, run_tool, name, said):
+    with pytest.raises(ConfigError, match=said):
+        imports.import_module(name)
+    status, _, err = run_tool(ROOT / "tools/analyze_cost.py", "--import", name, "x.yaml")
+    assert status == 2
+    assert "argument --import: " in err and said in err
