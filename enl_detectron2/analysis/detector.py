@@ -89,7 +89,7 @@ class Detector:
 
 @contextlib.contextmanager
 def naming(image_file: str | os.PathLike, *kinds: type[Exception]) -> Iterator[None]:
-    """For what is done with one image: what fails because of it is told with its file.
+    """For what is done with one image: what fails because of it is reported with its file.
 
     Args:
         image_file: the image.

@@ -1,12 +1,13 @@
-"""Relational digits: scenes in which what a tiny digit is can be read from the rest of the image.
+"""Relational digits: scenes in which the rest of the image identifies a tiny digit.
 
-Levi and Ullman argue that a small object, hard to tell by itself, can often be told by its
-relations: it is one of several repetitions of the same thing, or a larger, clearer relative of it
-stands elsewhere in the image. This data set holds that situation and little else. Several tiny
+Levi and Ullman argue that a small object, hard to recognise by itself, can often be recognised by
+its relations: it is one of several repetitions of the same thing, or a larger, clearer relative of
+it stands elsewhere in the image. This data set holds that situation and little else. Several tiny
 digits, all of one class, are strewn over a cluttered, noisy background, and usually one large,
 clear digit of that class is there too. Tiny distractors, digits with their pixels shuffled, have
 the same ink but are nothing and carry no label. Small, faint and noisy enough, one tiny digit can
-hardly be read, whereas the scene still gives it away. `SceneConfig.relation` takes the cues apart.
+hardly be recognised, whereas the scene still identifies it. `SceneConfig.relation` takes the cues
+apart.
 
     python -m enl_detectron2.digits.scenes FOLDER
 
@@ -63,7 +64,7 @@ class SceneConfig:
     below it. Contrast and noise are on a grey scale from 0 (black) to 1 (white). Pairs are (lowest,
     highest), both included, and every whole number between is as likely.
 
-    `relation` says what a tiny digit can be read from: "repeats" (several tiny digits, all of one
+    `relation` says what identifies a tiny digit: "repeats" (several tiny digits, all of one
     class, nothing large), "large" (one tiny digit and always a large one of its class), "both"
     (several tiny digits of one class and, with `large_probability`, a large one), or "none"
     (several tiny digits, the class of each drawn by itself, nothing large).
@@ -80,7 +81,7 @@ class SceneConfig:
     large_probability: float = _setting(0.8, "how often a scene of 'both' has a large digit")
     contrast: float = _setting(0.35, "full ink's difference from what it is drawn on, 0..1")
     noise: float = _setting(0.13, "standard deviation of each pixel's noise, on the scale 0..1")
-    relation: str = _setting("both", "what a tiny digit can be read from: " + ", ".join(RELATIONS))
+    relation: str = _setting("both", "what identifies a tiny digit: " + ", ".join(RELATIONS))
 
     def __post_init__(self):
         least = {"tiny_side": 8, "large_side": 8, "num_tiny": 1, "num_distractors": 0}

@@ -85,7 +85,7 @@ class EmptyBlock(RelationBlock):
 
 
 class Conv5x5Block(RelationBlock):
-    """``z = x + conv(x)`` with a 5×5 convolution C → C: the papers' control, which sees neighbours.
+    """``z = x + conv(x)`` with a 5×5 convolution C → C: the papers' control, for neighbours only.
 
     Weights start as Gaussian with σ = ``init_std``. ``extent`` makes no difference to it.
     """

@@ -24,10 +24,10 @@ A registered class is called as ``block(channels, **options)``: ``channels`` is 
 are those of ``MODEL.ENL_FPN.BLOCK_OPTIONS``, or a LazyConfig's ``block_options``, with the names
 and defaults of its signature.
 
-A block whose ``forward(x, extent)`` takes two arguments is told where each image ends:
+A block whose ``forward(x, extent)`` takes two arguments gets where each image ends:
 :func:`enl_detectron2.layers.inside` makes the mask of it, so that a mean over an image is
 ``(x * inside(extent, x)).sum((2, 3)) / inside(extent, x).sum((2, 3))``. One whose ``forward(x)``
-takes the map alone sees the padding, too. Derived from
+takes the map alone gets the padding, too. Derived from
 :class:`enl_detectron2.layers.RelationBlock` and given its ``zero_init``, it can start as the
 identity.
 """

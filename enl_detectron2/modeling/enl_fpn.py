@@ -40,7 +40,7 @@ class ENL_FPN(FPN):
     passes through its block before anything else reads it: both the level's 3×3 output convolution
     and the next interpolation see the refined map. Levels without a block are FPN's own.
 
-    Unless ``attend_to_padding``, blocks are told where each image ends, so that its features don't
+    Unless ``attend_to_padding``, blocks get where each image ends, so that its features don't
     depend on how large the other images of its batch are, see
     :mod:`enl_detectron2.layers.padding`.
 

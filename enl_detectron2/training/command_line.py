@@ -12,7 +12,7 @@ MOST_CHARACTERS = 1000  # of a message: names can have thousands
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command; whatever ends it early is told in one line on standard error.
+    """Runs a command; whatever ends it early is reported in one line on standard error.
 
     What the user can put right ends with status 2, as argparse's own errors do; Ctrl-C with 130;
     a reader of the output that stops early, such as ``head``, silently with 141. An error that
@@ -32,7 +32,7 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         _discard_output()
         status = 128 + signal.SIGPIPE
-    except OSError as error:  # of standard output, as all others have been told
+    except OSError as error:  # of standard output, as all others have been reported
         _discard_output()
         status = _explain(error)
     if status:

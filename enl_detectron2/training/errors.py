@@ -1,4 +1,4 @@
-"""What goes wrong through no fault of the code, told in a sentence instead of a traceback."""
+"""What goes wrong through no fault of the code, reported in a sentence instead of a traceback."""
 
 import traceback
 from pathlib import Path

@@ -104,7 +104,7 @@ def repeatable(loader: Iterable, seed: int, on_bad_image: str, deep_images: str)
         return TrainLoader(loader, seed, on_bad_image, deep_images)
     except TypeError as error:
         logger.warning(
-            "When it is resumed, this training sees its data in another order: %s", error
+            "When it is resumed, this training loads its data in another order: %s", error
         )
         return loader
 

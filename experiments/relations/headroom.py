@@ -1,4 +1,4 @@
-"""How much better a tiny digit can be told from its whole scene than from itself.
+"""How much better a tiny digit is recognised from its whole scene than by itself.
 
     cd experiments; python -m relations.headroom
 
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def measure(level: str, scenes: dict[str, int]) -> dict[str, float]:
-    """The share of test digits told right from one crop, and from all of the scene's."""
+    """The share of test digits recognised from one crop, and from all of the scene's."""
     crops, labels, _ = tiny_digits(level, "train", scenes["train"])
     classifier = train(crops, labels)
     crops, labels, scene = tiny_digits(level, "test", scenes["test"])

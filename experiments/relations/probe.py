@@ -1,10 +1,10 @@
-"""What wakes a relation block: minutes a recipe, without a detector.
+"""Which recipe trains a relation block: minutes a recipe, without a detector.
 
     cd experiments; python -m relations.probe --jobs 2
 
-A small convolutional trunk that sees 39 pixels, one block, and a head that says which digit stands
-at each known place of a scene with eight tiny digits of one class. A single crop tells only so
-much; what exceeds that was read from the rest of the scene, and only the block can have brought it.
+A small convolutional trunk with a receptive field of 39 pixels, one block, and a head that says
+which digit stands at each known place of a scene with eight tiny digits of one class. A single crop
+identifies only some; what exceeds that comes from the rest of the scene, only through the block.
 
 Each recipe ends as a line of results/probe.jsonl, with its accuracy and with the norm of what the
 block adds, in multiples of its input's, every hundred steps. It may be stopped at any time, and

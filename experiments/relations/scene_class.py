@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def measure(of: Grid, run: Run) -> dict[str, dict[str, float]]:
-    """The share of cells, at each kind of place, of which the scene's class is told right."""
+    """The share of cells, at each kind of place, of which the scene's class is recognised."""
     train, test = (cells(of, run, split, count) for split, count in SCENES.items())
     return {"accuracy": {place: linear_accuracy(train[place], test[place]) for place in train}}
 

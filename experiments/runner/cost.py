@@ -1,4 +1,4 @@
-"""What the runs that are left will take: told before any starts."""
+"""What the runs that are left will take: shown before any starts."""
 
 from dataclasses import dataclass
 

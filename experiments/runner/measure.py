@@ -77,7 +77,7 @@ def _metrics(line: dict[str, float], kind: str) -> dict[str, float | None]:
 
 
 def _added_by_blocks(model: nn.Module, cfg: CfgNode) -> dict[str, float]:
-    """A block that sleeps adds next to nothing."""
+    """A block without effect adds next to nothing."""
     ratios: dict[str, list[float]] = {}
     handles = []
     for name, block in relation_blocks(model).items():

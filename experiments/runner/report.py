@@ -26,7 +26,7 @@ minus theirs.
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draws tables and figures of grids' results.")
     parser.add_argument("grids", nargs="+", help="files of experiments/")
-    parser.add_argument("--output", help="where the grid's runs are, if run.py was told")
+    parser.add_argument("--output", help="where the grid's runs are, if run.py was given it")
     args = parser.parse_args()
     grids = [load_grid(file, args.output) for file in args.grids]
     # Grids that are reported together name the same module.
