@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    block = harness.awake(ENLBlock(CHANNELS))
+    block = harness.randomized(ENLBlock(CHANNELS))
     results = {"machine": harness.machine(), "channels": CHANNELS}
     for kind, measure in (("inference", inference), ("training", training)):
         results[kind] = []
@@ -153,7 +153,7 @@ def memory(block: ENLBlock, layout: str, batch: int, size: tuple[int, int]) -> R
 @torch.no_grad()
 def growth(block: ENLBlock, sizes: Sequence[tuple[int, int]]) -> list[Row]:
     """One image, more and more positions, beside the non-local block in its two forms."""
-    non_local = harness.awake(NonLocalBlock(CHANNELS))
+    non_local = harness.randomized(NonLocalBlock(CHANNELS))
     rows: list[Row] = []
     for size in sizes:
         x = harness.random_map(1, CHANNELS, size)

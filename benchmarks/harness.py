@@ -145,7 +145,7 @@ def _storage(tensor: Tensor) -> int:
 # ---------------------------------------------------------------------------- what is measured
 
 
-def awake(module: nn.Module) -> nn.Module:
+def randomized(module: nn.Module) -> nn.Module:
     """The module in inference mode, with weights that make what it adds about as large as its
     input, which the small weights at the start of a training don't."""
     generator = torch.Generator().manual_seed(0)

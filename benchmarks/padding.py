@@ -24,7 +24,7 @@ from enl_detectron2.training.config import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LEVELS = {"p3": 8, "p4": 16, "p5": 32}  # strides
-SIZES = [((472, 630), (608, 800)), ((200, 260), (608, 800))]  # of the image, and of its company
+SIZES = [((472, 630), (608, 800)), ((200, 260), (608, 800))]  # of an image, and of one beside it
 CALIBRATION = (10, (4, 3, 128, 160))  # batches of noise, and their shape
 SYSTEMS = {
     "plain FPN": "rcnn_R50.yaml",
@@ -40,7 +40,7 @@ Row = dict[str, Any]
 def main() -> None:
     results = {"machine": harness.machine()}
     results["differences"] = [
-        row for size, company in SIZES for row in differences(size, company, load_configs())
+        row for size, other_size in SIZES for row in differences(size, other_size, load_configs())
     ]
     harness.write_results("padding", results, tables(results))
 
@@ -60,19 +60,19 @@ def load_configs() -> dict[str, CfgNode]:
 
 
 def differences(
-    size: tuple[int, int], company: tuple[int, int], configs: dict[str, CfgNode]
+    size: tuple[int, int], other_size: tuple[int, int], configs: dict[str, CfgNode]
 ) -> list[Row]:
     """A row a system, the plain FPN's first: its differences, and the largest in multiples of the
     plain FPN's."""
     rows: list[Row] = []
     for system, cfg in configs.items():
-        by_level = difference(build(cfg), size, company)
+        by_level = difference(build(cfg), size, other_size)
         largest = max(by_level.values())
         plain = rows[0]["largest"] if rows else largest
         rows.append(
             {
                 "size": size,
-                "company": company,
+                "other_size": other_size,
                 "system": system,
                 "by_level": by_level,
                 "largest": largest,
@@ -92,7 +92,7 @@ def build(cfg: CfgNode) -> nn.Module:
     backbone = build_backbone(cfg)
     blocks = [block for block in relation_blocks(backbone).values() if list(block.parameters())]
     for block in blocks:
-        harness.awake(block)
+        harness.randomized(block)
     backbone.train()
     batches, shape = CALIBRATION
     generator = torch.Generator().manual_seed(2)
@@ -120,17 +120,17 @@ def scale(block: nn.Module, backbone: nn.Module, images: Tensor) -> None:
 
 @torch.no_grad()
 def difference(
-    backbone: nn.Module, size: tuple[int, int], company: tuple[int, int]
+    backbone: nn.Module, size: tuple[int, int], other_size: tuple[int, int]
 ) -> dict[str, float]:
-    """The largest absolute difference inside the image, alone and in company, in multiples of the
+    """The largest absolute difference inside the image, alone and batched, in multiples of the
     level's largest value; by level."""
     generator = torch.Generator().manual_seed(0)
-    image, other = (torch.randn(3, *each, generator=generator) for each in (size, company))
-    alone, in_company = (backbone(padded(*images)) for images in ([image], [image, other]))
+    image, other = (torch.randn(3, *each, generator=generator) for each in (size, other_size))
+    alone, batched = (backbone(padded(*images)) for images in ([image], [image, other]))
     by_level = {}
     for level, stride in LEVELS.items():
         height, width = (math.ceil(length / stride) for length in size)
-        a, b = (features[level][0, :, :height, :width] for features in (alone, in_company))
+        a, b = (features[level][0, :, :height, :width] for features in (alone, batched))
         by_level[level] = ((a - b).abs().max() / a.abs().max()).item()
     return by_level
 
@@ -146,7 +146,7 @@ def padded(*images: Tensor) -> Tensor:
 def tables(results: Row) -> list[str]:
     return [
         harness.table(
-            "Largest difference of an image's features, alone and in company",
+            "Largest difference of an image's features, alone and batched with a larger one",
             [difference_columns(row) for row in results["differences"]],
         ),
     ]
@@ -160,7 +160,7 @@ def by(size: tuple[int, int]) -> str:
 def difference_columns(row: Row) -> Row:
     return {
         "image": by(row["size"]),
-        "company": by(row["company"]),
+        "beside": by(row["other_size"]),
         "system": row["system"],
         **{level.upper(): f"{value:.2f}" for level, value in row["by_level"].items()},
         "largest": f"{row['largest']:.2f}",

@@ -42,7 +42,7 @@ def main() -> None:
 def blocks() -> dict[str, nn.Module]:
     """Each with its defaults, and the widths that its paper gives it."""
     return {
-        "ENLBlock": harness.awake(ENLBlock(CHANNELS)),
+        "ENLBlock": harness.randomized(ENLBlock(CHANNELS)),
         "NonLocal2d": NonLocal2d(CHANNELS).eval(),
         "ContextBlock": ContextBlock(CHANNELS, ratio=1 / 16).eval(),
     }

@@ -10,7 +10,7 @@ import math
 import torch
 
 
-def awake(block):
+def randomized(block):
     """The block in float64, with weights large enough for every part of it to matter."""
     torch.manual_seed(0)
     for parameter in block.double().parameters():

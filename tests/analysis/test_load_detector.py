@@ -66,7 +66,7 @@ def test_a_set_that_cannot_be_read_is_named(trained_cfg, tmp_path, content, mess
 @pytest.mark.parametrize(
     ("key", "value"), [("DEVICE", "bogus"), ("META_ARCHITECTURE", "Nope"), ("PIXEL_MEAN", ["x"])]
 )
-def test_what_cannot_be_built_is_told_in_a_line(trained_cfg, key, value):
+def test_what_cannot_be_built_is_reported_in_a_line(trained_cfg, key, value):
     trained_cfg.MODEL[key] = value
     with pytest.raises(ConfigError, match="the model can't be built from this configuration: "):
         load_detector(trained_cfg)

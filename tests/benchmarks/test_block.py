@@ -14,7 +14,7 @@ def script():
 def test_explicit_non_local_is_the_block_that_it_stands_for(script):
     import harness
 
-    non_local = harness.awake(NonLocalBlock(16)).double()
+    non_local = harness.randomized(NonLocalBlock(16)).double()
     x = torch.randn(2, 16, 5, 7, dtype=torch.float64)
     torch.testing.assert_close(script.explicit_non_local(non_local, x), non_local(x))
 
@@ -24,7 +24,7 @@ def test_every_measurement_gives_a_line(script, monkeypatch):
 
     monkeypatch.setattr(script, "CHANNELS", 16)
     monkeypatch.setattr(script, "SECONDS", 0)
-    block = harness.awake(ENLBlock(16))
+    block = harness.randomized(ENLBlock(16))
     small = (4, 6)
     results = {
         "inference": [{"threads": 1, **script.inference(block, "channels last", 2, small)}],

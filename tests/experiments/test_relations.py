@@ -142,7 +142,7 @@ def test_nuclei_configurations_differ_by_the_start():
     assert not torch.equal(first["pretrained"], first["scratch"])
 
 
-def test_the_baseline_sees_part_of_a_scene(digits):
+def test_the_baselines_receptive_field_is_part_of_a_scene(digits):
     from relations.scenes import IMAGE_SIZE
 
     model = build_model(digits.configuration(run_of()))
@@ -182,10 +182,10 @@ def test_a_linear_classifier_tells_what_there_is_to_tell():
 
     generator = torch.Generator().manual_seed(0)
 
-    def draw(count, told):
+    def draw(count, known):
         classes = torch.randint(10, (count,), generator=generator)
         features = torch.randn(count, 12, generator=generator)
-        features[torch.arange(count), classes] += 30.0 if told else 0.0
+        features[torch.arange(count), classes] += 30.0 if known else 0.0
         return features, classes
 
     assert scene_class.linear_accuracy(draw(500, True), draw(500, True)) > 0.99
@@ -297,14 +297,14 @@ def record(system, seed, value, setting=("faint", "both")):
 
 def test_the_page_is_what_the_report_writes(report, monkeypatch, tmp_path):
     """Number for number: nothing in its tables was typed, and no line has changed its meaning."""
-    monkeypatch.setattr(report, "PICTURE", tmp_path / "relations.png")
-    page = tmp_path / "relations.md"
+    monkeypatch.setattr(report, "PICTURE", tmp_path / "evidence.png")
+    page = tmp_path / "evidence.md"
     page.write_text(report.PAGE.read_text())
     expected = page.read_text()
     monkeypatch.setattr(report, "PAGE", page)
     report.write()
     assert page.read_text() == expected
-    assert (tmp_path / "relations.png").exists()
+    assert (tmp_path / "evidence.png").exists()
 
 
 def test_what_cells_know_is_reported_for_each_setting(report):

@@ -11,7 +11,7 @@ import torch
 from tiny_grid import STEPS, begun, read_lines, wait_for
 
 
-def test_what_is_missing_is_told_trained_and_recorded(write_grid, run, tmp_path):
+def test_what_is_missing_is_shown_trained_and_recorded(write_grid, run, tmp_path):
     file = write_grid(seeds=[1, 2])
     text, status = run(file, "--jobs", "2")
     assert status == 0
@@ -101,7 +101,7 @@ def test_a_run_that_fails_is_named_with_its_last_line_and_stops_no_other(write_g
     assert " failed " in row and "thirteen is no lucky number" in row
 
 
-def test_what_goes_wrong_after_a_training_is_told_as_well(write_grid, tmp_path, capfd):
+def test_what_goes_wrong_after_a_training_is_reported_as_well(write_grid, tmp_path, capfd):
     from runner.grid import load_grid
     from runner.state import states
     from runner.worker import FAILED, run_one
@@ -193,7 +193,7 @@ def test_a_start_that_is_another_is_not_gone_on_from(write_grid, run, tmp_path):
     assert begun(folders[0].with_name("plain_early__1.1")) == [0]
 
 
-def test_time_left_is_told_from_what_others_of_the_system_took(write_grid, tmp_path):
+def test_time_left_is_estimated_from_what_others_of_the_system_took(write_grid, tmp_path):
     from runner.grid import load_grid
     from runner.state import states, summary
 

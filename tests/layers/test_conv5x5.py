@@ -28,7 +28,7 @@ def test_starts_as_the_non_local_blocks_do():
     assert wide.weight.std().item() == pytest.approx(0.125, rel=0.02)
 
 
-def test_sees_two_positions_far_and_no_farther():
+def test_depends_on_two_positions_around_and_no_more():
     block = Conv5x5Block(1)
     torch.nn.init.ones_(block.conv.weight)
     one_hot = torch.zeros(1, 1, 11, 11)

@@ -4,7 +4,7 @@ import itertools
 import equations
 import pytest
 import torch
-from equations import awake, relative_error
+from equations import randomized, relative_error
 
 from enl_detectron2.layers import ENLBlock, InvalidOption, NonLocalBlock
 
@@ -19,7 +19,7 @@ SIZES = [(1, 1), (1, 6), (5, 1), (3, 8), (7, 9), (11, 13)]
 @pytest.mark.parametrize("height, width", SIZES)
 def test_equals_the_written_out_equations(phi_norm, theta_norm, position, height, width):
     options = {"phi_norm": phi_norm, "theta_norm": theta_norm, "position": position}
-    block = awake(ENLBlock(6, **options))
+    block = randomized(ENLBlock(6, **options))
     x = torch.randn(2, 6, height, width, dtype=torch.float64)
     expected = equations.enl(block, x, **options)
     assert relative_error(block(x), expected) < 1e-10
@@ -30,7 +30,7 @@ def test_equals_the_written_out_equations(phi_norm, theta_norm, position, height
 )
 def test_position_options_reach_the_equations(num_frequencies, l1_scale, position):
     options = {"position": position, "num_frequencies": num_frequencies, "l1_scale": l1_scale}
-    block = awake(ENLBlock(6, **options))
+    block = randomized(ENLBlock(6, **options))
     x = torch.randn(1, 6, 6, 7, dtype=torch.float64)
     expected = equations.enl(block, x, phi_norm="softmax", theta_norm="none", **options)
     assert relative_error(block(x), expected) < 1e-10
@@ -38,7 +38,7 @@ def test_position_options_reach_the_equations(num_frequencies, l1_scale, positio
 
 @pytest.mark.parametrize("phi_norm, theta_norm, position", VARIANTS)
 def test_memory_layout_does_not_matter(phi_norm, theta_norm, position):
-    block = awake(ENLBlock(6, phi_norm=phi_norm, theta_norm=theta_norm, position=position))
+    block = randomized(ENLBlock(6, phi_norm=phi_norm, theta_norm=theta_norm, position=position))
     x = torch.randn(2, 6, 7, 5, dtype=torch.float64)
     expected = block(x)
     channels_last = x.to(memory_format=torch.channels_last)
@@ -49,14 +49,14 @@ def test_memory_layout_does_not_matter(phi_norm, theta_norm, position):
 
 
 def test_images_of_a_batch_do_not_see_each_other():
-    block = awake(ENLBlock(6))
+    block = randomized(ENLBlock(6))
     x = torch.randn(3, 6, 8, 9, dtype=torch.float64)
     apart = torch.cat([block(image) for image in x.split(1)])
     assert relative_error(block(x), apart) < 1e-12
 
 
 def test_every_position_reaches_every_other():
-    block = awake(ENLBlock(6, position="none"))
+    block = randomized(ENLBlock(6, position="none"))
     x = torch.randn(1, 6, 10, 12, dtype=torch.float64)
     changed = x.clone()
     changed[:, :, 0, 0] += 1
@@ -66,7 +66,7 @@ def test_every_position_reaches_every_other():
 @pytest.mark.parametrize("phi_norm, theta_norm, position", VARIANTS)
 def test_gradients_are_those_of_the_function(phi_norm, theta_norm, position):
     options = {"phi_norm": phi_norm, "theta_norm": theta_norm, "position": position}
-    block = awake(ENLBlock(4, num_frequencies=2, **options))
+    block = randomized(ENLBlock(4, num_frequencies=2, **options))
     x = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(*equations.as_function(block, x))
 
@@ -96,7 +96,7 @@ def test_starts_as_the_papers_say():
 
 
 @pytest.mark.parametrize("kind", [ENLBlock, NonLocalBlock])
-def test_starts_as_wide_as_told(kind):
+def test_starts_with_the_given_deviation(kind):
     block = kind(512, init_std=0.125)
     for projection in (block.theta, block.phi, block.g, block.out):
         assert projection.weight.std().item() == pytest.approx(0.125, rel=0.02)

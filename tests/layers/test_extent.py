@@ -5,7 +5,7 @@ import itertools
 import equations
 import pytest
 import torch
-from equations import awake, relative_error
+from equations import randomized, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +52,7 @@ def assert_each_image_as_if_alone(output, x, extent, equation):
 @pytest.mark.parametrize("variant", ENL_VARIANTS)
 def test_enl_is_the_equations_over_each_images_own_positions(variant):
     options = enl_options(variant)
-    block, x = awake(ENLBlock(6, **options)), padded_map()
+    block, x = randomized(ENLBlock(6, **options)), padded_map()
 
     def equation(x):
         return equations.enl(block, x, **options)
@@ -68,7 +68,7 @@ def test_enl_is_the_equations_over_each_images_own_positions(variant):
 @pytest.mark.parametrize("variant", NON_LOCAL_VARIANTS)
 def test_non_local_is_the_equations_over_each_images_own_positions(variant):
     options = non_local_options(variant)
-    block, x = awake(NonLocalBlock(6, **options)), padded_map()
+    block, x = randomized(NonLocalBlock(6, **options)), padded_map()
     assert_each_image_as_if_alone(
         block(x, EXTENT), x, EXTENT, lambda x: equations.non_local(block, x, **options)
     )
@@ -78,7 +78,7 @@ def test_non_local_is_the_equations_over_each_images_own_positions(variant):
 @pytest.mark.parametrize("value", [0.0, 30.0, -1e4])
 @torch.no_grad()
 def test_what_stands_in_the_padding_does_not_matter(block_class, value):
-    block, x = awake(block_class(6)), padded_map()
+    block, x = randomized(block_class(6)), padded_map()
     other = in_the_padding(x, EXTENT, value)
     output, other_output = block(x, EXTENT), block(other, EXTENT)
     assert torch.isfinite(other_output).all()
@@ -89,7 +89,7 @@ def test_what_stands_in_the_padding_does_not_matter(block_class, value):
 
 @pytest.mark.parametrize("block_class", [ENLBlock, NonLocalBlock])
 def test_an_extent_of_the_whole_map_is_none(block_class):
-    block, x = awake(block_class(6)), padded_map()
+    block, x = randomized(block_class(6)), padded_map()
     for height, width in ((7, 10), (700, 800)):  # more than the map, in pixels perhaps
         assert relative_error(block(x, torch.tensor([[height, width]] * len(x))), block(x)) < 1e-12
 
@@ -103,7 +103,7 @@ def test_an_extent_of_another_form_is_named(block_class, extent):
 
 @pytest.mark.parametrize("variant", ENL_VARIANTS)
 def test_enl_gradients_are_those_of_the_function(variant):
-    block = awake(ENLBlock(4, num_frequencies=2, **enl_options(variant)))
+    block = randomized(ENLBlock(4, num_frequencies=2, **enl_options(variant)))
     x = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)
     function, arguments = equations.as_function(block, x)
     extent = torch.tensor([[3, 2], [2, 4]])
@@ -116,14 +116,14 @@ def test_enl_gradients_are_those_of_the_function(variant):
     "variant", [("softmax", "none"), ("mean", "cos_mul"), ("softmax", "l1_mul")]
 )
 def test_non_local_gradients_are_those_of_the_function(variant):
-    block = awake(NonLocalBlock(4, num_frequencies=2, **non_local_options(variant)))
+    block = randomized(NonLocalBlock(4, num_frequencies=2, **non_local_options(variant)))
     x = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)
     extent = torch.tensor([[3, 2], [2, 4]])
     assert torch.autograd.gradcheck(lambda x: block(x, extent), (x,))
 
 
 def test_autocast_agrees_with_float32_to_its_own_accuracy():
-    block, x = awake(ENLBlock(16)).float(), torch.randn(4, 16, 7, 10)
+    block, x = randomized(ENLBlock(16)).float(), torch.randn(4, 16, 7, 10)
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.25)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -134,7 +134,7 @@ def test_autocast_agrees_with_float32_to_its_own_accuracy():
 
 @pytest.mark.parametrize("block_class", [ENLBlock, NonLocalBlock])
 def test_graphs_hold_for_other_sizes_and_extents(block_class):
-    block = awake(block_class(6)).eval().requires_grad_(False)
+    block = randomized(block_class(6)).eval().requires_grad_(False)
     x, other = padded_map(), torch.randn(4, 6, 11, 12, dtype=torch.float64)
     graphs = [
         torch.jit.trace(block, (x, EXTENT)),

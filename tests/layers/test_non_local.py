@@ -3,7 +3,7 @@ import itertools
 import equations
 import pytest
 import torch
-from equations import awake, relative_error
+from equations import randomized, relative_error
 
 from enl_detectron2.layers import ENLBlock, InvalidOption, NonLocalBlock
 
@@ -17,7 +17,7 @@ SIZES = [(1, 1), (1, 6), (5, 1), (3, 8), (11, 13)]
 @pytest.mark.parametrize("height, width", SIZES)
 def test_equals_the_written_out_equations(affinity_norm, position, height, width):
     options = {"affinity_norm": affinity_norm, "position": position}
-    block = awake(NonLocalBlock(6, **options))
+    block = randomized(NonLocalBlock(6, **options))
     x = torch.randn(2, 6, height, width, dtype=torch.float64)
     assert relative_error(block(x), equations.non_local(block, x, **options)) < 1e-10
 
@@ -25,7 +25,7 @@ def test_equals_the_written_out_equations(affinity_norm, position, height, width
 @pytest.mark.parametrize("position", ["cos_mul", "l1_mul"])
 def test_position_options_reach_the_equations(position):
     options = {"position": position, "num_frequencies": 2, "l1_scale": 3.0}
-    block = awake(NonLocalBlock(6, **options))
+    block = randomized(NonLocalBlock(6, **options))
     x = torch.randn(1, 6, 6, 7, dtype=torch.float64)
     expected = equations.non_local(block, x, affinity_norm="softmax", **options)
     assert relative_error(block(x), expected) < 1e-10
@@ -33,7 +33,7 @@ def test_position_options_reach_the_equations(position):
 
 @pytest.mark.parametrize("position", ["none", "cos_add", "l1_add"])
 def test_the_product_is_associative_as_the_papers_say(position):
-    explicit = awake(NonLocalBlock(6, affinity_norm="mean", position=position))
+    explicit = randomized(NonLocalBlock(6, affinity_norm="mean", position=position))
     efficient = ENLBlock(6, phi_norm="mean", position=position).double()
     efficient.load_state_dict(explicit.state_dict())
     x = torch.randn(2, 6, 9, 14, dtype=torch.float64)
@@ -42,7 +42,7 @@ def test_the_product_is_associative_as_the_papers_say(position):
 
 @pytest.mark.parametrize("affinity_norm, position", VARIANTS)
 def test_memory_layout_does_not_matter(affinity_norm, position):
-    block = awake(NonLocalBlock(6, affinity_norm=affinity_norm, position=position))
+    block = randomized(NonLocalBlock(6, affinity_norm=affinity_norm, position=position))
     x = torch.randn(2, 6, 7, 5, dtype=torch.float64)
     channels_last = x.to(memory_format=torch.channels_last)
     assert not channels_last.is_contiguous()
@@ -51,7 +51,7 @@ def test_memory_layout_does_not_matter(affinity_norm, position):
 
 @pytest.mark.parametrize("affinity_norm, position", VARIANTS)
 def test_gradients_are_those_of_the_function(affinity_norm, position):
-    block = awake(
+    block = randomized(
         NonLocalBlock(4, affinity_norm=affinity_norm, position=position, num_frequencies=2)
     )
     x = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from equations import awake, relative_error
+from equations import randomized, relative_error
 
 from enl_detectron2.layers import ENLBlock, NonLocalBlock
 
@@ -23,7 +23,7 @@ BLOCKS = [
 @pytest.mark.parametrize("extent", [None, EXTENT], ids=["whole", "padded"])
 @pytest.mark.parametrize("kind, options", BLOCKS)
 def test_every_adapter_counts_learns_and_merges(kind, options, extent):
-    block = awake(kind(6, **options))
+    block = randomized(kind(6, **options))
     x = torch.randn(2, 6, 7, 10, dtype=torch.float64)
     before = block(x, extent)
     config = peft.LoraConfig(r=2, target_modules=PROJECTIONS, init_lora_weights=False)

@@ -11,7 +11,7 @@ import equations
 import pytest
 import torch
 import torch.distributed as dist
-from equations import awake, relative_error
+from equations import randomized, relative_error
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -31,7 +31,7 @@ EXTENT = torch.tensor([[7, 10], [4, 6]])
 
 def enl(variant, channels=6):
     options = dict(zip(("phi_norm", "theta_norm", "position"), variant, strict=True))
-    return awake(ENLBlock(channels, **options))
+    return randomized(ENLBlock(channels, **options))
 
 
 def a_map(channels=6, **options):
@@ -77,7 +77,9 @@ def test_an_adapter_has_its_effect_and_its_gradient(variant, projection, extent)
 
 
 @pytest.mark.parametrize("projection", PROJECTIONS)
-@pytest.mark.parametrize("make", [lambda: enl(ENL_VARIANTS[0]), lambda: awake(NonLocalBlock(6))])
+@pytest.mark.parametrize(
+    "make", [lambda: enl(ENL_VARIANTS[0]), lambda: randomized(NonLocalBlock(6))]
+)
 def test_pruned_layers_train_and_load(make, projection):
     block, x = make(), a_map()
     prune.random_unstructured(getattr(block, projection), "weight", amount=0.5)
@@ -119,7 +121,7 @@ def equations_of(block, x):
 @pytest.mark.parametrize("extent", [None, EXTENT], ids=["whole", "padded"])
 @pytest.mark.parametrize(
     "block",
-    [enl(v) for v in ENL_VARIANTS] + [awake(NonLocalBlock(6))],
+    [enl(v) for v in ENL_VARIANTS] + [randomized(NonLocalBlock(6))],
     ids=lambda block: type(block).__name__,
 )
 def test_hooks_of_every_layer_fire_once_and_see_finite_values(block, extent):
@@ -284,8 +286,8 @@ class Applied(nn.Module):
         enl(ENL_VARIANTS[0]),
         enl(("mean", "tanh", "l1_add")),
         enl(("none", "none", "none")),
-        awake(NonLocalBlock(6, affinity_norm="mean", position="cos_mul")),
-        awake(NonLocalBlock(6, position="cos_add")),
+        randomized(NonLocalBlock(6, affinity_norm="mean", position="cos_mul")),
+        randomized(NonLocalBlock(6, position="cos_add")),
     ],
     ids=["softmax cos", "mean tanh l1", "none", "NL mean cos_mul", "NL softmax cos_add"],
 )

@@ -313,7 +313,7 @@ def test_a_block_may_be_replaced_or_wrapped(slim_cfg):
     assert len(calls) == 3 and all(args[1] is not None for args in calls)  # and the extent
 
 
-def test_a_configuration_without_the_keys_is_told_what_adds_them():
+def test_a_configuration_without_the_keys_names_what_adds_them():
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.NAME = "ENL_FPN"
     with pytest.raises(ValueError, match=r"call enl_detectron2.add_enl_config\(cfg\) before"):
@@ -340,7 +340,7 @@ def test_keys_that_are_there_stay(slim_cfg):
     assert {key for key in plain if plain[key] != get_cfg()[key]} == {"MODEL"}
 
 
-def test_retinanet_with_the_max_pool_is_told_what_it_needs(slim_cfg):
+def test_retinanet_with_the_max_pool_names_what_it_needs(slim_cfg):
     slim_cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
     slim_cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
     with pytest.raises(ValueError, match="TOP_BLOCK must be 'LastLevelP6P7' .* names p7"):

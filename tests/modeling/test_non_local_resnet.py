@@ -58,7 +58,7 @@ def test_starting_as_the_identity_it_is_the_plain_resnet(cfg):
         assert torch.equal(features, expected[name])
 
 
-def test_its_block_starts_as_wide_as_told(cfg):
+def test_its_block_starts_with_the_given_deviation(cfg):
     cfg.MODEL.NON_LOCAL_RESNET.BLOCK_OPTIONS.init_std = 5.0
     assert build(cfg).res4.non_local.theta.weight.std().item() > 4
 

@@ -1,4 +1,4 @@
-"""An image's features alone and in company: what the backbones know of the padding."""
+"""An image's features alone and batched with a larger one: how the backbones treat the padding."""
 
 import math
 import threading
@@ -29,7 +29,7 @@ def batch(*images):
     return ImageList.from_tensors(list(images), size_divisibility=32).tensor
 
 
-def awake(module):
+def randomized(module):
     """Weights with which each block adds about as much as its input, if that is of unit size."""
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
@@ -76,33 +76,33 @@ def test_a_cell_that_is_partly_padding_counts():
 
 @pytest.mark.parametrize("block", BLOCKS)
 @torch.no_grad()
-def test_what_blocks_add_does_not_depend_on_the_company(block):
-    """All else is equal here: no cell below the pyramid sees the padding."""
+def test_what_blocks_add_does_not_depend_on_the_batch(block):
+    """All else is equal here: no cell below the pyramid depends on the padding."""
     torch.manual_seed(0)
     keys = {"block": block, "block_options": BLOCKS[block]}
     fpn = ENL_FPN(Averages(), ["res2", "res3", "res4", "res5"], 8, **keys)
     for relation_block in fpn.relation_blocks:
-        awake(relation_block)
+        randomized(relation_block)
     papers = ENL_FPN(
         Averages(), ["res2", "res3", "res4", "res5"], 8, **keys, attend_to_padding=True
     )
     papers.load_state_dict(fpn.state_dict())
     image, others = noise(100, 70, dtype=torch.float64), noise(128, 200, 1, dtype=torch.float64)
     for backbone, expected_same in ((fpn.double(), True), (papers.double(), False)):
-        alone, in_company = backbone(batch(image)), backbone(batch(image, others, others[:, :9]))
+        alone, batched = backbone(batch(image)), backbone(batch(image, others, others[:, :9]))
         for level in LEVELS:
-            a, b = inside(alone, level, image), inside(in_company, level, image)
+            a, b = inside(alone, level, image), inside(batched, level, image)
             assert torch.allclose(a, b, rtol=1e-10, atol=1e-12) == expected_same
 
 
 def build(cfg, **keys):
-    """A backbone whose blocks are awake, and whose batch norms know what noise is like."""
+    """A backbone with random weights in its blocks and batch norms calibrated on noise."""
     cfg = cfg.clone()
     cfg.MODEL.ENL_FPN.merge_from_list([item for pair in keys.items() for item in pair])
     torch.manual_seed(0)
     backbone = build_backbone(cfg)
     for level in LEVELS:
-        awake(getattr(backbone, f"fpn_relation{level}", nn.Identity()))
+        randomized(getattr(backbone, f"fpn_relation{level}", nn.Identity()))
     backbone.train()
     with torch.no_grad():
         for _ in range(10):
@@ -111,22 +111,22 @@ def build(cfg, **keys):
 
 
 @torch.no_grad()
-def largest_difference(backbone, size, company):
+def largest_difference(backbone, size, other_size):
     """Of P3 to P5 inside the image, alone and batched; 1 is the level's largest value."""
-    image, other = noise(*size), noise(*company, seed=1)
-    alone, in_company = backbone(batch(image)), backbone(batch(image, other))
+    image, other = noise(*size), noise(*other_size, seed=1)
+    alone, batched = backbone(batch(image)), backbone(batch(image, other))
     differences = []
     for level in LEVELS:
-        a, b = inside(alone, level, image), inside(in_company, level, image)
+        a, b = inside(alone, level, image), inside(batched, level, image)
         differences.append(((a - b).abs().max() / a.abs().max()).item())
     return max(differences)
 
 
-@pytest.mark.parametrize("size, company", [((160, 160), (224, 320)), ((224, 288), (256, 384))])
-def test_enl_differs_in_company_no_more_than_the_plain_pyramid(slim_cfg, size, company):
-    plain = largest_difference(build(slim_cfg, BLOCK=""), size, company)
+@pytest.mark.parametrize("size, other_size", [((160, 160), (224, 320)), ((224, 288), (256, 384))])
+def test_enl_differs_with_its_batch_no_more_than_the_plain_pyramid(slim_cfg, size, other_size):
+    plain = largest_difference(build(slim_cfg, BLOCK=""), size, other_size)
     assert plain > 0  # its convolutions look over the image's edge
-    assert largest_difference(build(slim_cfg), size, company) <= 1.1 * plain
+    assert largest_difference(build(slim_cfg), size, other_size) <= 1.1 * plain
 
 
 def test_the_papers_behaviour_is_one_key_away(slim_cfg):
@@ -142,7 +142,7 @@ def test_the_papers_behaviour_is_one_key_away(slim_cfg):
 
 @pytest.mark.parametrize("attend_to_padding", [False, True])
 @torch.no_grad()
-def test_the_block_in_a_resnet_is_told_the_extent(slim_cfg, attend_to_padding):
+def test_the_block_in_a_resnet_gets_the_extent(slim_cfg, attend_to_padding):
     slim_cfg.MODEL.BACKBONE.NAME = "build_non_local_resnet_backbone"
     slim_cfg.MODEL.NON_LOCAL_RESNET.ATTEND_TO_PADDING = attend_to_padding
     resnet = build_backbone(slim_cfg).eval()
@@ -156,7 +156,7 @@ def test_the_block_in_a_resnet_is_told_the_extent(slim_cfg, attend_to_padding):
 
 
 @pytest.mark.parametrize("stage, stride", [("res2", 4), ("res3", 8), ("res5", 32)])
-def test_the_extent_is_that_of_the_map_that_the_block_sees(stage, stride):
+def test_the_extent_is_that_of_the_blocks_own_map(stage, stride):
     # A stage of ResNet-18 has two blocks: the non-local one stands right behind the first.
     stages = ResNet.make_default_stages(18, norm="BN")
     resnet = NonLocalResNet(BasicStem(norm="BN"), stages, stage=stage)
@@ -166,7 +166,7 @@ def test_the_extent_is_that_of_the_map_that_the_block_sees(stage, stride):
 def test_a_projects_own_block_may_take_the_extent_or_not(monkeypatch):
     seen = []
 
-    class Told(nn.Module):
+    class WithExtent(nn.Module):
         def __init__(self, channels):
             super().__init__()
 
@@ -174,12 +174,12 @@ def test_a_projects_own_block_may_take_the_extent_or_not(monkeypatch):
             seen.append(extent)
             return x
 
-    class Untold(Told):
+    class WithoutExtent(WithExtent):
         def forward(self, x):
             seen.append("nothing")
             return x
 
-    for block in (Told, Untold):
+    for block in (WithExtent, WithoutExtent):
         monkeypatch.setitem(RELATION_BLOCK_REGISTRY._obj_map, block.__name__, block)
         fpn = ENL_FPN(
             Averages(), ["res4", "res5"], 8, block=block.__name__, block_features=["res4"]

@@ -1,4 +1,4 @@
-"""A run that is taken up with another configuration: refused by name, or told apart from it."""
+"""A run that is taken up with another configuration: refused by name, or kept apart from it."""
 
 from pathlib import Path
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from browser import NAMES, Page, find_chromium
-from equations import awake
+from equations import randomized
 from matplotlib.colors import to_rgb
 
 from enl_detectron2.analysis.attention.colours import ABOVE_ZERO, BELOW_ZERO
@@ -41,7 +41,7 @@ DRAWN = """(() => {
 def attention():
     blocks = {}
     for name, (block_class, options, stride) in BLOCKS.items():
-        block = awake(block_class(12, **options)).float()
+        block = randomized(block_class(12, **options)).float()
         x = torch.randn(1, 12, 96 // stride, 160 // stride)
         blocks[name] = block_attention(block, x, stride, IMAGE.shape[:2])
     return blocks

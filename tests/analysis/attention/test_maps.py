@@ -4,7 +4,7 @@ import equations
 import pytest
 import torch
 from detectron2.modeling import build_model
-from equations import awake
+from equations import randomized
 
 from enl_detectron2.analysis.attention.maps import (
     Attention,
@@ -46,7 +46,7 @@ def attention_and_matrix(block_class, options):
         ENLBlock: equations.enl_affinity,
         NonLocalBlock: equations.non_local_affinity,
     }[block_class]
-    block = awake(block_class(6, **options))
+    block = randomized(block_class(6, **options))
     x = torch.randn(1, 6, HEIGHT, WIDTH, dtype=torch.float64)
     theta, phi = (equations.project(p, x[0].flatten(1)) for p in (block.theta, block.phi))
     matrix = explicit_affinity(theta, phi, HEIGHT, WIDTH, **options)
@@ -81,7 +81,7 @@ def test_each_row_is_that_of_the_explicit_matrix(block_class, options):
 )
 def test_says_which_maps_may_go_below_zero(block, expected):
     x = torch.randn(1, 6, HEIGHT, WIDTH)
-    signed = block_attention(equations.awake(block).float(), x, 8, (80, 96)).signed
+    signed = block_attention(equations.randomized(block).float(), x, 8, (80, 96)).signed
     assert tuple(signed[part] for part in ("appearance", "position", "total")) == expected
 
 

@@ -425,7 +425,7 @@ def test_each_measurement_has_a_process_of_its_own(tmp_path):
     assert added == pytest.approx([500, 50], abs=20)
 
 
-def test_a_process_that_dies_is_told(tmp_path):
+def test_a_process_that_dies_is_reported(tmp_path):
     config = tmp_path / "dies.py"
     config.write_text("import os\nos._exit(1)\n")
     with pytest.raises(RuntimeError, match=r"dies\.py: the process that measures it died"):

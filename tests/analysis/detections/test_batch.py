@@ -212,7 +212,7 @@ def test_names_that_are_not_unicode_do_not_crash_opencv(reader, tmp_path):
             batch.draw_video(np.copy, source, target)
 
 
-def test_a_video_that_ends_early_is_told(tmp_path):
+def test_a_video_that_ends_early_is_reported(tmp_path):
     whole = cv2.VideoWriter(
         str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48)
     )

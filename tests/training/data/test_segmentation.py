@@ -43,7 +43,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_what_can_not_be_used_is_told(case):
+def test_what_can_not_be_used_is_reported(case):
     segmentation, said = FAULTS[case]
     usable, fault = usable_segmentation(segmentation, SIZE)
     assert usable is None and fault.startswith(said)
