@@ -11,6 +11,9 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from enl_detectron2.modeling import relation_blocks
+from enl_detectron2.modeling.pyramid import warn_of_black_padding
+
 from .building import EarlyLog, building
 from .checkpoint import ENLCheckpointer
 from .checks import check_lazy, check_levels, lazy_names
@@ -91,6 +94,8 @@ def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
         with building("the model", args.config_file):
             model = instantiate(cfg.model).to(cfg.train.device)
             check_levels(cfg, model)
+        if "pixel_mean" in cfg.model and relation_blocks(model):
+            warn_of_black_padding(cfg.model.pixel_mean)  # which ENL_FPN isn't given here
         if args.eval_only:
             with building("the test's images", args.config_file):
                 _check_data_sets(cfg, eval_only=True)

@@ -233,6 +233,18 @@ def test_nothing_waits_for_a_gpu_and_all_stays_on_it(slim_cfg, dtype):
 
 
 @torch.no_grad()
+def test_a_batch_of_no_images_gives_empty_maps(slim_cfg):
+    backbone = build(slim_cfg, BOTTOM_UP="build_non_local_resnet_backbone")
+    plain = build(slim_cfg, BLOCK="")
+    for name, features in backbone(torch.zeros(0, 3, 64, 96)).items():
+        assert (
+            features.shape
+            == plain(torch.zeros(0, 3, 64, 96))[name].shape
+            == (0, *features.shape[1:])
+        )
+
+
+@torch.no_grad()
 def test_the_backbone_runs_on_meta_tensors(slim_cfg):
     backbone = build(slim_cfg, BOTTOM_UP="build_non_local_resnet_backbone")
     images = batch(noise(100, 70), noise(128, 200))

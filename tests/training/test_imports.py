@@ -57,7 +57,8 @@ def test_tools_take_it(block_file, run_tool):
 
 
 @pytest.mark.parametrize(
-    "name, said", [("missing.py", "there is no file missing.py"), ("no_such_module", "no module 'no_such")]
+    "name, said",
+    [("missing.py", "there is no file missing.py"), ("no_such_module", "no module 'no_such")],
 )
 def test_what_is_not_there_is_named(block_file, run_tool, name, said):
     with pytest.raises(ConfigError, match=said):
