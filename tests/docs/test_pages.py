@@ -48,7 +48,11 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(target), link
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p.parent in (ROOT, ROOT / "docs")], ids=name)
+# The changelog names what there was, too.
+CURRENT = [p for p in PAGES if p.parent in (ROOT, ROOT / "docs") and p.name != "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=name)
 def test_files_that_commands_name_are_there(page):
     for file in FILE.findall(page.read_text()):
         assert (ROOT / file).exists() or "NAME" in file, file
