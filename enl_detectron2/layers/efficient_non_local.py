@@ -88,7 +88,8 @@ class ENLBlock(ProjectedBlock):
             theta = theta * own
         # L keeps constants and is zero in the padding, and so out's bias goes with its tokens.
         if self.position_term is not None:
-            z = self.position_term.spread(carried[:, :, width:].unflatten(2, shape), factors, x)
+            filtered = carried[:, :, width:].reshape(x.shape[0], x.shape[1], shape[0], shape[1])
+            z = self.position_term.spread(filtered, factors, x)
         elif own is None:
             z = x + bias[..., None]
         else:
