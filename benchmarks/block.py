@@ -3,10 +3,12 @@
 
     python benchmarks/block.py
 
-The reference is what no direct implementation can avoid: the time of theta, phi, g and out on the
-same input, in the same run. Takes some 5 minutes on two cores; results/block.md says what came out.
+The reference is what no implementation can avoid: the time of theta, phi, g and out on the same
+input in the same memory format, in the same run. Takes some 10 minutes on two idle cores;
+results/block.md says what came out.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -17,13 +19,14 @@ from harness import milliseconds, ratio
 from torch import Tensor
 
 from enl_detectron2.layers import ENLBlock, NonLocalBlock
-from enl_detectron2.layers.relation_block import RelationBlock
 
 CHANNELS = 256
 BATCHES = (1, 2)
-SIZES = ((25, 34), (50, 68), (100, 136), (200, 272))  # strides 32 to 4 of an 800×1088 image
-GROWTH_SIZES = (*SIZES, (400, 544))
-SECONDS = 8  # for the rounds of one line of a table
+SIZES = ((50, 68), (100, 136), (200, 272))  # strides 16 to 4 of an 800×1088 image
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
+THREADS = (1, 2)
+GROWTH_SIZES = ((25, 34), *SIZES, (400, 544))
+SECONDS = 5  # for the rounds of one line of a table
 SLOWEST = 60  # seconds of one call; slower ones are left out
 LARGEST_AFFINITY = 8e9  # bytes of one call; larger ones are left out
 
@@ -33,36 +36,44 @@ Row = dict[str, Any]
 def main() -> None:
     block = harness.awake(ENLBlock(CHANNELS))
     results = {"machine": harness.machine(), "channels": CHANNELS}
-    results["inference"] = [inference(block, *case) for case in cases()]
-    results["training"] = [training(block, *case) for case in cases()]
-    results["memory"] = [memory(block, *case) for case in cases()]
-    results["bfloat16"] = [bfloat16(block, size) for size in SIZES[:3]]
+    for kind, measure in (("inference", inference), ("training", training)):
+        results[kind] = []
+        for threads, layout, size, batch in itertools.product(THREADS, LAYOUTS, SIZES, BATCHES):
+            torch.set_num_threads(threads)
+            row = {"threads": threads, **measure(block, layout, batch, size)}
+            print(kind, row, flush=True)
+            results[kind].append(row)
+    results["memory"] = [
+        memory(block, layout, 1, size) for layout, size in itertools.product(LAYOUTS, SIZES)
+    ]
+    results["bfloat16"] = [bfloat16(block, size) for size in SIZES[:2]]
     # Last, as it holds for the rest of the process.
     results["keeps_freed_memory"] = harness.keep_freed_memory()
     results["growth"] = growth(block, GROWTH_SIZES)
     harness.write_results("block", results, tables(results))
 
 
-def cases() -> list[tuple[int, tuple[int, int]]]:
-    return [(batch, size) for batch in BATCHES for size in SIZES]
-
-
 # ---------------------------------------------------------------------------- what is compared
 
 
-def direct(block: RelationBlock, x: Tensor) -> Tensor:
-    """The block's equations as they stand, see ``relate``."""
-    return RelationBlock.forward(block, x)
+def a_map(layout: str, batch: int, size: tuple[int, int]) -> Tensor:
+    return harness.random_map(batch, CHANNELS, size).to(memory_format=LAYOUTS[layout])
 
 
-def four_convolutions(block: RelationBlock, x: Tensor) -> Tensor:
+def own_extent(x: Tensor) -> Tensor:
+    """An image's own part of a map: all but the last fortieth of its width, as of 800×1066."""
+    height, width = x.shape[2:]
+    return torch.tensor([[height, width - max(width // 40, 1)]] * len(x))
+
+
+def four_convolutions(block: ENLBlock, x: Tensor) -> Tensor:
     """The projections alone. Nothing is kept of φ and g, so that they cost no more than need be."""
     block.phi(x)
     block.g(x)
     return block.out(block.theta(x))
 
 
-def explicit_non_local(block: RelationBlock, x: Tensor) -> Tensor:
+def explicit_non_local(block: NonLocalBlock, x: Tensor) -> Tensor:
     """A non-local block with the N×N softmax of its affinity in memory."""
     theta, phi, g = (part(x).flatten(2) for part in (block.theta, block.phi, block.g))
     affinity = (theta.transpose(1, 2) @ phi).softmax(dim=2)
@@ -74,19 +85,19 @@ def explicit_non_local(block: RelationBlock, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def inference(block: ENLBlock, batch: int, size: tuple[int, int]) -> Row:
-    x = harness.random_map(batch, CHANNELS, size)
+def inference(block: ENLBlock, layout: str, batch: int, size: tuple[int, int]) -> Row:
+    x = a_map(layout, batch, size)
     functions = {
         "four": partial(four_convolutions, block, x),
         "enl": partial(block, x),
-        "direct": partial(direct, block, x),
+        "padded": partial(block, x, own_extent(x)),
     }
-    return timed_row(batch, size, functions)
+    return timed_row(layout, batch, size, functions)
 
 
-def training(block: ENLBlock, batch: int, size: tuple[int, int]) -> Row:
+def training(block: ENLBlock, layout: str, batch: int, size: tuple[int, int]) -> Row:
     """Forward and backward, with gradients of the input and of all parameters."""
-    x = harness.random_map(batch, CHANNELS, size).requires_grad_()
+    x = a_map(layout, batch, size).requires_grad_()
     gradient = torch.ones_like(x)
     inner_gradient = torch.ones_like(x[:, : CHANNELS // 2])
 
@@ -102,43 +113,41 @@ def training(block: ENLBlock, batch: int, size: tuple[int, int]) -> Row:
     functions = {
         "four": partial(step, convolutions),
         "enl": partial(step, lambda: [block(x)]),
-        "direct": partial(step, lambda: [direct(block, x)]),
+        "padded": partial(step, lambda: [block(x, own_extent(x))]),
     }
-    return timed_row(batch, size, functions)
+    return timed_row(layout, batch, size, functions)
 
 
-def timed_row(batch: int, size: tuple[int, int], functions: dict[str, Callable]) -> Row:
+def timed_row(
+    layout: str, batch: int, size: tuple[int, int], functions: dict[str, Callable]
+) -> Row:
     times = harness.interleaved_times(functions, seconds=SECONDS)
     return {
+        "layout": layout,
         "batch": batch,
         "size": size,
         "rounds": len(times["enl"]),
         "ms": milliseconds(times),
         "enl_to_four": ratio(times, "enl", "four"),
-        "enl_to_direct": ratio(times, "enl", "direct"),
+        "padded_to_enl": ratio(times, "padded", "enl"),
     }
 
 
-def memory(block: ENLBlock, batch: int, size: tuple[int, int]) -> Row:
+def memory(block: ENLBlock, layout: str, batch: int, size: tuple[int, int]) -> Row:
     """In multiples of the input's bytes, which are the output's, too."""
-    x = harness.random_map(batch, CHANNELS, size)
+    x = a_map(layout, batch, size)
     variable = x.clone().requires_grad_()
-
-    def beyond_output(function: Callable[[Tensor], Tensor]) -> float:
-        with torch.no_grad():
-            return harness.peak_bytes(partial(function, x)) / x.nbytes - 1
-
-    def saved(function: Callable[[Tensor], Tensor]) -> float:
-        known = [variable, *block.parameters()]
-        return harness.saved_bytes(partial(function, variable), known) / x.nbytes
-
-    forms = {"enl": block, "direct": partial(direct, block)}
-    return {
-        "batch": batch,
-        "size": size,
-        "inference": {name: beyond_output(form) for name, form in forms.items()},
-        "saved": {name: saved(form) for name, form in forms.items()},
-    }
+    known = [variable, *block.parameters()]
+    with torch.no_grad():
+        peaks = [
+            harness.peak_bytes(partial(block, x, extent)) / x.nbytes - 1
+            for extent in (None, own_extent(x))
+        ]
+    saved = [
+        harness.saved_bytes(partial(block, variable, extent), known) / x.nbytes
+        for extent in (None, own_extent(x))
+    ]
+    return {"layout": layout, "batch": batch, "size": size, "inference": peaks, "saved": saved}
 
 
 @torch.no_grad()
@@ -226,25 +235,27 @@ def map_size(row: Row) -> str:
 
 def time_columns(row: Row) -> Row:
     return {
+        "threads": row["threads"],
+        "layout": row["layout"],
         "batch": row["batch"],
         "map": map_size(row),
         "four convolutions ms": row["ms"]["four"],
         "ENL ms": row["ms"]["enl"],
-        "direct form ms": row["ms"]["direct"],
         "ENL ÷ four": row["enl_to_four"],
-        "ENL ÷ direct": row["enl_to_direct"],
+        "with an extent ÷ without": row["padded_to_enl"],
         "rounds": row["rounds"],
     }
 
 
 def memory_columns(row: Row) -> Row:
     return {
+        "layout": row["layout"],
         "batch": row["batch"],
         "map": map_size(row),
-        "inference, beyond input and output: ENL": row["inference"]["enl"],
-        "direct form": row["inference"]["direct"],
-        "kept for backward, beyond input: ENL": row["saved"]["enl"],
-        "direct form ": row["saved"]["direct"],
+        "inference, beyond input and output": row["inference"][0],
+        "with an extent": row["inference"][1],
+        "kept for backward, beyond input": row["saved"][0],
+        "with an extent ": row["saved"][1],
     }
 
 

@@ -4,7 +4,8 @@
     python benchmarks/detector.py
 
 Both detectors have the same random weights, but for the blocks' own, and their heads see the same
-number of regions. Takes some 5 minutes on two cores; results/detector.md says what came out.
+number of regions. Each memory format is compared with itself. Takes some 10 minutes on two idle
+cores; results/detector.md says what came out.
 """
 
 from contextlib import ExitStack
@@ -34,6 +35,7 @@ FILES = {
     "baseline": str(CONFIGS / "rcnn_R50.yaml"),
     "+3ENL TD": str(CONFIGS / "enl_rcnn_R50.yaml"),
 }
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 IMAGE_SIZE = (800, 1066)
 # Steps so small that the weights stay as they are, and the work of all steps the same.
 OPTIONS = ["SOLVER.BASE_LR", "1e-9"]
@@ -51,9 +53,16 @@ def main() -> None:
     results["multiply_adds"] = {
         name: sum(count_multiply_adds(model, IMAGE_SIZE).values()) for name, model in models.items()
     }
-    results["inference"] = inference(models, IMAGE_SIZE, INFERENCE_SECONDS)
-    results["training"] = training(models, IMAGE_SIZE, TRAINING_SECONDS)
-    harness.write_results("detector", results, [table(results)])
+    tables = []
+    for layout, memory_format in LAYOUTS.items():
+        for model in models.values():
+            model.to(memory_format=memory_format)
+        results[layout] = {
+            "inference": inference(models, IMAGE_SIZE, INFERENCE_SECONDS),
+            "training": training(models, IMAGE_SIZE, TRAINING_SECONDS),
+        }
+        tables.append(table(results | results[layout], layout))
+    harness.write_results("detector", results, tables)
 
 
 def process_memory(config_file: str) -> Results:
@@ -136,10 +145,10 @@ def objects(size: tuple[int, int]) -> Instances:
     return instances
 
 
-def table(results: Results) -> str:
+def table(results: Results, layout: str) -> str:
     rows = [row(results, name) for name in results["multiply_adds"]]
     height, width = results["image_size"]
-    return harness.table(f"Faster R-CNN R50-FPN, {height}×{width}", rows)
+    return harness.table(f"Faster R-CNN R50-FPN, {height}×{width}, {layout}", rows)
 
 
 def row(results: Results, name: str) -> Results:

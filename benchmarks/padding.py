@@ -1,18 +1,14 @@
 #!/usr/bin/env python
-"""What the company of larger images changes in an image's features, and what leaving the padding
-out costs a block.
+"""What being batched with larger images changes in an image's features.
 
     python benchmarks/padding.py
 
 detectron2 pads a batch to its largest image. An image's P3 to P5 are compared, alone and beside a
 larger image, for the plain FPN, for blocks that leave the padding out and for blocks that attend to
-it, as the papers' do. The cost is that of one block on a padded map, with its extent and without.
-Takes some 10 minutes on two cores; results/padding.md says what came out.
+it, as the papers' do. Takes some 2 minutes on two cores; results/padding.md says what came out.
 """
 
 import math
-import statistics
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +17,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 from detectron2.structures import ImageList
-from harness import milliseconds, ratio
 from torch import Tensor, nn
 
-from enl_detectron2.layers import ENLBlock
-from enl_detectron2.modeling.build import relation_block_names
+from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.training.config import load_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -40,16 +34,11 @@ SYSTEMS = {
 }
 ATTEND_KEYS = ("MODEL.ENL_FPN.ATTEND_TO_PADDING", "MODEL.NON_LOCAL_RESNET.ATTEND_TO_PADDING")
 
-CHANNELS = 256
-MAP_SIZE, INSIDE = (100, 136), (100, 133)  # stride 8 of 800×1066, padded to 800×1088
-SECONDS = 120  # for the rounds of one line of the table of costs
-
 Row = dict[str, Any]
 
 
 def main() -> None:
     results = {"machine": harness.machine()}
-    results["cost"] = [cost(batch, training) for training in (False, True) for batch in (1, 2)]
     results["differences"] = [
         row for size, company in SIZES for row in differences(size, company, load_configs())
     ]
@@ -101,7 +90,7 @@ def build(cfg: CfgNode) -> nn.Module:
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     torch.manual_seed(0)
     backbone = build_backbone(cfg)
-    blocks = [backbone.get_submodule(name) for name in relation_block_names(backbone)]
+    blocks = [block for block in relation_blocks(backbone).values() if list(block.parameters())]
     for block in blocks:
         harness.awake(block)
     backbone.train()
@@ -151,45 +140,6 @@ def padded(*images: Tensor) -> Tensor:
     return ImageList.from_tensors(list(images), size_divisibility=32).tensor
 
 
-# ---------------------------------------------------------------------------- cost
-
-
-def cost(batch: int, training: bool) -> Row:
-    """The block told the extent, over the mean of two calls that aren't told it, in each round: the
-    median, and its 95 % interval; the ratio of these two calls is what the clock is worth."""
-    block = harness.awake(ENLBlock(CHANNELS))
-    x = harness.random_map(batch, CHANNELS, MAP_SIZE).requires_grad_(training)
-    extent = torch.tensor([INSIDE] * batch)
-    gradient = torch.ones_like(x)
-
-    def step(*arguments: Tensor) -> None:
-        x.grad = None
-        block.zero_grad()
-        block(x, *arguments).backward(gradient)
-
-    with torch.set_grad_enabled(training):
-        run = step if training else partial(block, x)
-        functions = {"plain": run, "again": run, "extent": partial(run, extent)}
-        times = harness.interleaved_times(functions, seconds=SECONDS, rounds=(3, 1000))
-    plain = [statistics.mean(pair) for pair in zip(times["plain"], times["again"])]
-    return {
-        "training": training,
-        "batch": batch,
-        "rounds": len(plain),
-        "ms": milliseconds(times),
-        "extent_to_plain": ratio({**times, "plain": plain}, "extent", "plain"),
-        "interval": median_interval([a / b for a, b in zip(times["extent"], plain)]),
-        "again_to_plain": ratio(times, "again", "plain"),
-    }
-
-
-def median_interval(values: list[float]) -> tuple[float, float]:
-    """The 95 % interval of the median: of n values n/2 lie below it, give or take σ = √n/2."""
-    values, half = sorted(values), math.isqrt(len(values))
-    middle = len(values) // 2
-    return values[max(middle - half, 0)], values[min(middle + half, len(values) - 1)]
-
-
 # ---------------------------------------------------------------------------- tables
 
 
@@ -198,11 +148,6 @@ def tables(results: Row) -> list[str]:
         harness.table(
             "Largest difference of an image's features, alone and in company",
             [difference_columns(row) for row in results["differences"]],
-        ),
-        harness.table(
-            f"What leaving the padding out costs a block, C = {CHANNELS}, "
-            f"{by(INSIDE)} padded to {by(MAP_SIZE)}",
-            [cost_columns(row) for row in results["cost"]],
         ),
     ]
 
@@ -220,18 +165,6 @@ def difference_columns(row: Row) -> Row:
         **{level.upper(): f"{value:.2f}" for level, value in row["by_level"].items()},
         "largest": f"{row['largest']:.2f}",
         "largest, to plain FPN's": f"{row['to_plain']:.2f}",
-    }
-
-
-def cost_columns(row: Row) -> Row:
-    return {
-        "": "forward and backward" if row["training"] else "inference",
-        "batch": row["batch"],
-        "block ms": row["ms"]["plain"],
-        "with extent ÷ without": f"{row['extent_to_plain']:.3f}",
-        "95 %": "{:.3f} to {:.3f}".format(*row["interval"]),
-        "without ÷ itself": f"{row['again_to_plain']:.3f}",
-        "rounds": row["rounds"],
     }
 
 

@@ -11,31 +11,11 @@ can't be read are named and left out; the exit status is then 1.
 """
 
 import argparse
-import glob
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
-import cv2
-import numpy as np
-from detectron2.data.detection_utils import read_image
-from detectron2.utils.logger import setup_logger
-from PIL import Image
-from tqdm import tqdm
-
-from enl_detectron2.analysis.command_line import require_new
-from enl_detectron2.analysis.detections.prediction import draw_instances, predict, predict_tiled
-from enl_detectron2.analysis.detector import load_detector
-from enl_detectron2.training.config import load_config
-
-WINDOW = "detections"
-ESCAPE = 27  # the key that closes the window
-
-
-class InputError(Exception):
-    """One input can't be used; the others can."""
+from enl_detectron2.analysis.command_line import score
+from enl_detectron2.training.command_line import run
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,9 +34,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--confidence-threshold",
-        type=float,
+        type=score,
         default=0.5,
-        help="detections below are left out (default: 0.5)",
+        help="detections below are left out, from 0 to 1 (default: 0.5)",
     )
     parser.add_argument(
         "--tile",
@@ -72,8 +52,6 @@ def parse_args() -> argparse.Namespace:
         help="overrides of the configuration: KEY VALUE … for .yaml, key=value … for .py",
     )
     args = parser.parse_args()
-    if not os.path.isfile(args.config_file):
-        parser.error(f"there is no file {args.config_file}")
     if args.tile is not None and args.tile < 4:
         parser.error("--tile must be at least 4")
     if args.webcam and args.output:
@@ -81,149 +59,32 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def find_images(inputs: list[str]) -> tuple[list[str], list[str]]:
-    """The image files that the words of --input mean, and a sentence for each that means none."""
-    suffixes = tuple(Image.registered_extensions())
-    files, errors = [], []
-    for word in inputs:
-        if os.path.isdir(word):
-            found = sorted(str(p) for p in Path(word).iterdir() if p.suffix.lower() in suffixes)
-            reason = "is a folder without images"
-        else:
-            found = [word] if os.path.exists(word) else sorted(glob.glob(word))
-            reason = "is no file or folder, and no file fits it as a pattern"
-        files += [file for file in found if file not in files]
-        errors += [] if found else [f"{word} {reason}"]
-    return files, errors
-
-
-def read(path: str) -> np.ndarray:
-    try:
-        return read_image(path, format="BGR")
-    except Exception as error:  # what Pillow raises for a broken file depends on its format
-        raise InputError(f"{path} can't be read as an image: {error}") from error
-
-
-class Window:
-    """Shows drawings on the screen."""
-
-    def __init__(self):
-        try:
-            cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL)
-        except cv2.error as error:
-            raise InputError(
-                "this OpenCV can't open a window (opencv-python can, on a machine with a screen): "
-                "give --output"
-            ) from error
-
-    def show(self, drawing: np.ndarray, milliseconds: int) -> bool:
-        """Shows a drawing that long, 0 for until a key is hit; whether to go on."""
-        cv2.imshow(WINDOW, drawing)
-        return cv2.waitKey(milliseconds) != ESCAPE
-
-
-def run_on_images(args: argparse.Namespace, detect) -> list[str]:
-    """Draws what is found on each image; a sentence for each input that couldn't be used."""
-    files, errors = find_images(args.input)
-    window = None
-    if args.output:
-        targets = [os.path.join(args.output, os.path.basename(file)) for file in files]
-        for target, number in Counter(targets).items():
-            if number > 1:
-                raise InputError(f"{number} inputs would be written to {target}: run them apart")
-        require_new(*targets)
-        os.makedirs(args.output, exist_ok=True)
-    else:
-        targets, window = [""] * len(files), Window()
-    bar = tqdm(list(zip(files, targets)), unit="image")
-    for file, target in bar:
-        try:
-            drawing = detect(read(file))
-            if window:
-                if not window.show(drawing, 0):
-                    break
-            elif not write(target, drawing):
-                raise InputError(f"{target} can't be written: its suffix names no known format")
-        except InputError as error:
-            errors.append(str(error))
-            tqdm.write(f"left out: {error}", file=sys.stderr)
-    return errors
-
-
-def write(path: str, drawing: np.ndarray) -> bool:
-    try:
-        return cv2.imwrite(path, drawing)
-    except cv2.error:  # a suffix that OpenCV doesn't know
-        return False
-
-
-def frames(video: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    while True:
-        success, frame = video.read()
-        if not success:
-            return
-        yield frame
-
-
-def run_on_video(args: argparse.Namespace, detect) -> None:
-    source = 0 if args.webcam else args.video_input
-    if args.output:
-        require_new(args.output)
-    video = cv2.VideoCapture(source)
-    if not video.isOpened():
-        raise InputError("no camera was found" if args.webcam else f"{source} is no video to read")
-    total = None if args.webcam else int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-    window = None if args.output else Window()
-    writer = None
-    try:
-        for frame in tqdm(frames(video), total=total, unit="frame"):
-            drawing = detect(frame)
-            if window:
-                if not window.show(drawing, 1):
-                    break
-                continue
-            if writer is None:
-                height, width = drawing.shape[:2]
-                writer = cv2.VideoWriter(
-                    args.output,
-                    cv2.VideoWriter_fourcc(*"mp4v"),
-                    video.get(cv2.CAP_PROP_FPS) or 25.0,
-                    (width, height),
-                )
-                if not writer.isOpened():
-                    raise InputError(f"{args.output} can't be written as a video: name an .mp4")
-            writer.write(drawing)
-        if args.output and writer is None:
-            raise InputError(f"{source} has no frame that can be read")
-    finally:
-        video.release()
-        if writer is not None:
-            writer.release()
-
-
 def main() -> None:
     args = parse_args()
+
+    from detectron2.utils.logger import setup_logger
+
+    from enl_detectron2.analysis.detections import batch
+    from enl_detectron2.analysis.detector import load_detector
+    from enl_detectron2.training.config import load_config
+
     setup_logger(name="fvcore")  # which weights the checkpoint lacks, for one
-    errors = []
-    try:
-        detector = load_detector(load_config(args.config_file, args.opts))
-
-        def detect(image: np.ndarray) -> np.ndarray:
-            tiled = {"tile": args.tile} if args.tile else {}
-            found = (predict_tiled if args.tile else predict)(
-                detector, image, score_threshold=args.confidence_threshold, **tiled
-            )
-            return draw_instances(image, found, detector)
-
-        if args.input:
-            errors = run_on_images(args, detect)
-        else:
-            run_on_video(args, detect)
-    except (InputError, ValueError, OSError) as error:
-        sys.exit(f"demo.py: error: {error}")
+    if args.input:  # what is wrong with them is said before the model is loaded
+        images, errors = batch.find_images(args.input)
+        targets = batch.new_files(images, args.output) if args.output else None
+        if not images:
+            sys.exit("\n".join(["there is no image to look at:", *errors]))
+    detector = load_detector(load_config(args.config_file, args.opts))
+    draw = batch.make_drawer(detector, args.confidence_threshold, args.tile)
+    if args.input:
+        if args.output:
+            os.makedirs(args.output, exist_ok=True)
+        errors += batch.draw_images(detector, images, targets, draw, large=bool(args.tile))
+    else:
+        errors = batch.draw_video(draw, 0 if args.webcam else args.video_input, args.output)
     if errors:
         sys.exit("\n".join([f"{len(errors)} input(s) left out:", *errors]))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,12 +1,15 @@
 """Efficient coarse-to-fine non-local blocks for detectron2's feature pyramids.
 
-``import enl_detectron2`` registers the backbones and the blocks where detectron2 is installed.
-Without it, ``enl_detectron2.layers`` works all the same: the blocks are plain PyTorch.
+``import enl_detectron2`` registers the backbones and the blocks. Where detectron2 is not
+installed, ``enl_detectron2.layers`` can be used all the same: the blocks are plain PyTorch.
 """
 
-import importlib.util
-
-if importlib.util.find_spec("detectron2"):
+try:
+    import detectron2  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "detectron2":
+        raise
+else:
     from . import model_zoo
     from .config import add_enl_config
 

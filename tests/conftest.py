@@ -1,29 +1,52 @@
 import os
-from pathlib import Path
+import runpy
+import sys
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from tiny_training import slim_config
 
 from enl_detectron2.analysis.cost.random_model import build_random_model
-from enl_detectron2.training.config import get_training_cfg
 
 # The tests are of the CPU on any machine; detectron2 would start one process a GPU if it saw any.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+
+@pytest.fixture(autouse=True)
+def forget_data_sets():
+    """Takes back what a test has registered."""
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        if name in MetadataCatalog.list():
+            MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def run_tool(monkeypatch, capsys):
+    """Runs a command line in this process: its status, standard output and standard error."""
+
+    def run(tool, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(tool), *map(str, arguments)])
+        capsys.readouterr()
+        status, said = 0, ""
+        try:
+            runpy.run_path(str(tool), run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code or 0
+        if isinstance(status, str):  # which Python writes to standard error when it ends
+            status, said = 1, status
+        out, err = capsys.readouterr()
+        return status, out, err + said
+
+    return run
 
 
 @pytest.fixture
 def slim_cfg():
-    """Faster R-CNN R50 with ENL_FPN on the CPU, all of its widths reduced."""
-    cfg = get_training_cfg()
-    cfg.merge_from_file(str(CONFIGS / "cpu/Base-slim-RCNN-FPN.yaml"))
-    cfg.MODEL.BACKBONE.NAME = "ENL_FPN"
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
-    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
-    cfg.MODEL.FPN.OUT_CHANNELS = 16
-    return cfg
+    return slim_config()
 
 
 @pytest.fixture

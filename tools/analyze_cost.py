@@ -10,10 +10,11 @@ import argparse
 import dataclasses
 import itertools
 import json
-import os
 
-from enl_detectron2.analysis.cost.report import analyze, format_costs
-from enl_detectron2.training.errors import UserError
+from enl_detectron2.analysis.command_line import require_new
+from enl_detectron2.training.command_line import run
+
+LARGEST = 16384  # pixels a side; the image is made
 
 
 def is_config(argument: str) -> bool:
@@ -51,26 +52,25 @@ def parse_args() -> argparse.Namespace:
     args.opts = args.arguments[len(args.configs) :]
     if not args.configs:
         parser.error(f"{args.arguments[0]} is no .yaml or .py file")
-    for config in args.configs:
-        if not os.path.isfile(config):
-            parser.error(f"there is no file {config}")
-    if min(args.size) < 1:
-        parser.error("--size must be at least 1 1")
+    if min(args.size) < 1 or max(args.size) > LARGEST:
+        parser.error(f"--size must be from 1 1 to {LARGEST} {LARGEST}")
     return args
 
 
 def main() -> None:
     args = parse_args()
+    if args.json:
+        require_new(args.json)
+
+    from enl_detectron2.analysis.cost.report import analyze, format_costs
+    from enl_detectron2.training.files import write_whole
+
     size = tuple(args.size)
-    try:
-        costs = [analyze(config, args.opts, size, measured=args.measure) for config in args.configs]
-    except (UserError, ValueError) as error:
-        raise SystemExit(f"analyze_cost.py: error: {error}") from error
+    costs = [analyze(config, args.opts, size, measured=args.measure) for config in args.configs]
     print(format_costs(costs))
     if args.json:
-        with open(args.json, "w") as file:
-            json.dump([dataclasses.asdict(cost) for cost in costs], file, indent=2)
+        write_whole(args.json, json.dumps([dataclasses.asdict(c) for c in costs], indent=2))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,16 +11,11 @@ Prints the tables, and for each model whether repetition helps it; writes errors
 import argparse
 from pathlib import Path
 
-from enl_detectron2.analysis.command_line import by_name, named_path, require_new
-from enl_detectron2.analysis.detections.errors import (
-    analyze_errors,
-    format_analyses,
-    plot_analyses,
-    write_csv,
-)
+from enl_detectron2.analysis.command_line import by_name, named_path, require_new, score
+from enl_detectron2.training.command_line import run
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -33,26 +28,30 @@ def main() -> None:
         metavar="NAME=FILE",
         help="coco_instances_results.json of each model",
     )
-    parser.add_argument("--output", required=True, help="folder to write to, new or empty")
+    parser.add_argument("--output", required=True, type=Path, help="folder, new or empty")
     parser.add_argument(
         "--score-threshold",
-        type=float,
+        type=score,
         default=0.5,
         help="detections below don't count for recall; AP counts all (default: 0.5)",
     )
-    args = parser.parse_args()
-    folder = Path(args.output)
-    try:
-        results = by_name(args.results)
-        require_new(folder)
-        analyses = analyze_errors(args.annotations, results, score_threshold=args.score_threshold)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_csv(analyses, folder / "errors.csv")
-        plot_analyses(analyses, folder / "errors.png")
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    print(format_analyses(analyses))
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+
+    from enl_detectron2.analysis.detections import errors_report
+    from enl_detectron2.analysis.detections.errors import analyze_errors
+
+    results = by_name(args.results)
+    require_new(args.output)
+    analyses = analyze_errors(args.annotations, results, score_threshold=args.score_threshold)
+    print(errors_report.format_analyses(analyses))
+    args.output.mkdir(parents=True, exist_ok=True)
+    errors_report.write_csv(analyses, args.output / "errors.csv")
+    errors_report.plot_analyses(analyses, args.output / "errors.png")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

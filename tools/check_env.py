@@ -24,6 +24,7 @@ TEST_NEEDS = {
     "pytest_timeout": "pytest-timeout",
     "hypothesis": "hypothesis",
     "ruff": "ruff",
+    "mypy": "mypy",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
     "safetensors": "safetensors",

@@ -12,17 +12,12 @@ All are for images of any height and width; load TorchScript with torchvision im
 """
 
 import argparse
-import os
 
-import torch
-from detectron2.data.detection_utils import read_image
-
-from enl_detectron2.analysis.detector import load_detector
-from enl_detectron2.export import script, trace, write_onnx
-from enl_detectron2.training.config import load_config
+from enl_detectron2.analysis.command_line import require_new
+from enl_detectron2.training.command_line import run
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -34,27 +29,43 @@ def main(arguments: list[str] | None = None) -> None:
         "--image", help="for tracing: an image in which the model finds something", metavar="FILE"
     )
     args = parser.parse_args(arguments)
-    if not os.path.isfile(args.config):
-        parser.error(f"there is no configuration {args.config}")
-    if os.path.exists(args.output):
-        parser.error(f"{args.output} is there already: choose another name, or delete it")
-    if args.format == "tracing" and not (args.image and os.path.isfile(args.image)):
+    if args.format == "tracing" and not args.image:
         parser.error("tracing needs --image FILE, an image in which the model finds something")
+    return args
 
-    try:
-        model = load_detector(load_config(args.config, args.opts)).model
-        if args.format == "onnx":
-            write_onnx(model.backbone, args.output, (256, 256), len(model.pixel_mean))
-        elif args.format == "scripting":
-            script(model).save(args.output)
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
+    require_new(args.output)
+
+    import torch
+
+    from enl_detectron2.analysis.detections.prediction import instances_above
+    from enl_detectron2.analysis.detector import load_detector
+    from enl_detectron2.export import script, trace, write_onnx
+    from enl_detectron2.training.config import load_config
+    from enl_detectron2.training.files import whole_file
+
+    detector = load_detector(load_config(args.config, args.opts))
+    model = detector.model
+    if args.format == "onnx":
+        with whole_file(args.output) as file:
+            write_onnx(model.backbone, file.name, (256, 256), len(model.pixel_mean))
+    else:
+        if args.format == "scripting":
+            exported = script(model)
         else:
-            image = read_image(args.image, format=model.input_format)
+            image = detector.read_image(args.image, model.input_format)
             image = torch.as_tensor(image.transpose(2, 0, 1).copy(), device=model.device)
-            trace(model, image).save(args.output)
-    except ValueError as error:
-        parser.error(str(error))
+            with torch.no_grad():
+                (output,) = model([{"image": image}])
+            if not len(instances_above(0.0, output)):  # what comes after wouldn't be in the trace
+                raise ValueError(f"--image {args.image}: the model finds nothing in it")
+            exported = trace(model, image)
+        with whole_file(args.output) as file:
+            file.write(exported.save_to_buffer())
     print(f"wrote {args.output}")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -8,10 +8,12 @@
 import argparse
 
 from enl_detectron2.analysis.command_line import by_name, named_path, require_new
-from enl_detectron2.analysis.curves import METRICS, plot_curves
+from enl_detectron2.training.command_line import run
 
 
 def main() -> None:
+    from enl_detectron2.analysis.curves import METRICS, plot_curves
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -31,13 +33,10 @@ def main() -> None:
         help=f"keys of metrics.json, a panel each (default: {' '.join(METRICS)})",
     )
     args = parser.parse_args()
-    try:
-        runs = by_name(args.runs)
-        require_new(args.output)
-        plot_curves(runs, args.output, metrics=args.metrics)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    runs = by_name(args.runs)
+    require_new(args.output)
+    plot_curves(runs, args.output, metrics=args.metrics)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -7,17 +7,12 @@
 """
 
 import argparse
-import os
 from pathlib import Path
 
-from detectron2.data.detection_utils import read_image
+from enl_detectron2.analysis.command_line import require_new, score
+from enl_detectron2.training.command_line import run
 
-from enl_detectron2.analysis.attention.figures import draw_attention, draw_position_filters
-from enl_detectron2.analysis.attention.maps import capture_attention
-from enl_detectron2.analysis.detections.prediction import instances_above
-from enl_detectron2.analysis.detector import load_detector
-from enl_detectron2.layers import CosPosition
-from enl_detectron2.training.config import load_config
+MOST_CELLS = 4096  # a side of a map of position filters
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     image.add_argument("--block", nargs="+", help="names of blocks to show (default: all)")
     image.add_argument(
         "--confidence-threshold",
-        type=float,
+        type=score,
         default=0.5,
         help="detections below are not outlined (default: 0.5)",
     )
@@ -66,22 +61,28 @@ def parse_args() -> argparse.Namespace:
     filters.add_argument("--output", required=True, help="picture to write")
 
     args = parser.parse_args()
-    if args.command == "image" and not os.path.isfile(args.config_file):
-        parser.error(f"there is no file {args.config_file}")
-    if os.path.exists(args.output):
-        parser.error(f"{args.output} is there already: choose another name, or delete it")
-    if args.command == "filters" and args.size and min(map(min, args.size)) < 1:
-        parser.error("--size must be at least 1 1")
+    if args.command == "filters" and not all(
+        1 <= side <= MOST_CELLS for size in args.size or [] for side in size
+    ):
+        parser.error(f"--size must be from 1 1 to {MOST_CELLS} {MOST_CELLS}")
     return args
 
 
 def show_image(args: argparse.Namespace) -> None:
+    from enl_detectron2.analysis.attention.figures import draw_attention
+    from enl_detectron2.analysis.attention.maps import capture_attention
+    from enl_detectron2.analysis.detections.prediction import instances_above
+    from enl_detectron2.analysis.detector import load_detector, naming
+    from enl_detectron2.training.config import load_config
+
     detector = load_detector(load_config(args.config_file, args.opts))
-    output, attention = capture_attention(detector.model, detector.read(args.input))
+    record = detector.read(args.input)
+    with naming(args.input):
+        output, attention = capture_attention(detector.model, record)
     blocks = args.block or list(attention)
     if unknown := [block for block in blocks if block not in attention]:
         raise ValueError(f"--block {unknown[0]}: the model's blocks are {', '.join(attention)}")
-    image = read_image(args.input, format="RGB")
+    image = detector.read_image(args.input, "RGB")
     height, width = image.shape[:2]
     found = instances_above(args.confidence_threshold, output)
     draw_attention(
@@ -94,6 +95,9 @@ def show_image(args: argparse.Namespace) -> None:
 
 
 def show_filters(args: argparse.Namespace) -> None:
+    from enl_detectron2.analysis.attention.figures import draw_position_filters
+    from enl_detectron2.layers import CosPosition
+
     draw_position_filters(
         CosPosition(args.num_frequencies),
         args.size or [(25, 34), (50, 68)],
@@ -104,12 +108,10 @@ def show_filters(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
+    require_new(args.output)
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        {"image": show_image, "filters": show_filters}[args.command](args)
-    except ValueError as error:
-        raise SystemExit(f"show_attention.py: {error}") from error
+    {"image": show_image, "filters": show_filters}[args.command](args)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,11 +14,64 @@ def named_path(argument: str) -> tuple[str, str]:
         argparse.ArgumentTypeError: if it isn't of that form, or nothing is there.
     """
     name, _, path = argument.partition("=")
-    if not (name and path):
+    if not (name.strip() and path):
         raise argparse.ArgumentTypeError(f"{argument!r} must be NAME=PATH")
     if not os.path.exists(path):
         raise argparse.ArgumentTypeError(f"{name!r}: there is no {path}")
     return name, path
+
+
+def folder(argument: str) -> str:
+    """A folder that is there, a type for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: if it isn't.
+    """
+    if not os.path.isdir(argument):
+        raise argparse.ArgumentTypeError(f"there is no folder {argument}")
+    return argument
+
+
+def score(argument: str) -> float:
+    """A number from 0 to 1, a type for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: if it isn't one.
+    """
+    return _within(argument, float, 0, 1)
+
+
+def length(argument: str) -> float:
+    """A number of pixels above 0, a type for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: if it isn't one.
+    """
+    value = _within(argument, float, 0, float("inf"))
+    if not value or value == float("inf"):
+        raise argparse.ArgumentTypeError(f"{argument} must be a finite number above 0")
+    return value
+
+
+def count(argument: str) -> int:
+    """A whole number from 1, a type for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: if it isn't one.
+    """
+    return _within(argument, int, 1, float("inf"))
+
+
+def _within(argument: str, kind: type, low: float, high: float):
+    bounds = f"from {low}" if high == float("inf") else f"from {low} to {high}"
+    noun = "whole number" if kind is int else "number"
+    try:
+        value = kind(argument)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:  # which no comparison with NaN is
+        raise argparse.ArgumentTypeError(f"{argument!r} must be a {noun} {bounds}")
+    return value
 
 
 def by_name(pairs: Iterable[tuple[str, str]], most: int = len(MODEL_COLOURS)) -> dict[str, str]:

@@ -6,8 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .drawing import plain_text, save_figure, shortened
 from .palette import MODEL_COLOURS, MODEL_MARKERS
 
 METRICS = ("total_loss", "bbox/AP", "bbox/APs")
@@ -28,21 +30,28 @@ def read_metrics(run: str | os.PathLike) -> dict[int, dict[str, float]]:
     path = Path(run)
     path = path / "metrics.json" if path.is_dir() else path
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ValueError(f"{path} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} isn't one of detectron2's metrics: {error}") from error
     metrics: dict[int, dict[str, float]] = {}
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
-            metrics.setdefault(entry["iteration"], {}).update(entry)
-        except (ValueError, KeyError, TypeError) as error:
+            if not all(isinstance(value, (int, float)) for value in entry.values()):
+                raise ValueError("it has values that are no numbers")
+            _ = [float(value) for value in entry.values()]  # beyond its range none can be drawn
+            metrics.setdefault(int(entry["iteration"]), {}).update(entry)
+        # AttributeError: it isn't even a dict.
+        except (ValueError, KeyError, AttributeError, RecursionError, OverflowError) as error:
             if number == len(lines):
                 break
             raise ValueError(f"{path}, line {number}, isn't one of detectron2's metrics") from error
     return dict(sorted(metrics.items()))
 
 
+@plain_text
 def plot_curves(
     runs: Mapping[str, str | os.PathLike],
     path: str | os.PathLike,
@@ -69,23 +78,29 @@ def plot_curves(
     last = max(max(of_run, default=0) for of_run in logged.values()) or 1
     figure = Figure(figsize=(5.2 * len(drawn), 4.2), layout="constrained")
     for metric, ax in zip(drawn, figure.subplots(1, len(drawn), squeeze=False)[0]):
-        for name, colour, marker in zip(logged, MODEL_COLOURS, MODEL_MARKERS):
-            points = [
-                (iteration, entry[metric])
-                for iteration, entry in logged[name].items()
-                if math.isfinite(entry.get(metric, math.nan))
-            ]
-            ax.plot(
-                *zip(*points) if points else ([], []),
-                color=colour,
-                marker=marker,
-                markersize=5 if len(points) < 50 else 0,
-                label=name,
-            )
-        ax.set_title(metric)
-        ax.set_xlabel("iterations")
+        _draw_metric(ax, metric, logged)
         ax.set_xlim(0, 1.05 * last)
+    save_figure(figure, path)
+
+
+def _draw_metric(ax: Axes, metric: str, logged: Mapping[str, dict[int, dict[str, float]]]) -> None:
+    is_negative = False
+    for name, colour, marker in zip(logged, MODEL_COLOURS, MODEL_MARKERS):
+        points = [(i, entry[metric]) for i, entry in logged[name].items() if metric in entry]
+        # Where a value isn't finite the line has a gap, and its name says so.
+        lost = sum(not math.isfinite(value) for _, value in points)
+        points = [(i, value if math.isfinite(value) else math.nan) for i, value in points]
+        is_negative |= any(value < 0 for _, value in points)
+        ax.plot(
+            *zip(*points) if points else ([], []),
+            color=colour,
+            marker=marker,
+            markersize=5 if len(points) < 50 else 0,
+            label=shortened(name) + (f" ({lost} not finite)" if lost else ""),
+        )
+    ax.set_title(shortened(metric))
+    ax.set_xlabel("iterations")
+    if not is_negative:
         ax.set_ylim(bottom=0)
-        ax.grid(alpha=0.3)
-        ax.legend()
-    figure.savefig(path, dpi=100)
+    ax.grid(alpha=0.3)
+    ax.legend()

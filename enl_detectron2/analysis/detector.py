@@ -1,18 +1,33 @@
 """A configuration's trained model, ready to look at image files one by one."""
 
-from collections.abc import Callable
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode, instantiate
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from enl_detectron2.training.checkpoint import ENLCheckpointer
+from enl_detectron2.training.command_line import one_line
 from enl_detectron2.training.data import register_coco_format
+from enl_detectron2.training.data.coco_file import read_coco
+from enl_detectron2.training.data.images import deep_images_of, read_image
+from enl_detectron2.training.errors import BadImage, ConfigError, UserError
+
+logger = logging.getLogger(__name__)
+
+
+class Unresizable(ValueError):
+    """An image can't be brought to the size that the configuration wants."""
 
 
 @dataclass(frozen=True)
@@ -22,22 +37,76 @@ class Detector:
     model: nn.Module
     mapper: Callable[[dict[str, Any]], dict[str, Any]]  # of detectron2's test loader
     class_names: list[str]  # empty if the data set that names them isn't there
+    deep_images: str = "refuse"  # what to do with more than 8 bits, one of DEEP_IMAGES
 
-    def read(self, image_file: str) -> dict[str, Any]:
-        """What the model takes for one image, resized as for a test.
+    def read_image(self, image_file: str | os.PathLike, format: str) -> np.ndarray:
+        """(height, width, channels) uint8, as the configuration wants its images to be read.
 
         Raises:
-            ValueError: if the file can't be read as an image; names it.
+            BadImage: (a ValueError) if the file can't be read; names it.
         """
+        return read_image(image_file, format, deep_images=self.deep_images)
+
+    def read(self, image_file: str | os.PathLike) -> dict[str, Any]:
+        """What the model takes for one image file, resized as for a test.
+
+        Raises:
+            BadImage: (a ValueError) if the file can't be read or resized; names it.
+        """
+        image = self.read_image(image_file, self.mapper.image_format)
+        with naming(image_file):
+            return {"file_name": str(image_file), **self.record(image)}
+
+    def record(self, image: np.ndarray) -> dict[str, Any]:
+        """What the model takes for one image.
+
+        Args:
+            image: (height, width, channels) uint8, in the mapper's ``image_format``.
+
+        Raises:
+            Unresizable: (a ValueError) as an image of 5,000 pixels by 1 often is.
+        """
+        height, width = image.shape[:2]
+        resized = T.AugInput(image)
         try:
-            return self.mapper({"file_name": image_file})
-        except OSError as error:
-            raise ValueError(f"{image_file} can't be read as an image: {error}") from error
+            self.mapper.augmentations(resized)
+        except ValueError as error:
+            raise Unresizable(
+                f"{width}×{height} pixels can't be resized for the model: {error}"
+            ) from error
+        pixels = resized.image.reshape(*resized.image.shape[:2], -1)  # grey has no third dimension
+        return {
+            "image": torch.as_tensor(pixels.transpose(2, 0, 1).copy()),
+            "height": height,
+            "width": width,
+        }
 
     def class_name(self, index: int) -> str:
         if index < len(self.class_names):
             return self.class_names[index]
         return f"class {index}"
+
+
+@contextlib.contextmanager
+def naming(image_file: str | os.PathLike, *kinds: type[Exception]) -> Iterator[None]:
+    """For what is done with one image: what fails because of it is told with its file.
+
+    Args:
+        image_file: the image.
+        kinds: of errors that mean the image too, beside those of PyTorch and of the memory.
+
+    Raises:
+        BadImage: (a ValueError) in place of an error of the model, as PyTorch's where the memory
+            doesn't suffice.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise BadImage(f"{image_file} can't be used: there is not enough memory") from error
+    except (Unresizable, RuntimeError, *kinds) as error:
+        raise BadImage(f"{image_file} can't be used: {one_line(error)}") from error
 
 
 def load_detector(cfg: CfgNode | DictConfig) -> Detector:
@@ -46,33 +115,63 @@ def load_detector(cfg: CfgNode | DictConfig) -> Detector:
     It runs on the configuration's device, or on the CPU where there is no GPU.
 
     Raises:
-        ValueError: if there are no weights, or they can't be loaded; names the key.
+        ValueError: if the model can't be built, or there are no weights, or they can't be loaded;
+            names the key.
     """
     is_yaml = isinstance(cfg, CfgNode)
+    try:
+        model, mapper = (_build_yaml if is_yaml else _build_lazy)(cfg)
+    except Exception as error:  # whatever any architecture raises
+        logger.debug("the model can't be built", exc_info=True)
+        raise ConfigError(
+            "the model can't be built from this configuration: "
+            f"{type(error).__name__}: {one_line(error)}"
+        ) from error
+    model.eval()
     key = "MODEL.WEIGHTS" if is_yaml else "train.init_checkpoint"
     weights = cfg.MODEL.WEIGHTS if is_yaml else cfg.train.init_checkpoint
-    device = cfg.MODEL.DEVICE if is_yaml else cfg.train.device
-    if not torch.cuda.is_available() and str(device).startswith("cuda"):
-        device = "cpu"
-    if is_yaml:
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.DEVICE = device
-        model = build_model(cfg)
-        mapper = DatasetMapper(cfg, is_train=False)
-    else:
-        model = instantiate(cfg.model).to(device)
-        mapper = instantiate(cfg.dataloader.test.mapper)
-    model.eval()
     try:
         ENLCheckpointer(model, complete=True).load(weights)
     except (AssertionError, OSError) as error:
         raise ValueError(f"{key}: {weights} can't be loaded: {error}") from error
-    return Detector(model, mapper, _class_names(cfg))
+    return Detector(model, mapper, _class_names(cfg, model), deep_images_of(cfg))
 
 
-def _class_names(cfg: CfgNode | DictConfig) -> list[str]:
-    """Those of the first set to test on, which a set of COCO format keeps in its file."""
+def _build_yaml(cfg: CfgNode) -> tuple[nn.Module, DatasetMapper]:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = _device_there(cfg.MODEL.DEVICE)
+    return build_model(cfg), DatasetMapper(cfg, is_train=False)
+
+
+def _build_lazy(cfg: DictConfig) -> tuple[nn.Module, Callable]:
+    model = instantiate(cfg.model).to(_device_there(cfg.train.device))
+    return model, instantiate(cfg.dataloader.test.mapper)
+
+
+def _device_there(device: str) -> str:
+    is_gpu = str(device).startswith("cuda")
+    return "cpu" if is_gpu and not torch.cuda.is_available() else device
+
+
+def _class_names(cfg: CfgNode | DictConfig, model: nn.Module) -> list[str]:
+    """Those of the first set to test on, which a set of COCO format keeps in its file.
+
+    None where the set has another number of classes than the model: it must be another set's then.
+    """
+    names = _names_of_set(cfg)
+    number = getattr(getattr(model, "roi_heads", model), "num_classes", len(names))
+    if names and len(names) != number:
+        logger.warning(
+            "the set to test on has %d classes, the model %d: they are shown by number",
+            len(names),
+            number,
+        )
+        return []
+    return names
+
+
+def _names_of_set(cfg: CfgNode | DictConfig) -> list[str]:
     if isinstance(cfg, CfgNode):
         names = cfg.DATASETS.TEST
         entries = [entry for entry in cfg.DATASETS.COCO_FORMAT if entry[0] in names[:1]]
@@ -84,5 +183,12 @@ def _class_names(cfg: CfgNode | DictConfig) -> list[str]:
             register_coco_format(entries)
         except FileNotFoundError:
             return []
-        DatasetCatalog.get(names[0])  # reads the file, and with it the names
+        # As detectron2 numbers them when it reads the objects, which nobody needs here.
+        categories = read_coco(MetadataCatalog.get(names[0]).json_file).categories
+        try:
+            return [str(one["name"]) for one in sorted(categories, key=lambda one: one["id"])]
+        except (KeyError, TypeError) as error:
+            raise ConfigError(
+                f"DATASETS.COCO_FORMAT: {names[0]!r} must have an id and a name for each category"
+            ) from error
     return MetadataCatalog.get(names[0]).get("thing_classes", []) if names else []

@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from enl_detectron2.analysis.detections.contact_sheet import draw_contact_sheet
-from enl_detectron2.training.trainer import Trainer, setup
+from enl_detectron2.training.trainer import Trainer
 
 from .scenes import SceneConfig, write_relational_digits
 
@@ -73,12 +73,12 @@ def train(args: argparse.Namespace) -> None:
     """What each of the processes does that train the model together."""
     start = time.monotonic()
     with contextlib.redirect_stdout(io.StringIO()):  # detectron2 logs all it knows here
-        cfg = setup(args)
+        trainer = DemoTrainer.from_args(args)
+    cfg = trainer.cfg
     output = Path(cfg.OUTPUT_DIR)
     if comm.is_main_process():
         print(f"2/3 training on the CPU, {cfg.SOLVER.MAX_ITER} steps; log: {output}/log.txt")
         show_evaluation()
-    trainer = DemoTrainer(cfg)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
     if not comm.is_main_process():

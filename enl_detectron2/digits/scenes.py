@@ -29,6 +29,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from enl_detectron2.training.command_line import run
+from enl_detectron2.training.files import write_whole
+
 logger = logging.getLogger(__name__)
 
 CATEGORIES = [{"id": digit + 1, "name": str(digit)} for digit in range(10)]
@@ -315,7 +318,7 @@ def _claim(folder, settings):
             " or delete it."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    _write_whole(marker, text.encode())
+    write_whole(marker, text)
 
 
 def _image_name(index):
@@ -335,24 +338,15 @@ def _write_split(folder, split, count, seed, config):
         scene, drawn = draw_scene(scene_rng(seed, split, index), digits, config)
         name, (height, width) = _image_name(index), scene.shape[:2]
         # One channel is enough: all readers, detectron2's too, make three equal ones of it.
-        _write_whole(folder / split / name, cv2.imencode(".png", scene[:, :, 0])[1])
+        image = cv2.imencode(".png", scene[:, :, 0])[1]
+        write_whole(folder / split / name, image.data, synced=False)
         images.append({"id": index, "file_name": name, "width": width, "height": height})
         for annotation in drawn:
             # From 1, because COCO's evaluation takes a match with annotation 0 for no match.
             annotations.append({"id": len(annotations) + 1, "image_id": index, **annotation})
     content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
     # Last, so that where this file is, all of the split is.
-    _write_whole(folder / f"{split}.json", json.dumps(content).encode())
-
-
-def _write_whole(path, content):
-    """Writes bytes; nobody ever sees half of them, even if several processes write the same."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(folder / f"{split}.json", json.dumps(content))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -383,4 +377,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

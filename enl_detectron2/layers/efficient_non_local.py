@@ -70,7 +70,7 @@ class ENLBlock(ProjectedBlock):
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         """(B, C, H, W) in, the same out; ``extent`` as in :class:`RelationBlock`."""
-        own = None if extent is None else inside(extent, x).to(x.dtype)
+        own = None if extent is None else inside(extent, x)
         tokens, phi_sums = self._summary(x, own)
         width, shape = tokens.shape[2], [0, 0]
         if self.position_term is not None:
@@ -83,9 +83,7 @@ class ENLBlock(ProjectedBlock):
             values = values + F.pad(phi_sums - 1, (0, tokens.shape[2] - width)) * bias
         carried, bias = _values_and_bias(self.out(_as_map(values)))
 
-        theta = self.theta_hat(x)
-        if own is not None:
-            theta = theta * own
+        theta = self.theta_hat(x, own)
         # L keeps constants and is zero in the padding, and so out's bias goes with its tokens.
         if self.position_term is not None:
             filtered = carried[:, :, width:].reshape(x.shape[0], x.shape[1], shape[0], shape[1])
@@ -98,9 +96,11 @@ class ENLBlock(ProjectedBlock):
         z = z.to(theta.dtype).flatten(2)
         return z.baddbmm_(carried[:, :, :width] - bias, theta.flatten(2)).view_as(x)
 
-    def theta_hat(self, x: Tensor) -> Tensor:
-        """θ as it enters the affinity, (B, D, H, W)."""
+    def theta_hat(self, x: Tensor, own: Tensor | None = None) -> Tensor:
+        """θ as it enters the affinity, (B, D, H, W); 0 in the padding, see :meth:`phi_hat`."""
         theta = self.theta(x)
+        if own is not None:
+            theta = theta * own
         return theta.tanh() if self.theta_norm == "tanh" else theta
 
     def phi_hat(self, x: Tensor, own: Tensor | None = None) -> Tensor:
@@ -108,7 +108,7 @@ class ENLBlock(ProjectedBlock):
 
         Args:
             x: (B, C, H, W).
-            own: (B, 1, H, W), 1 at the images' own positions, 0 in the padding, where φ̂ is 0.
+            own: (B, 1, H, W), bool, False in the padding, where φ̂ is 0.
         """
         phi = self.phi(x)
         phi = phi.to(torch.promote_types(phi.dtype, torch.float32))

@@ -63,8 +63,7 @@ def inside(extent: Tensor, map_: Tensor) -> Tensor:
     Raises:
         TypeError: if ``extent`` is no tensor (B, 2).
     """
-    # No shape of B, which a trace or a vmap may leave open.
-    if not isinstance(extent, Tensor) or extent.dim() != 2 or extent.shape[1] != 2:
+    if not isinstance(extent, Tensor) or extent.dim() != 2:
         raise TypeError(
             "extent must be an integer tensor (B, 2) with each image's height and width in cells "
             "of the map; map_extent() makes it from pixels"

@@ -197,7 +197,7 @@ POSITION_TERMS = {
 
 def position_choices(*ways: str) -> list[str]:
     """What the option ``position`` may be for a block that combines in these ways, "add", "mul"."""
-    return ["none", *(f"{term}_{way}" for term in POSITION_TERMS for way in ways)]
+    return [*(f"{term}_{way}" for term in POSITION_TERMS for way in ways), "none"]
 
 
 def position_term(position: str, **options: float) -> SeparablePosition | None:

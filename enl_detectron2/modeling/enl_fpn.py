@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
@@ -94,7 +95,7 @@ class ENL_FPN(FPN):
         self.attend_to_padding = attend_to_padding or not block
         # In top-down order, as lateral_convs and output_convs.
         self.relation_strides = list(strides.values())[::-1]
-        for feature, stride in strides.items():
+        for feature, stride in reversed(strides.items()):
             relation = EmptyBlock(out_channels)
             if block and feature in block_features:
                 relation = build_relation_block(
@@ -114,8 +115,9 @@ class ENL_FPN(FPN):
         options = options_of(node.BLOCK_OPTIONS)
         if node.BLOCK:
             words = (key + "BLOCK", key + "BLOCK_OPTIONS")
-            zero_init = node.ZERO_INIT_RESIDUAL
-            build_relation_block(node.BLOCK, 2, options, zero_init=zero_init, words=words)
+            with torch.device("meta"):  # which draws no random numbers
+                zero_init = node.ZERO_INIT_RESIDUAL
+                build_relation_block(node.BLOCK, 2, options, zero_init=zero_init, words=words)
         warn_of_black_padding(cfg.MODEL.PIXEL_MEAN)
         return {
             "bottom_up": bottom_up,

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ResNet, build_resnet_backbone
@@ -134,7 +135,8 @@ def build_non_local_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Non
     resnet = build_resnet_backbone(cfg, input_shape)  # frozen where the configuration says so
     _check_stage(node.STAGE, resnet.stage_names, key + "STAGE")
     options = options_of(node.BLOCK_OPTIONS)
-    build_relation_block("NonLocalBlock", 2, options, words=("", key + "BLOCK_OPTIONS"))
+    with torch.device("meta"):  # which draws no random numbers
+        build_relation_block("NonLocalBlock", 2, options, words=("", key + "BLOCK_OPTIONS"))
     return NonLocalResNet(
         resnet.stem,
         [list(stage) for stage in resnet.stages],

@@ -5,18 +5,45 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from torch import nn
+from detectron2.utils.file_io import PathManager
+from torch import Tensor, nn
 
 from enl_detectron2.modeling import relation_blocks
 
-from .checkpoint_files import read_checkpoint, whole_file
-from .errors import CheckpointNotSaved, ConfigError, MissingFile, NonFinite
+from .checkpoint_files import plain_names, read_checkpoint, rename
+from .errors import CheckpointNotSaved, ConfigError, MissingFile, NonFinite, UnsafeCheckpoint
+from .files import whole_file
 
 # A file under this name is what a killed process was writing; the next save writes over it.
 UNFINISHED = "checkpoint.unfinished"
+
+
+def find_weights(path: str) -> str:
+    """The local file of what ``MODEL.WEIGHTS`` names, which is fetched if it is a URL.
+
+    Raises:
+        MissingFile: (a FileNotFoundError) if there is none; one sentence.
+    """
+    # detectron2 lets options follow the name.
+    name = urlparse(path)._replace(query="").geturl()
+    key = "MODEL.WEIGHTS (in a LazyConfig train.init_checkpoint)"
+    try:
+        file = PathManager.get_local_path(name)
+    # Whatever the network or a handler of such names raises.
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise MissingFile(
+            f"{key}: {path!r} can't be fetched ({type(error).__name__}: {said})"
+        ) from error
+    if not Path(file).is_file():
+        is_folder = "is a folder, not a file" if Path(file).is_dir() else "isn't there"
+        raise MissingFile(f"{key}: {path!r} {is_folder}")
+    return file
 
 
 class ENLCheckpointer(DetectionCheckpointer):
@@ -30,6 +57,13 @@ class ENLCheckpointer(DetectionCheckpointer):
     whose parameters are listed, and an ImageNet network's holds nothing but a bottom-up. Whatever
     else the model doesn't find is a warning when training goes on from there (other classes,
     another head), and an error when the model is used as it is.
+
+    Names are those of the model itself, in memory and on the disk, whatever ``torch.compile`` has
+    wrapped.
+
+    It overrides four methods without public names, ``_load_file``, ``_torch_load``, ``_load_model``
+    and ``_log_incompatible_keys``: they are the steps that fvcore's ``Checkpointer`` has for its
+    subclasses, and detectron2's own overrides them. A test holds that ``load`` takes these steps.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", *, complete: bool = False, **options):
@@ -40,6 +74,8 @@ class ENLCheckpointer(DetectionCheckpointer):
         """
         super().__init__(model, save_dir, **options)
         self.complete = complete
+        # Those that are meant to be, such as a mask of -inf.
+        self._infinite = {key for key, value in self.model.named_buffers() if not _is_finite(value)}
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """As of ``DetectionCheckpointer``.
@@ -47,31 +83,52 @@ class ENLCheckpointer(DetectionCheckpointer):
         Raises:
             ConfigError: (a ValueError) if there is no path, though the model is used as it is; or
                 as :meth:`_log_incompatible_keys`.
+            MissingFile: (a FileNotFoundError) if there is no such file.
+            UnsafeCheckpoint: (a ValueError) if it is no sound checkpoint.
         """
         if self.complete and not path:
             raise ConfigError(
                 "MODEL.WEIGHTS is empty (in a LazyConfig train.init_checkpoint): it must name the "
                 "weights of a trained model"
             )
+        if path:
+            find_weights(path)
         return super().load(path, checkpointables)
+
+    def about_model(self) -> dict[str, Any]:
+        """What a checkpoint says of its model beside its parameters, by keys of the file."""
+        return {}
+
+    def check_about_model(self, checkpoint: dict[str, Any]) -> None:
+        """Compares what a checkpoint says of its model with this one, before anything is loaded.
+
+        Args:
+            checkpoint: all of the file; another project's has none of the keys.
+
+        Raises:
+            ConfigError: (a ValueError) if its parameters mean something else here.
+        """
 
     def save(self, name: str, **kwargs: Any) -> None:
         """As of ``DetectionCheckpointer``; the file appears whole or not at all.
 
         Raises:
             CheckpointNotSaved: (an OSError) if it can't be written, as when the disk is full.
-            NonFinite: if a parameter isn't finite: what training goes on from must be sound.
+            NonFinite: if a parameter or buffer isn't finite any more: what training goes on from
+                must be sound.
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        for key, parameter in self.model.named_parameters():
-            if not torch.isfinite(parameter).all():
+        state = self.model.state_dict()
+        for key, value in state.items():
+            if isinstance(value, Tensor) and not _is_finite(value) and key not in self._infinite:
                 last = self.get_checkpoint_file()
                 raise NonFinite(
-                    f"{name}.pth is not saved, as the parameter {key} is not finite any more; "
+                    f"{name}.pth is not saved, as {key} is not finite any more; "
                     + (f"the last checkpoint is {last}" if last else "there is none before it")
                 )
-        content = {"model": self.model.state_dict()}
+        rename(state, plain_names(state))
+        content = {"model": state, **self.about_model()}
         content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         path = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
@@ -116,11 +173,29 @@ class ENLCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if Path(filename).suffix in (".pkl", ".pyth"):
-            return read_checkpoint(filename)
-        return super()._load_file(filename)  # which reads the options in a URL
+            content = read_checkpoint(filename)
+        else:
+            content = super()._load_file(filename)  # which reads the options in a URL
+        for key, value in content["model"].items():
+            if not isinstance(value, (Tensor, np.ndarray)):
+                raise UnsafeCheckpoint(
+                    f"{filename} is no checkpoint of a model: its {key!r} is a "
+                    f"{type(value).__name__}, not a tensor or an array"
+                )
+        self.check_about_model(content)
+        return content
 
     def _torch_load(self, f: str) -> dict[str, Any]:
         return read_checkpoint(f)
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        names = plain_names(self.model.state_dict())
+        rename(checkpoint["model"], {plain: name for name, plain in names.items()})
+        try:
+            return super()._load_model(checkpoint)
+        except RuntimeError as error:  # of tensors that can't be copied, as those without values
+            said = " ".join(str(error).split())
+            raise UnsafeCheckpoint(f"the checkpoint can't be loaded: {said}") from error
 
     def _log_incompatible_keys(self, incompatible) -> None:
         """Reports what ``load`` has found.
@@ -187,6 +262,14 @@ class ENLCheckpointer(DetectionCheckpointer):
                 "the predictors must when the number of classes has changed:%s",
                 _lines(list(shapes.values())),
             )
+
+
+def _is_finite(value: Tensor) -> bool:
+    if value.is_quantized:
+        return True
+    if value.is_floating_point() and value.element_size() == 1:
+        value = value.float()  # PyTorch doesn't tell it of 8 bits
+    return bool(torch.isfinite(value).all())
 
 
 def _in_bottom_up(key: str) -> bool:

@@ -4,20 +4,43 @@ A ``.pkl`` or ``.pth`` file is a pickle, which can run any code when it is loade
 tensors, arrays and plain containers is.
 """
 
-import contextlib
-import os
-import pickle
-import re
+import io
 import tarfile
-from collections import OrderedDict
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
 
 from .errors import UnsafeCheckpoint
+from .files import whole_file
+from .pickles import (
+    check_stream,
+    full_name,
+    line,
+    read_pickle,
+    refusal,
+    stand_ins,
+    without_stand_ins,
+)
+
+# Under which keys other projects keep a model's state, in the order in which they are looked for.
+WRAPPERS = ("model", "state_dict", "model_state_dict", "model_ema", "state_dict_ema")
+# In the names of what torch.compile has wrapped, and PyTorch's AveragedModel counts.
+COMPILED, AVERAGED = "_orig_mod", "n_averaged"
+# Of what isn't its own, under the names that Python 2 and 3 have for it.
+PYTORCH_ADMITS = {
+    "collections.OrderedDict",
+    "collections.Counter",
+    "_codecs.encode",
+    *(
+        f"{module}.{name}"
+        for module in ("builtins", "__builtin__")
+        for name in ("bytearray", "set", "complex")
+    ),
+}
+LEGACY_PICKLES = 5  # that torch.save put one after the other before it wrote zip files
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -39,15 +62,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     path.open("rb").close()  # whether it's there; what is raised from here on is about its content
     try:
-        if path.suffix == ".pkl":
-            return _named(_read_pickle(path))
         if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        content = _read_torch(path)
-    except UnsafeCheckpoint:
-        raise
+            content = _read_safetensors(path)
+        elif path.suffix == ".pkl":
+            content = _named(read_pickle(path.read_bytes()))
+        else:
+            content = _read_torch(path)
+    except UnsafeCheckpoint as error:
+        raise UnsafeCheckpoint(f"{path} is refused: it {line(error)}") from None
     except Exception as error:  # a damaged file can raise anything
-        reason = (str(error).splitlines() or [""])[0]
+        reason = line((str(error).splitlines() or [""])[0])
         raise UnsafeCheckpoint(
             f"{path} can't be read as a checkpoint, perhaps it was cut off "
             f"({type(error).__name__}: {reason})"
@@ -59,7 +83,39 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         state = content.get("model_state", {}).items()
         state = {key: value for key, value in state if not key.endswith("num_batches_tracked")}
         return {"model": state, "__author__": "pycls", "matching_heuristics": True}
-    return content if "model" in content else {"model": content}
+    for key in WRAPPERS:
+        if isinstance(content.get(key), dict):
+            # Beside a foreign model are things that only its own training understands.
+            content = content if key == "model" else {"model": content[key]}
+            break
+    else:
+        content = {"model": content}
+    rename(content["model"], plain_names(content["model"]))
+    content["model"].pop(AVERAGED, None)
+    return content
+
+
+def plain_names(names: Iterable[Any]) -> dict[Any, str]:
+    """The names of a model's own parameters and buffers, by those that it has inside wrappers.
+
+    Args:
+        names: from a ``state_dict``, perhaps of what ``torch.compile``, ``DataParallel``,
+            ``DistributedDataParallel`` or ``AveragedModel`` has wrapped.
+    """
+    plain = {
+        name: ".".join(part for part in str(name).split(".") if part != COMPILED) for name in names
+    }
+    own = [name for name in plain.values() if name != AVERAGED]
+    if all(name.startswith("module.") for name in own):
+        plain = {name: value.removeprefix("module.") for name, value in plain.items()}
+    return plain
+
+
+def rename(state: dict[str, Any], names: dict[str, str]) -> None:
+    """Renames entries in place: PyTorch attaches the versions of its modules to the dict itself."""
+    for old, new in names.items():
+        if old != new and old in state:
+            state[new] = state.pop(old)
 
 
 def convert_checkpoint(source: str | Path, target: str | Path) -> None:
@@ -93,73 +149,9 @@ def convert_checkpoint(source: str | Path, target: str | Path) -> None:
             file.write(_safetensors().save(model, {k: str(v) for k, v in origin.items()}))
 
 
-@contextlib.contextmanager
-def whole_file(path: Path, unfinished_name: str) -> Iterator[BinaryIO]:
-    """A file to write that has another name until all of it is on the disk.
-
-    Whatever goes wrong meanwhile, what ``path`` was before stays as it is.
-
-    Args:
-        path: the file's name in the end.
-        unfinished_name: until then, in the same folder; what a killed process leaves there is
-            written over.
-    """
-    unfinished = path.with_name(unfinished_name)
-    try:
-        with unfinished.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        raise
-
-
-# How arrays and scalars are rebuilt. NumPy has moved these functions between its versions.
-_ARRAY, _BUFFER, _SCALAR = (
-    value.__reduce_ex__(protocol)[0]
-    for value, protocol in ((np.zeros(1), 2), (np.zeros(1), 5), (np.float64(0), 2))
-)
-# All that arrays and plain containers need of a pickle.
-_PICKLED = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    # How Python 3 writes bytes for Python 2. Other encodings than this one call codecs by name.
-    ("_codecs", "encode"): lambda text, encoding="latin1": text.encode("latin1"),
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _ARRAY for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _SCALAR for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _BUFFER for core in ("core", "_core")},
-}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _PICKLED:
-            raise _refusal(f"{module}.{name}")
-        return _PICKLED[module, name]
-
-
-def _refusal(asked: str) -> UnsafeCheckpoint:
-    return UnsafeCheckpoint(
-        f"asks for {asked}; a checkpoint may hold tensors, arrays and plain containers only, as "
-        "anything else can run code. It was not loaded"
-    )
-
-
-def _read_pickle(path: Path) -> Any:
-    with path.open("rb") as file:
-        try:
-            return _ArrayUnpickler(file, encoding="latin1").load()
-        except UnsafeCheckpoint as error:
-            raise UnsafeCheckpoint(f"{path} is refused: it {error}") from None
-
-
-def _named(content: Any) -> dict[str, Any]:
+def _named(content: Any) -> Any:
     """The two kinds of ``.pkl`` as one, see detectron2's ``DetectionCheckpointer``."""
-    if "model" in content and "__author__" in content:
+    if not isinstance(content, dict) or ("model" in content and "__author__" in content):
         return content
     blobs = content.get("blobs", content)  # ImageNet networks don't have the key
     blobs = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
@@ -169,23 +161,32 @@ def _named(content: Any) -> dict[str, Any]:
 def _read_torch(path: Path) -> Any:
     if tarfile.is_tarfile(path):
         # Old versions of PyTorch run what is in them (CVE-2025-32434).
-        raise UnsafeCheckpoint(
-            f"{path} is refused: it has the tar format that PyTorch wrote until 2017"
-        )
-    arrays = contextlib.nullcontext()
-    if hasattr(torch.serialization, "safe_globals"):  # PyTorch 2.5
-        arrays = torch.serialization.safe_globals(
-            [np.ndarray, np.dtype, *(type(np.dtype(code)) for code in "?bhilBHILefd")]
-            + [_ARRAY, _SCALAR]
-        )
-    try:
-        with arrays:
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked is None:
-            raise
-        raise UnsafeCheckpoint(f"{path} is refused: it {_refusal(asked[1])}") from None
+        raise UnsafeCheckpoint("has the tar format that PyTorch wrote until 2017")
+    with torch.serialization.safe_globals(stand_ins()):
+        admitted = {full_name(thing) for thing in torch.serialization.get_safe_globals()}
+        for asked in _check_torch_pickles(path):
+            # What PyTorch admits beside is PyTorch's to decide.
+            if asked not in admitted | PYTORCH_ADMITS and not asked.startswith("torch."):
+                raise refusal(asked)
+        return without_stand_ins(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def _check_torch_pickles(path: Path) -> list[str]:
+    """Follows the pickles of ``torch.save``; returns what they ask for."""
+    size, asked = path.stat().st_size, []
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            for _ in range(LEGACY_PICKLES):
+                asked += check_stream(file, size)
+        return asked
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if not member.filename.endswith(".pkl"):
+                continue
+            if member.file_size > size:  # PyTorch doesn't compress
+                raise UnsafeCheckpoint(f"asks for {member.file_size:,} bytes, but has {size:,}")
+            asked += check_stream(io.BytesIO(archive.read(member)), size)
+    return asked
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -206,7 +207,5 @@ def _safetensors():
     try:
         import safetensors.torch
     except ImportError:
-        raise UnsafeCheckpoint(
-            "a .safetensors file needs the package safetensors: pip install safetensors"
-        ) from None
+        raise UnsafeCheckpoint("needs the package safetensors: pip install safetensors") from None
     return safetensors.torch

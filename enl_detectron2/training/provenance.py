@@ -10,7 +10,7 @@ from typing import Any
 
 import detectron2
 
-from .checkpoint_files import whole_file
+from .files import whole_file
 
 PACKAGES = (
     "enl-detectron2",

@@ -3,7 +3,7 @@
 
 import efficientnet_lite  # noqa: F401  registers build_efficientnet_lite_backbone
 
-from enl_detectron2.training.trainer import main
+from enl_detectron2.training.launch import main
 
 if __name__ == "__main__":
     main()

@@ -5,26 +5,18 @@ import sys
 from pathlib import Path
 
 import odd_one_out
-from detectron2.config import get_cfg
-from detectron2.engine import DefaultTrainer
-from detectron2.evaluation import COCOEvaluator
 
-import enl_detectron2
-
-
-class Trainer(DefaultTrainer):
-    @classmethod
-    def build_evaluator(cls, cfg, dataset_name):
-        return COCOEvaluator(dataset_name, output_dir=cfg.OUTPUT_DIR)
+from enl_detectron2.model_zoo import get_config_file
+from enl_detectron2.training.config import get_training_cfg, merge_file, merge_options
+from enl_detectron2.training.trainer import Trainer
 
 
 def main():
-    cfg = get_cfg()
-    enl_detectron2.add_enl_config(cfg)
+    cfg = get_training_cfg()
     cfg.MODEL.ENL_FPN.REDUCTION = 2  # DifferenceBlock's own key
-    cfg.merge_from_file(enl_detectron2.model_zoo.get_config_file("cpu/Base-slim-RCNN-FPN.yaml"))
-    cfg.merge_from_file(str(Path(__file__).with_name("odd_one_out.yaml")))
-    cfg.merge_from_list(sys.argv[1:])
+    merge_file(cfg, get_config_file("cpu/Base-slim-RCNN-FPN.yaml"))
+    merge_file(cfg, Path(__file__).with_name("odd_one_out.yaml"))
+    merge_options(cfg, sys.argv[1:])
     Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
     odd_one_out.register(Path(cfg.OUTPUT_DIR, "images"))
     trainer = Trainer(cfg)

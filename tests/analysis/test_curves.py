@@ -1,6 +1,5 @@
 import json
-import runpy
-import sys
+import math
 from pathlib import Path
 
 import pytest
@@ -45,6 +44,44 @@ def test_a_file_of_something_else_is_named(tmp_path):
         read_metrics(tmp_path / "none")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        "[1]",
+        '"text"',
+        '{"iteration": "one"}',
+        '{"iteration": 1, "total_loss": "high"}',
+        '{"iteration": 1, "total_loss": null}',
+        '{"iteration": Infinity}',
+        '{"iteration": 1' + "0" * 400 + "}",
+        '{"iteration": 1, "total_loss": 1' + "0" * 400 + "}",
+        '{"iteration": [1]}',
+    ],
+)
+def test_a_line_of_something_else_is_named(tmp_path, line):
+    run = write_run(tmp_path / "run", [{"iteration": 1}], tail=f'{line}\n{{"iteration": 2}}')
+    with pytest.raises(ValueError, match="metrics.json, line 2, isn't one of detectron2's"):
+        read_metrics(run)
+    (run / "metrics.json").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ValueError, match="metrics.json isn't one of detectron2's"):
+        read_metrics(run)
+
+
+def test_what_is_not_finite_is_a_gap_and_what_is_negative_is_seen(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: drawn.append(figure))
+    values = [3.0, float("nan"), 2.0, float("inf"), -1.0]
+    run = write_run(tmp_path / "a", [{"iteration": i, "x": x} for i, x in enumerate(values)])
+    plot_curves({r"$\nope{$": run}, tmp_path / "curves.png", metrics=["x"])
+    (ax,) = drawn[0].axes
+    (line,) = ax.lines
+    assert [math.isfinite(y) for y in line.get_ydata()] == [True, False, True, False, True]
+    assert line.get_label() == r"$\nope{$ (2 not finite)"
+    assert ax.get_ylim()[0] < -1
+    drawn[0].canvas.draw()  # matplotlib would end at that name if it read it as TeX
+
+
 @pytest.fixture
 def runs(tmp_path):
     losses = [{"iteration": i, "total_loss": 1 / i, "bbox/APs": float("nan")} for i in (1, 2, 4)]
@@ -67,12 +104,16 @@ def test_draws_each_metric_that_there_is(runs, tmp_path, monkeypatch):
         plot_curves(runs, tmp_path / "curves.png", metrics=["nothing"])
 
 
-def test_the_tool_writes_a_picture_once(runs, tmp_path, monkeypatch, capsys):
+def test_the_tool_writes_a_picture_once(runs, tmp_path, run_tool):
     words = [*(f"{name}={run}" for name, run in runs.items()), "--output"]
     words.append(str(tmp_path / "curves.png"))
-    monkeypatch.setattr(sys, "argv", [str(TOOL), *words])
-    runpy.run_path(str(TOOL), run_name="__main__")
+    assert run_tool(TOOL, *words)[0] == 0
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(SystemExit):
-        runpy.run_path(str(TOOL), run_name="__main__")
-    assert "curves.png is there already" in capsys.readouterr().err
+    status, _, said = run_tool(TOOL, *words)
+    assert status == 2 and "curves.png is there already" in said
+
+
+def test_a_format_that_is_none_leaves_no_file(runs, tmp_path, run_tool):
+    status, _, said = run_tool(TOOL, f"a={runs['a']}", "--output", tmp_path / "curves.xyz")
+    assert status == 2 and "'xyz' is not supported" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}

@@ -1,11 +1,14 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
+from PIL import Image
 
 from enl_detectron2.analysis.detector import load_detector
+from enl_detectron2.training.errors import BadImage, ConfigError
 
 
 @pytest.fixture
@@ -36,6 +39,57 @@ def test_classes_have_numbers_where_the_set_is_not_there(trained_cfg):
     detector = load_detector(trained_cfg)
     assert detector.class_name(1) == "class 1"
     assert not detector.model.training
+
+
+def test_names_of_another_number_of_classes_are_another_models(trained_cfg, tmp_path, caplog):
+    categories = [{"id": i, "name": f"thing {i}"} for i in range(3)]
+    content = {"images": [], "annotations": [], "categories": categories}
+    (tmp_path / "named.json").write_text(json.dumps(content))
+    assert load_detector(trained_cfg).class_name(1) == "class 1"
+    assert "the set to test on has 3 classes, the model 2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"images": [', "named.json is no whole JSON file"),
+        ("[" * 100_000, "named.json is not in COCO format"),
+        ('{"images": [], "categories": [{"id": 1}]}', "'named' must have an id and a name for"),
+    ],
+)
+def test_a_set_that_cannot_be_read_is_named(trained_cfg, tmp_path, content, message):
+    (tmp_path / "named.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_detector(trained_cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("DEVICE", "bogus"), ("META_ARCHITECTURE", "Nope"), ("PIXEL_MEAN", ["x"])]
+)
+def test_what_cannot_be_built_is_told_in_a_line(trained_cfg, key, value):
+    trained_cfg.MODEL[key] = value
+    with pytest.raises(ConfigError, match="the model can't be built from this configuration: "):
+        load_detector(trained_cfg)
+
+
+def test_images_are_read_as_for_a_test(trained_cfg, tmp_path):
+    trained_cfg.INPUT.MIN_SIZE_TEST, trained_cfg.INPUT.MAX_SIZE_TEST = 80, 133
+    pixels = np.arange(48 * 64).reshape(48, 64)
+    Image.fromarray((pixels * 20).astype(np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray((pixels % 256).astype(np.uint8)).save(tmp_path / "grey.png")
+    Image.fromarray(np.zeros((1, 5000, 3), dtype=np.uint8)).save(tmp_path / "narrow.png")
+    detector = load_detector(trained_cfg)
+    record = detector.read(tmp_path / "grey.png")
+    expected = detector.mapper({"file_name": str(tmp_path / "grey.png")})
+    assert record.keys() == expected.keys() and torch.equal(record["image"], expected["image"])
+    assert (record["height"], record["width"]) == (48, 64)
+    with pytest.raises(BadImage, match="deep.png can't be read: its pixels have more than 8 bits"):
+        detector.read(tmp_path / "deep.png")
+    with pytest.raises(BadImage, match="narrow.png can't be used: 5000×1 pixels can't be resized"):
+        detector.read(tmp_path / "narrow.png")
+    trained_cfg.DATALOADER.DEEP_IMAGES = "rescale"
+    image = load_detector(trained_cfg).read_image(tmp_path / "deep.png", "RGB")
+    assert image.min() == 0 and image.max() == 255
 
 
 def test_weights_are_those_of_the_file(trained_cfg):

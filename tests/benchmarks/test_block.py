@@ -27,9 +27,9 @@ def test_every_measurement_gives_a_line(script, monkeypatch):
     block = harness.awake(ENLBlock(16))
     small = (4, 6)
     results = {
-        "inference": [script.inference(block, 2, small)],
-        "training": [script.training(block, 1, small)],
-        "memory": [script.memory(block, 1, small)],
+        "inference": [{"threads": 1, **script.inference(block, "channels last", 2, small)}],
+        "training": [{"threads": 1, **script.training(block, "contiguous", 1, small)}],
+        "memory": [script.memory(block, "channels last", 1, small)],
         "growth": script.growth(block, [small, (8, 12)]),
         "bfloat16": [script.bfloat16(block, small)],
         "keeps_freed_memory": True,

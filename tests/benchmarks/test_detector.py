@@ -47,4 +47,4 @@ def test_the_first_detector_is_the_measure(script):
     assert script.row(results, "baseline")["÷ baseline"] == 1
     row = script.row(results, "+3ENL TD")
     assert (row["more G"], row["÷ baseline"], row["÷ baseline "]) == (1.0, 1.25, 1.5)
-    assert "96×128" in script.table(results)
+    assert "96×128, contiguous" in script.table(results, "contiguous")

@@ -1,5 +1,3 @@
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -37,27 +35,27 @@ def images(tmp_path):
     return folder
 
 
-def run(monkeypatch, model, *arguments):
-    """Runs the demo; what it exits with, None for success."""
-    first, last = model
-    monkeypatch.setattr(sys, "argv", [str(DEMO), *map(str, [*first, *arguments, *last])])
-    try:
-        runpy.run_path(str(DEMO), run_name="__main__")
-    except SystemExit as stop:
-        return stop.code
-    return None
+@pytest.fixture
+def run(run_tool):
+    """Runs the demo with a model; its status and what it says on standard error."""
+
+    def run(model, *arguments):
+        first, last = model
+        status, _, said = run_tool(DEMO, *first, *arguments, *last)
+        return status, said
+
+    return run
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_broken_file_is_named_and_the_rest_done(model, images, tmp_path, monkeypatch):
+def test_a_broken_file_is_named_and_the_rest_done(model, images, tmp_path, run):
     output = tmp_path / "drawn"
-    message = run(monkeypatch, model, "--input", images, "none*.png", "--output", output)
-    # A text makes the exit status 1, and goes to standard error.
-    assert "2 input(s) left out" in message
-    assert "broken.png can't be read as an image" in message
+    status, message = run(model, "--input", images, "none*.png", "--output", output)
+    assert status == 1 and "2 input(s) left out" in message
+    assert "broken.png can't be read" in message
     assert "none*.png is no file or folder" in message
     assert names(output) == ["a.png", "b.jpg"]
     drawing, image = cv2.imread(str(output / "a.png")), cv2.imread(str(images / "a.png"))
@@ -66,50 +64,50 @@ def test_a_broken_file_is_named_and_the_rest_done(model, images, tmp_path, monke
     assert (np.abs(drawing.astype(int) - enlarged).max(axis=2) > 40).mean() > 0.01
 
 
-def test_files_and_patterns_tile_by_tile(model, images, tmp_path, monkeypatch):
+def test_files_and_patterns_tile_by_tile(model, images, tmp_path, run):
     output = tmp_path / "drawn"
     words = ["--input", images / "a.png", images / "*.jpg", "--tile", 32, "--output", output]
-    assert run(monkeypatch, model, *words) is None
+    assert run(model, *words)[0] == 0
     assert names(output) == ["a.png", "b.jpg"]
 
 
-def test_nothing_is_overwritten(model, images, tmp_path, monkeypatch):
+def test_nothing_is_overwritten(model, images, tmp_path, run):
     output = tmp_path / "drawn"
     output.mkdir()
     (output / "b.jpg").write_text("mine")
-    message = run(monkeypatch, model, "--input", images, "--output", output)
-    assert "b.jpg is there already" in message
+    status, message = run(model, "--input", images, "--output", output)
+    assert status == 2 and "b.jpg is there already" in message
     assert names(output) == ["b.jpg"] and (output / "b.jpg").read_text() == "mine"
 
     other = tmp_path / "other"
     other.mkdir()
     (other / "a.png").write_bytes((images / "a.png").read_bytes())
     words = ["--input", images / "a.png", other / "a.png", "--output", tmp_path / "both"]
-    assert "2 inputs would be written to" in run(monkeypatch, model, *words)
+    assert "2 inputs would be written to" in run(model, *words)[1]
     assert not (tmp_path / "both").exists()
 
 
-def test_a_video_keeps_its_frames(model, tmp_path, monkeypatch):
+def test_a_video_keeps_its_frames(model, tmp_path, run):
     video, drawn = tmp_path / "film.mp4", tmp_path / "drawn.mp4"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
     for level in (60, 120, 180):
         writer.write(np.full((48, 64, 3), level, dtype=np.uint8))
     writer.release()
-    assert run(monkeypatch, model, "--video-input", video, "--output", drawn) is None
+    assert run(model, "--video-input", video, "--output", drawn)[0] == 0
     reader = cv2.VideoCapture(str(drawn))
     assert reader.get(cv2.CAP_PROP_FRAME_COUNT) == 3
     assert reader.get(cv2.CAP_PROP_FPS) == 10
     assert reader.read()[1].shape == (480, 640, 3)
-    again = run(monkeypatch, model, "--video-input", video, "--output", drawn)
+    _, again = run(model, "--video-input", video, "--output", drawn)
     assert "drawn.mp4 is there already" in again
-    message = run(monkeypatch, model, "--video-input", tmp_path / "slim.yaml", "--output", "x.mp4")
+    _, message = run(model, "--video-input", tmp_path / "slim.yaml", "--output", "x.mp4")
     assert "slim.yaml is no video to read" in message
 
 
-def test_without_weights_it_says_which_key_is_empty(model, images, tmp_path, monkeypatch):
+def test_without_weights_it_says_which_key_is_empty(model, images, tmp_path, run):
     first, _ = model
-    message = run(monkeypatch, (first, []), "--input", images, "--output", tmp_path / "drawn")
-    assert message.startswith("demo.py: error: MODEL.WEIGHTS is empty")
+    status, message = run((first, []), "--input", images, "--output", tmp_path / "drawn")
+    assert status == 2 and "demo.py: error: MODEL.WEIGHTS is empty" in message
 
 
 @pytest.mark.parametrize(
@@ -117,16 +115,18 @@ def test_without_weights_it_says_which_key_is_empty(model, images, tmp_path, mon
     [
         (["--webcam", "--output", "x"], "--webcam is shown in a window"),
         (["--input", "x", "--tile", "0"], "--tile must be at least 4"),
+        (["--input", "x", "--confidence-threshold", "50"], "'50' must be a number from 0 to 1"),
+        (["--input", "x", "--confidence-threshold", "nan"], "'nan' must be a number from 0 to 1"),
         (["--input", "x", "--webcam"], "not allowed with"),
         ([], "one of the arguments --input --video-input --webcam is required"),
     ],
 )
-def test_arguments_that_make_no_sense(model, monkeypatch, capsys, arguments, message):
-    assert run(monkeypatch, model, *arguments) == 2
-    assert message in capsys.readouterr().err
+def test_arguments_that_make_no_sense(model, run, arguments, message):
+    status, said = run(model, *arguments)
+    assert status == 2 and message in said
 
 
-def test_a_lazy_config_works_alike(images, tmp_path, monkeypatch):
+def test_a_lazy_config_works_alike(images, tmp_path, run):
     weights = tmp_path / "lazy.pth"
     random_model = build_random_model(load_config(str(LAZY), []), "cpu")
     torch.save({"model": random_model.state_dict()}, weights)
@@ -138,6 +138,6 @@ def test_a_lazy_config_works_alike(images, tmp_path, monkeypatch):
         "dataloader.test.mapper.augmentations.0.short_edge_length=96",
     ]
     output = tmp_path / "drawn"
-    message = run(monkeypatch, (words, opts), "--input", images / "a.png", "--output", output)
-    assert message is None
+    status, _ = run((words, opts), "--input", images / "a.png", "--output", output)
+    assert status == 0
     assert names(output) == ["a.png"]

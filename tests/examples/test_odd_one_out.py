@@ -88,7 +88,9 @@ def test_the_source_distribution_holds_what_tests_and_trains_it(built):
     folders += ("requirements", "tests", "tools")
     wanted = {name for folder in folders for name in files(built / "copy", folder)}
     wanted |= {"LICENSE", "MANIFEST.in", "Makefile", "README.md", "projects_readme.md", "setup.py"}
-    wanted |= {"pyproject.toml", "train_net.py", ".ci/run", ".gitignore"}
+    wanted |= {"pyproject.toml", "train_net.py", ".ci/run", ".gitignore", "CITATION.cff"}
+    wanted |= {"CHANGELOG.md", "CONTRIBUTING.md", ".pre-commit-config.yaml"}
+    wanted |= {".github/workflows/test.yml"}
     assert wanted - names == set()
     extra = names - wanted
     assert all(name in ("PKG-INFO", "setup.cfg") or ".egg-info/" in name for name in extra), extra

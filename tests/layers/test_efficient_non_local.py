@@ -1,3 +1,4 @@
+import inspect
 import itertools
 
 import equations
@@ -119,3 +120,93 @@ def test_a_wrong_option_is_named_with_what_may_be(option, value, legal):
     with pytest.raises(InvalidOption, match=f"{option} must be .*{legal}, got {value!r}") as error:
         ENLBlock(8, **{option: value})
     assert error.value.option == option
+
+
+def block_of_unit_size(variant, channels=16):
+    """A block whose output is about as large as its input."""
+    block = ENLBlock(channels, **dict(zip(("phi_norm", "theta_norm", "position"), variant)))
+    torch.manual_seed(0)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=channels**-0.5)
+    return block
+
+
+def error_of_equations(output, block, x):
+    options = {name: getattr(block, name) for name in ("phi_norm", "theta_norm", "position")}
+    return relative_error(output.double(), equations.enl(block, x, **options))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_each_dtype_is_as_exact_as_it_can_be(variant):
+    block, x = block_of_unit_size(variant), torch.randn(2, 16, 25, 34)
+    assert error_of_equations(block(x), block, x) < 1e-5
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = block(x)
+    assert output.dtype == torch.bfloat16
+    assert error_of_equations(output, block, x) < 0.02  # 2^-8 is one rounding
+    block, x = block.bfloat16(), x.bfloat16()
+    assert block(x).dtype == torch.bfloat16
+    assert error_of_equations(block(x), block, x) < 0.03
+
+
+def test_autocast_trains():
+    block, x = block_of_unit_size(VARIANTS[0]), torch.randn(2, 16, 12, 13, requires_grad=True)
+    block(x).sum().backward()
+    exact = [x.grad, *(projection.weight.grad for projection in (block.theta, block.g, block.out))]
+    exact = [gradient.clone() for gradient in exact]
+    x.grad = None
+    block.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        block(x).sum().backward()
+    rounded = [
+        x.grad,
+        *(projection.weight.grad for projection in (block.theta, block.g, block.out)),
+    ]
+    for one, other in zip(rounded, exact, strict=True):
+        assert relative_error(one, other) < 0.03
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("extent", [None, [[60, 77]]])
+@pytest.mark.parametrize("variant", [("softmax", "none", "cos_add"), ("mean", "tanh", "none")])
+def test_training_keeps_little_for_the_backward_pass(variant, extent, layout):
+    block = block_of_unit_size(variant, channels=64)
+    x = torch.randn(1, 64, 60, 80).to(memory_format=layout).requires_grad_()
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.update({tensor.untyped_storage().data_ptr(): tensor}) or tensor,
+        lambda tensor: tensor,
+    ):
+        block(x, None if extent is None else torch.tensor(extent)).sum().backward()
+    kept.pop(x.untyped_storage().data_ptr())
+    size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert size <= 1.1 * x.untyped_storage().nbytes()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_output_has_the_layout_of_the_input(layout):
+    block = block_of_unit_size(VARIANTS[0])
+    x = torch.randn(2, 16, 12, 20).to(memory_format=layout)
+    assert block(x).stride() == x.stride()
+    assert block(x, torch.tensor([[12, 20], [3, 7]])).stride() == x.stride()
+
+
+def test_a_call_leaves_nothing_on_the_block():
+    # DataParallel calls shallow copies of a module, whose state they share.
+    block = block_of_unit_size(VARIANTS[0])
+    before = {name: dict(vars(module)) for name, module in block.named_modules()}
+    block(torch.randn(2, 16, 12, 20)).sum().backward()
+    assert {name: dict(vars(module)) for name, module in block.named_modules()} == before
+
+
+@pytest.mark.parametrize("kind", [ENLBlock, NonLocalBlock])
+def test_options_are_those_it_was_made_with(kind):
+    assert kind(8).options() == {
+        name: parameter.default if name != "inner_channels" else 4
+        for name, parameter in list(inspect.signature(kind).parameters.items())[1:]
+    }
+    block = kind(8, 3, position="l1_add", l1_scale=7)
+    options = block.options()
+    assert (options["inner_channels"], options["position"], options["l1_scale"]) == (3, "l1_add", 7)
+    assert kind(8, **options).options() == options
+    assert "position=l1_add" in repr(block)

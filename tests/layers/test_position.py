@@ -4,15 +4,27 @@ import pytest
 import torch
 from equations import cos_matrix, l1_matrix
 
-from enl_detectron2.layers import CosPosition, InvalidOption, L1Position, dct_basis
+from enl_detectron2.layers import (
+    CosPosition,
+    InvalidOption,
+    L1Position,
+    SeparablePosition,
+    dct_basis,
+)
 
 SIZES = [(1, 1), (1, 7), (6, 1), (3, 5), (9, 9), (12, 17)]
+
+
+def apply(term, x, extent=None):
+    """L x."""
+    factors = term.factors(x, extent)
+    return term.spread(term.pool(x, factors), factors, torch.zeros_like(x))
 
 
 def as_matrix(term, height, width):
     """The N×N matrix that a position term applies: its response to each one-hot map."""
     one_hot = torch.eye(height * width, dtype=torch.float64).view(-1, 1, height, width)
-    return term(one_hot).flatten(1).T
+    return apply(term, one_hot).flatten(1).T
 
 
 @pytest.mark.parametrize("length, count", [(1, 1), (5, 5), (16, 9), (9, 3)])
@@ -62,16 +74,56 @@ def test_l1_position_is_the_row_normalised_kernel(height, width, scale):
 @pytest.mark.parametrize("term", [CosPosition(), L1Position()])
 def test_position_terms_keep_constants(term):
     constant = torch.full((2, 3, 11, 13), 2.5, dtype=torch.float64)
-    assert torch.allclose(term(constant), constant, rtol=1e-12)
+    assert torch.allclose(apply(term, constant), constant, rtol=1e-12)
 
 
-@pytest.mark.parametrize("value", [0, -3, 2.5])
+@pytest.mark.parametrize("value", [0, -3, 2.5, True, "9"])
 def test_cos_position_needs_a_frequency(value):
-    with pytest.raises(InvalidOption, match=f"num_frequencies must be .* at least 1, got {value}"):
+    with pytest.raises(
+        InvalidOption, match=f"num_frequencies must be .* at least 1, got {value!r}"
+    ):
         CosPosition(value)
 
 
-@pytest.mark.parametrize("value", [0, -50.0, math.nan])
+@pytest.mark.parametrize("value", [0, -50.0, math.nan, math.inf, True, "50"])
 def test_l1_position_needs_a_scale(value):
     with pytest.raises(InvalidOption, match="l1_scale must be a number above 0"):
         L1Position(value)
+
+
+class GaussianPosition(SeparablePosition):
+    """A term that the package doesn't have: all that a new one needs."""
+
+    def kernel(self, cell, own):
+        return torch.exp(-((cell[:, None] - cell) ** 2) / 18)[None]
+
+
+@pytest.mark.parametrize("term", [CosPosition(4), L1Position(3.0), GaussianPosition()])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_all_of_a_term_follows_from_its_kernel(term, layout):
+    x = torch.randn(2, 3, 5, 8, dtype=torch.float64).to(memory_format=layout)
+    kernel_h, kernel_w = term.kernels(x, normalized=True)
+    added = torch.kron(kernel_h[0], kernel_w[0])
+    assert torch.allclose(as_matrix(term, 5, 8), added, rtol=0, atol=1e-12)
+    assert torch.allclose(added.sum(dim=1), torch.ones(40, dtype=torch.float64))
+    raw_h, raw_w = term.kernels(x)
+    assert torch.allclose(term.matrix(x)[0, 0], torch.kron(raw_h[0], raw_w[0]), atol=1e-12)
+    applied = apply(term, x)
+    assert torch.allclose(applied.flatten(2), x.flatten(2) @ added.T, atol=1e-12)
+    assert applied.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("term", [CosPosition(4), L1Position(3.0), GaussianPosition()])
+def test_a_term_is_that_of_each_images_own_part(term):
+    x, extent = torch.randn(3, 2, 6, 9, dtype=torch.float64), torch.tensor([[6, 9], [3, 8], [1, 2]])
+    applied, matrix = apply(term, x, extent), term.matrix(x, extent)
+    for image, (height, width), its_matrix, result in zip(x, extent, matrix, applied):
+        own = image[None, :, :height, :width]
+        expected = torch.zeros_like(image)
+        expected[:, :height, :width] = apply(term, own)[0]
+        assert torch.allclose(result, expected, atol=1e-12)
+        mask = torch.zeros(6, 9, dtype=torch.bool)
+        mask[:height, :width] = True
+        rows = its_matrix[0][mask.flatten()]
+        assert torch.allclose(rows[:, mask.flatten()], term.matrix(own)[0, 0], atol=1e-12)
+        assert not rows[:, ~mask.flatten()].any() and not its_matrix[0][~mask.flatten()].any()

@@ -28,6 +28,8 @@ from detectron2.structures import BoxMode
 
 from enl_detectron2 import add_enl_config
 from enl_detectron2.modeling import ENL_FPN
+from enl_detectron2.training.config import add_training_config
+from enl_detectron2.training.trainer import Trainer
 
 SIZE = 160  # in training, a map of P7 must have more than one position for group norm
 CHANNELS = 32  # of the pyramid; group norm, in two of the heads, has 32 groups
@@ -145,10 +147,13 @@ def check_outputs(name, outputs):
 
 # detectron2's own, of the keypoints of one image.
 @pytest.mark.filterwarnings("ignore:Creating a tensor from a list of numpy:UserWarning")
+@pytest.mark.parametrize("trainer_class", [DefaultTrainer, Trainer], ids=["detectron2s", "own"])
 @pytest.mark.parametrize("name, file, keys", YAML, ids=[case[0] for case in YAML])
-def test_by_yaml(data, tmp_path, name, file, keys):
+def test_by_yaml(data, tmp_path, name, file, keys, trainer_class):
     cfg = get_cfg()
     add_enl_config(cfg)
+    if trainer_class is Trainer:
+        add_training_config(cfg)
     cfg.merge_from_file(model_zoo.get_config_file(file))
     cfg.merge_from_list([word for item in keys.items() for word in item])
 
@@ -177,7 +182,7 @@ def test_by_yaml(data, tmp_path, name, file, keys):
     cfg.SOLVER.BASE_LR = 0.001
     cfg.OUTPUT_DIR = str(tmp_path)
 
-    trainer = DefaultTrainer(cfg)
+    trainer = trainer_class(cfg)
     before = starts(trainer.model)
     trainer.train()
     check_trained(trainer.model, before)

@@ -1,12 +1,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.backbone.fpn import FPN
 from torch import nn
 
+from enl_detectron2 import add_enl_config
 from enl_detectron2.modeling import ENL_FPN, RELATION_BLOCK_REGISTRY
 
 IMAGE = (2, 3, 128, 192)
@@ -32,7 +34,9 @@ def build(cfg, name="ENL_FPN", **keys):
     cfg = cfg.clone()
     cfg.MODEL.BACKBONE.NAME = name
     for key, value in keys.items():
-        cfg.MODEL.ENL_FPN[key] = value
+        node = cfg.MODEL.ENL_FPN
+        node = node.BLOCK_OPTIONS if key in node.BLOCK_OPTIONS else node
+        node[key] = value
     torch.manual_seed(0)
     return build_backbone(cfg).eval()
 
@@ -88,8 +92,13 @@ def test_a_block_without_a_last_layer_cannot_be_made_to_start_as_the_identity(
         def __init__(self, channels):
             super().__init__()
 
+        def forward(self, x):
+            return x
+
     monkeypatch.setitem(RELATION_BLOCK_REGISTRY._obj_map, "Gain", Gain)
-    with pytest.raises(ValueError, match="ENL_FPN.ZERO_INIT_RESIDUAL needs .* 'out'; Gain has"):
+    with pytest.raises(
+        ValueError, match=r"\(zero_init_residual\) needs a RelationBlock .* Gain is"
+    ):
         build(slim_cfg, BLOCK="Gain", ZERO_INIT_RESIDUAL=True)
 
 
@@ -104,7 +113,7 @@ def test_a_block_changes_its_own_level_and_all_finer_ones(slim_cfg):
 
 def test_one_pixel_of_the_coarsest_map_reaches_all_of_the_finest(slim_cfg):
     fpn = ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8, attend_to_padding=True).double()
-    for block in fpn.relation_blocks[:3]:
+    for block in fpn.relation_blocks:
         for parameter in block.parameters():
             nn.init.normal_(parameter, std=0.5)
     maps = {name: map_.double() for name, map_ in random_maps().items()}
@@ -128,7 +137,7 @@ def test_blocks_act_before_the_output_convolution_and_the_interpolation(monkeypa
             return 2 * x
 
     monkeypatch.setitem(RELATION_BLOCK_REGISTRY._obj_map, "Double", Double)
-    fpn = ENL_FPN(Maps(), ["res3", "res4", "res5"], 8, block="Double")
+    fpn = ENL_FPN(Maps(), ["res3", "res4", "res5"], 8, block="Double", attend_to_padding=True)
     maps = random_maps()
     refined5 = 2 * fpn.fpn_lateral5(maps["res5"])
     refined4 = 2 * (fpn.fpn_lateral4(maps["res4"]) + F.interpolate(refined5, scale_factor=2.0))
@@ -139,9 +148,7 @@ def test_blocks_act_before_the_output_convolution_and_the_interpolation(monkeypa
     assert torch.equal(outputs["p3"], fpn.fpn_output3(refined3))
 
 
-@pytest.mark.parametrize(
-    "features", [["res2", "res3", "res4", "res5"], ["res2"], ["res5", "res3"], []]
-)
+@pytest.mark.parametrize("features", [["res2", "res3", "res4", "res5"], ["res2"], ["res5", "res3"]])
 def test_any_levels_may_have_blocks(slim_cfg, features):
     backbone = build(slim_cfg, BLOCK_FEATURES=features)
     keys = {name.split(".")[0] for name in backbone.state_dict() if "relation" in name}
@@ -162,12 +169,16 @@ def test_only_the_blocks_keys_are_new_to_a_plain_fpns_checkpoint(slim_cfg):
 
 
 def test_options_reach_every_block(slim_cfg):
-    backbone = build(slim_cfg, PHI_NORM="mean", THETA_NORM="tanh", POSITION="l1_add", L1_SCALE=7.0)
+    backbone = build(slim_cfg, phi_norm="mean", theta_norm="tanh", position="l1_add", l1_scale=7.0)
     for block in (backbone.fpn_relation3, backbone.fpn_relation4, backbone.fpn_relation5):
-        assert (block.phi_norm, block.theta_norm, block.position.scale) == ("mean", "tanh", 7.0)
-    assert build(slim_cfg, NUM_FREQUENCIES=4).fpn_relation5.position.num_frequencies == 4
+        assert (block.phi_norm, block.theta_norm, block.position_term.scale) == (
+            "mean",
+            "tanh",
+            7.0,
+        )
+    assert build(slim_cfg, num_frequencies=4).fpn_relation5.position_term.num_frequencies == 4
     for kind, layer in (("ENLBlock", "theta"), ("NonLocalBlock", "phi"), ("Conv5x5Block", "conv")):
-        block = build(slim_cfg, BLOCK=kind, INIT_STD=5.0).fpn_relation5
+        block = build(slim_cfg, BLOCK=kind, init_std=5.0).fpn_relation5
         assert getattr(block, layer).weight.std().item() > 4
 
 
@@ -184,15 +195,25 @@ def test_the_bottom_up_may_be_any_registered_backbone(slim_cfg, monkeypatch):
     assert backbone(random_maps())["p2"].shape == (1, 16, 32, 48)
 
 
-def test_a_projects_own_block_reads_its_own_key(slim_cfg, monkeypatch):
+def test_a_projects_own_block_has_its_own_options(slim_cfg, monkeypatch, tmp_path):
     class Gain(nn.Module):
-        def __init__(self, channels, *, gain):
+        def __init__(self, channels, *, gain=1.0):
             super().__init__()
             self.gain = gain
 
+        def forward(self, x):
+            return self.gain * x
+
     monkeypatch.setitem(RELATION_BLOCK_REGISTRY._obj_map, "Gain", Gain)
-    slim_cfg.MODEL.ENL_FPN.GAIN = 3.0
-    assert build(slim_cfg, BLOCK="Gain").fpn_relation5.gain == 3.0
+    file = tmp_path / "gain.yaml"
+    file.write_text("MODEL: {ENL_FPN: {BLOCK: Gain, BLOCK_OPTIONS: {gain: 3.0}}}")
+    slim_cfg.merge_from_file(str(file))
+    assert build(slim_cfg).fpn_relation5.module.gain == 3.0
+    # A block that is registered before add_enl_config has its options on the command line, too.
+    cfg = get_cfg()
+    add_enl_config(cfg)
+    cfg.merge_from_list(["MODEL.ENL_FPN.BLOCK", "Gain", "MODEL.ENL_FPN.BLOCK_OPTIONS.gain", "2.5"])
+    assert cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.gain == 2.5
 
 
 @pytest.mark.parametrize(
@@ -202,27 +223,150 @@ def test_a_projects_own_block_reads_its_own_key(slim_cfg, monkeypatch):
         ("BLOCK_FEATURES", ["res3", "res7"], "res2, res3, res4, res5"),
         ("BOTTOM_UP", "resnet", "build_resnet_backbone"),
         ("TOP_BLOCK", "maxpool", "'LastLevelMaxPool'"),
-        ("PHI_NORM", "sum", "'softmax', 'mean', 'none'"),
-        ("THETA_NORM", "relu", "'none', 'tanh'"),
-        ("POSITION", "cos", "'cos_add', 'l1_add', 'none'"),
-        ("NUM_FREQUENCIES", 0, "at least 1"),
-        ("L1_SCALE", -1.0, "above 0"),
     ],
 )
 def test_a_wrong_key_is_named_with_what_may_be(slim_cfg, key, value, legal):
-    keys = {"POSITION": "l1_add"} if key == "L1_SCALE" else {}
     with pytest.raises(ValueError) as error:
-        build(slim_cfg, **{**keys, key: value})
+        build(slim_cfg, **{key: value})
     assert f"MODEL.ENL_FPN.{key}" in str(error.value)
     assert legal in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "option, value, legal",
+    [
+        ("phi_norm", "sum", "'softmax', 'mean', 'none'"),
+        ("theta_norm", "relu", "'none', 'tanh'"),
+        ("position", "cos", "'cos_add', 'l1_add', 'none'"),
+        ("num_frequencies", 0, "at least 1"),
+        ("num_frequencies", 2.5, "a whole number"),
+        ("l1_scale", -1.0, "above 0"),
+        ("init_std", "wide", "a number above 0"),
+        ("affinity_norm", "mean", "ENLBlock has no option 'affinity_norm'"),
+    ],
+)
+def test_a_wrong_option_is_the_same_sentence_in_the_words_of_its_file(
+    slim_cfg, option, value, legal
+):
+    options = {option: value, **({"position": "l1_add"} if option == "l1_scale" else {})}
+    with pytest.raises(ValueError) as of_yaml:
+        build(slim_cfg, **({option: value} if option != "l1_scale" else options))
+    with pytest.raises(ValueError) as of_lazy_config:
+        ENL_FPN(Maps(), ["res5"], 8, block_options=options)
+    assert legal in str(of_yaml.value) and repr(value) in str(of_yaml.value)
+    assert str(of_yaml.value) == str(of_lazy_config.value).replace(
+        "block_options", "MODEL.ENL_FPN.BLOCK_OPTIONS"
+    )
+
+
+def test_yaml_and_lazy_config_have_the_same_defaults(slim_cfg):
+    for kind in ("ENLBlock", "NonLocalBlock", "Conv5x5Block"):
+        by_yaml = build(slim_cfg, BLOCK=kind).fpn_relation5
+        by_lazy_config = ENL_FPN(Maps(), ["res5"], 16, block=kind).fpn_relation5
+        assert by_yaml.options() == by_lazy_config.options()
+
+
+def test_levels_without_names_are_those_at_strides_of_8_and_more(slim_cfg):
+    expected = {"fpn_relation3", "fpn_relation4", "fpn_relation5"}
+    for fpn in (
+        build(slim_cfg, BLOCK_FEATURES=[]),
+        ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8, block_features=[]),
+    ):
+        assert {n.split(".")[0] for n in fpn.state_dict() if "relation" in n} == expected
+    with pytest.raises(ValueError, match="block_features must name the levels .* none of res2 has"):
+        ENL_FPN(Maps(), ["res2"], 8)
+    slim_cfg.MODEL.FPN.IN_FEATURES = ["res2"]
+    with pytest.raises(ValueError, match="MODEL.ENL_FPN.BLOCK_FEATURES must name the levels"):
+        build(slim_cfg)
+    ENL_FPN(Maps(), ["res2"], 8, block="")  # which has none to place
+
+
+@torch.no_grad()
+def test_a_block_may_be_replaced_or_wrapped(slim_cfg):
+    images = torch.randn(IMAGE)
+    backbone = build(slim_cfg)
+    before = backbone(images)
+    plain = build(slim_cfg, BLOCK_FEATURES=["res3", "res4"])
+    plain.load_state_dict(backbone.state_dict(), strict=False)
+    backbone.fpn_relation5 = nn.Identity()
+    for name, expected in plain(images).items():
+        assert torch.equal(backbone(images)[name], expected), name
+    calls = []
+
+    class Wrapper(nn.Module):
+        def __init__(self, block):
+            super().__init__()
+            self.block = block
+
+        def forward(self, *args, **kwargs):
+            calls.append(args)
+            return self.block(*args, **kwargs)
+
+    backbone = build(slim_cfg)
+    for level in (3, 4, 5):
+        setattr(
+            backbone, f"fpn_relation{level}", Wrapper(getattr(backbone, f"fpn_relation{level}"))
+        )
+    wrapped = backbone(images)
+    for name, expected in before.items():
+        assert torch.equal(wrapped[name], expected), name
+    assert len(calls) == 3 and all(args[1] is not None for args in calls)  # and the extent
+
+
+def test_a_configuration_without_the_keys_is_told_what_adds_them():
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.NAME = "ENL_FPN"
+    with pytest.raises(ValueError, match=r"call enl_detectron2.add_enl_config\(cfg\) before"):
+        build_backbone(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_non_local_resnet_backbone"
+    with pytest.raises(ValueError, match=r"no MODEL.NON_LOCAL_RESNET: call enl_detectron2.add_enl"):
+        build_backbone(cfg)
+
+
+def test_keys_that_are_there_stay(slim_cfg):
+    cfg = get_cfg()
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.MODEL.ENL_FPN = CfgNode({"BLOCK": "Conv5x5Block", "BLOCK_OPTIONS": {"init_std": 0.5}})
+    add_enl_config(cfg)
+    assert cfg.SOLVER.OPTIMIZER == "ADAMW"
+    node = cfg.MODEL.ENL_FPN
+    assert (node.BLOCK, node.BLOCK_OPTIONS.init_std, node.TOP_BLOCK) == (
+        "Conv5x5Block",
+        0.5,
+        "LastLevelMaxPool",
+    )
+    plain = get_cfg()
+    add_enl_config(plain)
+    assert {key for key in plain if plain[key] != get_cfg()[key]} == {"MODEL"}
+
+
+def test_retinanet_with_the_max_pool_is_told_what_it_needs(slim_cfg):
+    slim_cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    slim_cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    with pytest.raises(ValueError, match="TOP_BLOCK must be 'LastLevelP6P7' .* names p7"):
+        build(slim_cfg)
+
+
+@pytest.mark.parametrize("source, channels", [("", 128), ("res5", 128), ("p5", 16)])
+def test_the_top_block_reads_what_its_key_names(slim_cfg, source, channels):
+    backbone = build(slim_cfg, TOP_BLOCK="LastLevelP6P7", TOP_BLOCK_IN_FEATURE=source)
+    assert backbone.top_block.p6.in_channels == channels
+    outputs = backbone(torch.randn(IMAGE))
+    assert list(outputs) == ["p2", "p3", "p4", "p5", "p6", "p7"]
+    if source == "p5":
+        assert torch.equal(outputs["p6"], backbone.top_block.p6(outputs["p5"]))
+
+
+def test_whole_number_means_are_warned_of(slim_cfg, caplog):
+    build(slim_cfg)
+    assert "MODEL.PIXEL_MEAN" not in caplog.text
+    slim_cfg.MODEL.PIXEL_MEAN = [128.0, 116.0, 100.0]
+    build(slim_cfg)
+    assert "[128.0, 116.0, 100.0] become exactly zero" in caplog.text
+    assert "[128.5, 116.5, 100.5]" in caplog.text
 
 
 def test_a_feature_that_the_bottom_up_does_not_produce_is_named(slim_cfg):
     slim_cfg.MODEL.FPN.IN_FEATURES = ["res2", "res6"]
     with pytest.raises(ValueError, match="MODEL.FPN.IN_FEATURES.* names res6, but only res2, res3"):
         build(slim_cfg)
-
-
-def test_an_option_that_the_block_does_not_have_is_named():
-    with pytest.raises(ValueError, match="ENLBlock has no option 'gain'; it takes .*phi_norm"):
-        ENL_FPN(Maps(), ["res5"], 8, block_features=["res5"], block_options={"gain": 1})

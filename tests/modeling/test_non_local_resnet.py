@@ -3,11 +3,13 @@ import pickle
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyCall as L
+from detectron2.config import instantiate
 from detectron2.modeling import ResNet, build_backbone, build_model
 from detectron2.modeling.backbone import BasicStem
 from torch import nn
 
-from enl_detectron2.modeling import insert_non_local_block
+from enl_detectron2.modeling import NonLocalResNet
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def test_starting_as_the_identity_it_is_the_plain_resnet(cfg):
 
 
 def test_its_block_starts_as_wide_as_told(cfg):
-    cfg.MODEL.NON_LOCAL_RESNET.INIT_STD = 5.0
+    cfg.MODEL.NON_LOCAL_RESNET.BLOCK_OPTIONS.init_std = 5.0
     assert build(cfg).res4.non_local.theta.weight.std().item() > 4
 
 
@@ -113,12 +115,12 @@ def test_an_imagenet_checkpoint_fits(cfg, tmp_path):
 
 
 def test_options_reach_the_block(cfg):
-    cfg.MODEL.NON_LOCAL_RESNET.AFFINITY_NORM = "mean"
-    cfg.MODEL.NON_LOCAL_RESNET.POSITION = "cos_add"
-    cfg.MODEL.NON_LOCAL_RESNET.NUM_FREQUENCIES = 5
+    cfg.MODEL.NON_LOCAL_RESNET.BLOCK_OPTIONS.affinity_norm = "mean"
+    cfg.MODEL.NON_LOCAL_RESNET.BLOCK_OPTIONS.position = "cos_add"
+    cfg.MODEL.NON_LOCAL_RESNET.BLOCK_OPTIONS.num_frequencies = 5
     block = build(cfg).res4.non_local
     assert block.affinity_norm == "mean"
-    assert block.position.num_frequencies == 5
+    assert block.position_term.num_frequencies == 5
 
 
 def test_a_frozen_stage_does_not_freeze_the_block(cfg):
@@ -132,13 +134,13 @@ def test_a_frozen_stage_does_not_freeze_the_block(cfg):
     "key, value, legal",
     [
         ("STAGE", "res6", "res2, res3, res4, res5"),
-        ("AFFINITY_NORM", "none", "'softmax', 'mean'"),
-        ("POSITION", "cos", "'none', 'l1_mul', 'l1_add', 'cos_mul', 'cos_add'"),
+        ("BLOCK_OPTIONS.affinity_norm", "none", "'softmax', 'mean'"),
+        ("BLOCK_OPTIONS.position", "cos", "'cos_add', 'cos_mul', 'l1_add', 'l1_mul', 'none'"),
     ],
 )
 def test_a_wrong_key_is_named_with_what_may_be(cfg, key, value, legal):
-    cfg.MODEL.NON_LOCAL_RESNET[key] = value
-    with pytest.raises(ValueError, match=f"MODEL.NON_LOCAL_RESNET.{key} .*{legal}"):
+    cfg.merge_from_list([f"MODEL.NON_LOCAL_RESNET.{key}", value])
+    with pytest.raises(ValueError, match=f"MODEL.NON_LOCAL_RESNET.{key.split('.')[0]} .*{legal}"):
         build(cfg)
 
 
@@ -148,8 +150,16 @@ def test_a_stage_that_was_left_out_is_named(cfg):
         build(cfg)
 
 
-def test_works_on_a_resnet_that_was_made_by_hand():
+def by_hand(**options):
     stages = ResNet.make_default_stages(18, norm="BN")
-    resnet = ResNet(BasicStem(norm="BN"), stages, out_features=["res5"])
-    assert insert_non_local_block(resnet, "res3", position="cos_add") is resnet
-    assert resnet.res3.non_local.position is not None
+    return NonLocalResNet(BasicStem(norm="BN"), stages, out_features=["res5"], **options)
+
+
+def test_it_can_be_constructed_as_a_lazy_config_does():
+    resnet = instantiate(L(by_hand)(stage="res3", block_options={"position": "cos_add"}))
+    assert resnet.res3.non_local.position == "cos_add"
+    assert resnet(torch.randn(1, 3, 64, 64))["res5"].shape == (1, 512, 2, 2)
+    with pytest.raises(ValueError, match="stage must be one of res2, .* got 'res6'"):
+        by_hand(stage="res6")
+    with pytest.raises(ValueError, match="block_options: NonLocalBlock has no option 'phi_norm'"):
+        by_hand(block_options={"phi_norm": "mean"})

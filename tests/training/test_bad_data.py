@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 from tiny_training import arguments, read_losses, train, write_config, write_images, write_json
@@ -15,7 +14,7 @@ from tiny_training import arguments, read_losses, train, write_config, write_ima
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data.loader import CheckedMapper
 from enl_detectron2.training.errors import BadImage, ConfigError
-from enl_detectron2.training.trainer import run
+from enl_detectron2.training.launch import run
 
 
 @pytest.fixture
@@ -23,11 +22,7 @@ def folder(tmp_path):
     """With two images and tiny.yaml, whose batch is both of them."""
     write_images(tmp_path, count=2)
     write_config(tmp_path)
-    yield tmp_path
-    name = f"tiny {tmp_path}"
-    if name in DatasetCatalog.list():
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return tmp_path
 
 
 def trains(folder, *words):

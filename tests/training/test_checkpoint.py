@@ -8,9 +8,11 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from enl_detectron2.training.checkpoint import ENLCheckpointer
-from enl_detectron2.training.errors import ConfigError
+from enl_detectron2.training.checkpoint_files import read_checkpoint
+from enl_detectron2.training.errors import ConfigError, MissingFile, UnsafeCheckpoint
 
 PROJECTIONS = ("theta", "phi", "g", "out")
 DETECTORS = ("Faster R-CNN", "Mask R-CNN", "RetinaNet")
@@ -196,3 +198,129 @@ def test_untrained_blocks_are_a_warning_where_nothing_is_trained(slim_cfg, tmp_p
     ENLCheckpointer(model, complete=True).load(save_pth(plain(slim_cfg), tmp_path))
     [warning] = said(log, logging.WARNING)
     assert listed(warning) == new_keys()
+
+
+WRAPPED = {
+    "a plain state": lambda model: model.state_dict(),
+    "state_dict": lambda model: {"state_dict": model.state_dict(), "epoch": 3},
+    "model_state_dict": lambda model: {"model_state_dict": model.state_dict(), "optimizer": {}},
+    "model_ema": lambda model: {"model_ema": model.state_dict()},
+    "parallel": lambda model: {"model": nn.DataParallel(model).state_dict()},
+    "averaged": lambda model: {"model": AveragedModel(model).state_dict()},
+    "compiled": lambda model: {"model": torch.compile(model).state_dict()},
+    "averaged of compiled": lambda model: AveragedModel(torch.compile(model)).state_dict(),
+    "parallel in compiled": lambda model: torch.compile(nn.DataParallel(model)).state_dict(),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_whatever_a_model_was_wrapped_in_it_is_loaded(slim_cfg, tmp_path, log, wrapper):
+    old, model = plain(slim_cfg), plain(slim_cfg)
+    path = tmp_path / "wrapped.pth"
+    torch.save(WRAPPED[wrapper](old), path)
+    ENLCheckpointer(model, complete=True).load(str(path))
+    for key, value in old.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+    assert said(log, logging.WARNING) == []
+
+
+def compiled_inside(model):
+    model.backbone = torch.compile(model.backbone)
+    return model
+
+
+def compiled_in_place(model):
+    model.backbone.compile()
+    return model
+
+
+@pytest.mark.parametrize("wrap", [compiled_inside, compiled_in_place, torch.compile])
+def test_compiled_models_are_saved_and_loaded_by_the_models_own_names(slim_cfg, tmp_path, wrap):
+    model = plain(slim_cfg)
+    names = set(model.state_dict())
+    values = {key: value.clone() for key, value in model.state_dict().items()}
+    ENLCheckpointer(wrap(model), str(tmp_path)).save("model")
+    path = str(tmp_path / "model.pth")
+    assert set(read_checkpoint(path)["model"]) == names
+    other = plain(slim_cfg)
+    ENLCheckpointer(wrap(other), complete=True).load(path)
+    for (key, value), loaded in zip(values.items(), other.state_dict().values()):
+        assert torch.equal(loaded, value), key
+    # The versions of modules that state_dict() notes are kept.
+    assert torch.load(path, weights_only=True)["model"]._metadata[""]
+
+
+def test_what_is_no_model_is_named(tmp_path):
+    path = tmp_path / "model.pth"
+    for content, said in (
+        ({"weight": "one"}, "its 'weight' is a str, not a tensor"),
+        ([torch.ones(1)], "it holds a list"),
+        ({"model": {"optimizer": {"state": {}}}}, "its 'optimizer' is a dict"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(UnsafeCheckpoint, match=f"model.pth is no checkpoint.*: {said}"):
+            ENLCheckpointer(nn.Linear(1, 1)).load(str(path))
+
+
+@pytest.mark.parametrize("kind", [lambda v: v.to("meta"), torch.Tensor.to_sparse])
+def test_tensors_that_can_not_be_copied_are_refused_in_a_sentence(tmp_path, kind):
+    path = tmp_path / "model.pth"
+    torch.save({"weight": kind(torch.ones(2, 2))}, path)
+    with pytest.raises(UnsafeCheckpoint, match="can't be loaded: .*weight") as error:
+        ENLCheckpointer(nn.Linear(2, 2)).load(str(path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("nowhere.pth", "isn't there"),
+        ("folder", "is a folder, not a file"),
+        ("http://127.0.0.1:9/model.pkl", "can't be fetched .URLError: .*refused"),
+    ],
+)
+def test_weights_that_are_not_there_are_named(tmp_path, monkeypatch, name, said):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "folder").mkdir()
+    path = name if "://" in name else str(tmp_path / name)
+    with pytest.raises(MissingFile, match=f"MODEL.WEIGHTS .*{path}' ({said})") as error:
+        ENLCheckpointer(nn.Linear(1, 1)).load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_loading_takes_the_steps_that_are_overridden(tmp_path, monkeypatch):
+    """Fails when fvcore or detectron2 rename them: ours would be passed over in silence."""
+    path = str(tmp_path / "model.pth")
+    torch.save({"model": nn.Linear(1, 1).state_dict()}, path)
+    taken = []
+
+    def recorded(step, method):
+        def record(self, *arguments):
+            taken.append(step)
+            return method(self, *arguments)
+
+        return record
+
+    for step in ("_load_file", "_torch_load", "_load_model", "_log_incompatible_keys"):
+        assert step in vars(ENLCheckpointer) and hasattr(DetectionCheckpointer, step)
+
+        monkeypatch.setattr(ENLCheckpointer, step, recorded(step, getattr(ENLCheckpointer, step)))
+    ENLCheckpointer(nn.Linear(1, 1)).load(path)
+    assert taken == ["_load_file", "_torch_load", "_load_model", "_log_incompatible_keys"]
+
+
+def test_what_a_checkpoint_says_of_its_model_is_compared_before_anything_is_loaded(tmp_path):
+    class Kinds(ENLCheckpointer):
+        def about_model(self):
+            return {"kind": "a" if self.model.bias is None else "b"}
+
+        def check_about_model(self, checkpoint):
+            if checkpoint.get("kind", "a") != self.about_model()["kind"]:
+                raise ConfigError("another kind")
+
+    Kinds(nn.Linear(1, 1, bias=False), str(tmp_path)).save("model")
+    model = nn.Linear(1, 1)
+    before = model.weight.clone()
+    with pytest.raises(ConfigError, match="another kind"):
+        Kinds(model).load(str(tmp_path / "model.pth"))
+    assert torch.equal(model.weight, before)

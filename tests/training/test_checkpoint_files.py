@@ -1,11 +1,14 @@
 """Checkpoint files: from strangers, damaged, half written, and in other formats."""
 
+import base64
 import io
 import os
 import pickle
 import resource
 import runpy
 import signal
+import subprocess
+import sys
 import tarfile
 from collections import OrderedDict
 from pathlib import Path
@@ -15,8 +18,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.engine import default_argument_parser
+from fuzz_checkpoints import Asks, array_of
 from torch import nn
 
+from enl_detectron2.training import pickles
 from enl_detectron2.training.checkpoint import UNFINISHED, ENLCheckpointer
 from enl_detectron2.training.checkpoint_files import convert_checkpoint, read_checkpoint
 from enl_detectron2.training.errors import (
@@ -25,7 +30,8 @@ from enl_detectron2.training.errors import (
     NonFinite,
     UnsafeCheckpoint,
 )
-from enl_detectron2.training.trainer import Trainer, run
+from enl_detectron2.training.launch import run
+from enl_detectron2.training.trainer import Trainer
 
 TOOL = Path(__file__).parents[2] / "tools/convert_checkpoint.py"
 
@@ -290,15 +296,28 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0.pth"]
 
 
-def test_a_broken_model_is_not_saved(tmp_path):
-    model = nn.Linear(2, 2)
+@pytest.mark.parametrize("key", ["0.bias", "0.weight", "1.weight", "1.running_var"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_model_is_not_saved(tmp_path, key, value):
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     checkpointer = ENLCheckpointer(model, str(tmp_path))
     checkpointer.save("model_0", iteration=0)
     with torch.no_grad():
-        model.bias[1] = float("nan")
-    with pytest.raises(NonFinite, match="model_1.pth is not saved, .* bias .*model_0.pth"):
+        model.state_dict()[key][1] = value
+    with pytest.raises(NonFinite, match=f"model_1.pth is not saved, as {key} is .*model_0.pth"):
         checkpointer.save("model_1", iteration=1)
     assert saved(tmp_path) == 0 and not (tmp_path / "model_1.pth").exists()
+
+
+def test_what_was_infinite_from_the_start_is_saved(tmp_path):
+    model = nn.Linear(2, 2)
+    model.register_buffer("mask", torch.full((2,), -float("inf")))
+    model.register_buffer("count", torch.zeros((), dtype=torch.long))
+    model.register_buffer("small", torch.zeros(2).to(torch.float8_e4m3fn))
+    ENLCheckpointer(model, str(tmp_path)).save("model_0")
+    assert (
+        read_checkpoint(tmp_path / "model_0.pth")["model"]["mask"].tolist() == [-float("inf")] * 2
+    )
 
 
 def test_the_tool_converts_and_refuses_in_a_line(tmp_path, mark, capsys):
@@ -312,3 +331,99 @@ def test_the_tool_converts_and_refuses_in_a_line(tmp_path, mark, capsys):
     torch.save({"weight": torch.ones(1)}, tmp_path / "model.pth")
     main([str(tmp_path / "model.pth"), str(target)])
     assert read_checkpoint(target)["model"]["weight"] == 1
+
+
+@pytest.mark.parametrize("how_many", [1000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_damaged_and_forged_files_end_in_a_sentence_and_never_in_a_crash(tmp_path, how_many):
+    script = Path(__file__).with_name("fuzz_checkpoints.py")
+    command = [sys.executable, "-W", "ignore", str(script), str(how_many), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(script.parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+# Allowed names only, and yet bytes became Python objects: NumPy trusts the state of a dtype.
+FORGED_DTYPE = (
+    "gAN9KFgFAAAAbW9kZWx9WAEAAABhY251bXB5LmNvcmUubXVsdGlhcnJheQpfcmVjb25zdHJ1Y3QKKGNudW1weQpuZGFy"
+    "cmF5CihLAHRDAWJ0UihLAShLAXRjbnVtcHkKZHR5cGUKKFgCAAAAVjhJMDAKSTAxCnRSKEsDWAEAAAB8TihYAQAAAGF0"
+    "fVgBAAAAYShjbnVtcHkKZHR5cGUKKFgCAAAATzhJMDAKSTAxCnRSSwB0c0sISwFLAXRiSTAwCmNfY29kZWNzCmVuY29k"
+    "ZQooWAgAAABAQUFBQUFBQVgGAAAAbGF0aW4xdFJ0YnNYCgAAAF9fYXV0aG9yX19YAQAAAHh1Lg=="
+)
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (base64.b64decode(FORGED_DTYPE), "asks for an array of the type 'V8'"),
+        (b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s.", "asks for objects within objects, more"),
+        (b"\x80\x02}r\xff\xff\xff\x7f.", "asks for 2,147,483,647 places in memory"),
+    ],
+)
+def test_what_would_crash_python_is_refused_in_a_sentence(tmp_path, capsys, content, said):
+    path = tmp_path / "model.pkl"
+    path.write_bytes(content)
+    with pytest.raises(UnsafeCheckpoint, match=f"model.pkl is refused: it {said}"):
+        read_checkpoint(path)
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(TOOL))["main"]([str(path), str(tmp_path / "model.safetensors")])
+    assert said in capsys.readouterr().err
+
+
+def test_the_same_in_pytorchs_files(tmp_path):
+    flags = (3, "<", None, None, None, -1, -1, 63)  # "hold references", says this float64
+    forged = array_of(Asks(np.dtype, ("f8", False, True), flags))
+    deep = ()
+    for _ in range(300):
+        deep = (deep,)
+    for as_zip in (True, False):
+        for content, said in ((forged, "a type of arrays in the state"), (deep, "objects within")):
+            path = tmp_path / "model.pth"
+            torch.save({"a": content}, path, _use_new_zipfile_serialization=as_zip)
+            with pytest.raises(UnsafeCheckpoint, match=f"model.pth is refused: it asks for {said}"):
+                read_checkpoint(path)
+
+
+@pytest.mark.parametrize("protocol", [*range(pickle.HIGHEST_PROTOCOL + 1), None])
+def test_plain_arrays_come_back_as_they_were(tmp_path, protocol):
+    arrays = {
+        code + order: np.arange(12).reshape(3, 4).astype(order + code)
+        for code in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+        for order in "<>"
+    }
+    arrays["fortran"] = np.asfortranarray(arrays["f4<"])
+    arrays["strided"] = arrays["f4<"][:, ::2]
+    arrays["empty"] = np.zeros((0, 3))
+    arrays["single"] = np.array(3.0)
+    path = tmp_path / ("model.pkl" if protocol is not None else "model.pth")
+    content = {"model": arrays, "__author__": "someone", "shared": [arrays["f4<"]]}
+    if protocol is not None:
+        path.write_bytes(pickle.dumps(content, protocol))
+    else:
+        torch.save(content, path)
+    read = read_checkpoint(path)
+    for key, value in arrays.items():
+        found = read["model"][key]
+        assert type(found) is np.ndarray and np.array_equal(found, value), key
+        assert found.dtype == value.dtype.newbyteorder("=") and found.flags.writeable
+    assert type(read["shared"][0]) is np.ndarray
+
+
+def test_a_file_that_holds_itself_is_read(tmp_path):
+    content = {"model": {"weight": np.ones(2)}, "__author__": "someone"}
+    content["itself"] = [content]
+    (tmp_path / "model.pkl").write_bytes(pickle.dumps(content))
+    read = read_checkpoint(tmp_path / "model.pkl")
+    assert read["itself"][0]["model"]["weight"].tolist() == [1, 1]
+
+
+def test_a_file_can_not_change_the_reader(tmp_path):
+    """BUILD sets attributes of what is on the stack, which may be what the file asked for."""
+    path = tmp_path / "model.pkl"
+    for name in ("numpy\ndtype", "numpy\nndarray", "_codecs\nencode", "collections\nOrderedDict"):
+        state = b"(N}X\x0c\x00\x00\x00__defaults__(X\x05\x00\x00\x00utf-8tsX\x06\x00\x00\x00marked"
+        path.write_bytes(b"\x80\x02c" + name.encode() + b"\n" + state + b"K\x01st" + b"b.")
+        with pytest.raises(UnsafeCheckpoint):
+            read_checkpoint(path)
+    for thing in pickles._PICKLED.values():
+        assert not hasattr(thing, "marked")
+    test_arrays_and_plain_containers_are_admitted(tmp_path)

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 
 from enl_detectron2.digits.scenes import SceneConfig, write_relational_digits
 from enl_detectron2.model_zoo import get_config_file
-from enl_detectron2.training.trainer import run
+from enl_detectron2.training.launch import run
 
 SCENES = SceneConfig(
     image_size=128,
@@ -21,15 +20,6 @@ SCENES = SceneConfig(
 )
 PLAIN, ENL = "cpu/digits_rcnn.yaml", "cpu/digits_enl_rcnn.yaml"
 START = {"MODEL.ENL_FPN.ZERO_INIT_RESIDUAL": True}
-
-
-@pytest.fixture(autouse=True)
-def forget_data_sets():
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def command(config, data, output, weights, *flags, **options):

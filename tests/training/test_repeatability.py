@@ -6,7 +6,6 @@ import logging
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.build import build_batch_data_loader
 from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.samplers import TrainingSampler
@@ -21,7 +20,7 @@ from tiny_training import (
 
 from enl_detectron2.training.data.loader import TrainLoader
 from enl_detectron2.training.errors import ConfigError, NonFinite
-from enl_detectron2.training.trainer import Trainer, setup
+from enl_detectron2.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +84,7 @@ class Interrupt(WriteLosses):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_run_goes_on_as_if_nothing_had_been(config, uninterrupted, tmp_path, workers):
     words = ("OUTPUT_DIR", tmp_path, "DATALOADER.NUM_WORKERS", workers)
-    trainer = Trainer(setup(arguments(config, *words)))
+    trainer = Trainer.from_args(arguments(config, *words))
     trainer.register_hooks([Interrupt(tmp_path / "losses")])
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
@@ -175,7 +174,7 @@ def test_a_bad_image_stops_or_is_replaced(caplog):
 @pytest.fixture
 def broken_loss(config, tmp_path):
     """A trainer whose loss is not a number from the fifth step on."""
-    trainer = Trainer(setup(arguments(config, "OUTPUT_DIR", tmp_path)))
+    trainer = Trainer.from_args(arguments(config, "OUTPUT_DIR", tmp_path))
     trainer.register_hooks([WriteLosses(tmp_path / "losses")])
     losses = trainer.model.roi_heads.box_predictor.losses
 
@@ -191,18 +190,19 @@ def test_a_loss_that_is_not_finite_stops_the_run(broken_loss, uninterrupted, tmp
     with pytest.raises(NonFinite) as error:
         broken_loss.train()
     message = str(error.value)
-    assert "not finite at iteration 4: " in message and "loss_cls=nan" in message
+    assert "not finite (loss_cls=nan" in message and "at iteration 4" in message
     assert "loss_rpn_loc=" in message and message.count("images/image ") == 2
-    assert message.endswith("the last checkpoint is " + str(tmp_path / "model_0000003.pth"))
+    assert f"the last checkpoint is {tmp_path / 'model_0000003.pth'}" in message
     # What is on the disk is from before, and goes on well.
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
     assert not (tmp_path / "model_final.pth").exists()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def forget_data_sets():
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+@pytest.mark.parametrize("rate", [50.0, 1e4, 1e10])
+def test_divergence_inside_the_model_is_explained(config, tmp_path, rate):
+    """The RPN raises when its boxes are not finite, before there is a loss."""
+    words = ("OUTPUT_DIR", tmp_path, "SOLVER.CLIP_GRADIENTS.ENABLED", False, "SOLVER.MAX_ITER", 40)
+    with pytest.raises(NonFinite) as error:
+        train(config, tmp_path / "losses", *words, "SOLVER.BASE_LR", rate)
+    message = str(error.value)
+    assert "at iteration " in message and message.count("images/image ") == 2

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
+from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase, default_argument_parser, launch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
@@ -15,7 +14,9 @@ from detectron2.utils import comm
 from enl_detectron2.digits.scenes import SceneConfig, write_relational_digits
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data import register_coco_format
-from enl_detectron2.training.trainer import Trainer, run, setup
+from enl_detectron2.training.errors import ConfigError
+from enl_detectron2.training.launch import run
+from enl_detectron2.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 NORM = "FrozenBN"
@@ -28,15 +29,6 @@ def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
     write_relational_digits(folder, num_train=4, num_test=2, config=SCENES)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def forget_data_sets():
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
 
 
 def yaml_arguments(digits, output, *extra):
@@ -59,34 +51,19 @@ def yaml_arguments(digits, output, *extra):
 
 
 def lazy_arguments(digits, output, *extra):
-    for split in ("train", "test"):
-        if f"tiny_{split}" not in DatasetCatalog.list():
-            register_coco_instances(
-                f"tiny_{split}", {}, str(digits / f"{split}.json"), str(digits / split)
-            )
+    sets = [f"[tiny_{s},{digits / f'{s}.json'},{digits / s}]" for s in ("train", "test")]
     options = {
-        "model.roi_heads.num_classes": 10,
+        "dataloader.coco_format": f"[{','.join(sets)}]",
         "dataloader.train.dataset.names": "tiny_train",
         "dataloader.test.dataset.names": "tiny_test",
         "dataloader.train.total_batch_size": 2,
-        "dataloader.train.num_workers": 0,
-        "dataloader.test.num_workers": 0,
-        "dataloader.train.mapper.augmentations.0.short_edge_length": "[128]",
-        "dataloader.test.mapper.augmentations.0.short_edge_length": 128,
         "model.roi_heads.box_predictor.test_score_thresh": 0.0,
-        # Frozen batch norm needs the pretrained weights that aren't loaded here.
-        "model.backbone.bottom_up.stem.norm": "BN",
-        "model.backbone.bottom_up.stages.norm": "BN",
-        "model.backbone.bottom_up.freeze_at": 0,
-        "train.device": "cpu",
-        "train.seed": 1,
         "train.max_iter": 3,
         "train.checkpointer.period": 2,
-        "train.init_checkpoint": '""',
         "train.output_dir": str(output),
     }
     words = [f"{key}={value}" for key, value in options.items()]
-    config = ROOT / "configs/lazy/enl_rcnn_R50.py"
+    config = ROOT / "configs/lazy/cpu/digits_enl_rcnn.py"
     return ["--config-file", str(config), *extra, *words]
 
 
@@ -148,7 +125,7 @@ class Record(HookBase):
 
 
 def trainer_with_record(arguments):
-    trainer = Trainer(setup(default_argument_parser().parse_args(arguments)))
+    trainer = Trainer.from_args(default_argument_parser().parse_args(arguments))
     record = Record()
     trainer.register_hooks([record])
     return trainer, record
@@ -163,31 +140,14 @@ def train_and_write_losses(arguments, output):
         (output / "losses.json").write_text(json.dumps(record.losses))
 
 
-def test_mixed_precision_trains_stably_on_the_cpu(digits, tmp_path):
-    """The losses start as in float32, and fall; what is learned stays in float32."""
-    losses = {}
-    for amp in (False, True):
-        arguments = yaml_arguments(digits, tmp_path / str(amp))
-        options = {
-            "SOLVER.AMP.ENABLED": amp,
-            "SOLVER.MAX_ITER": 8 if amp else 1,
-            "SOLVER.CHECKPOINT_PERIOD": 100,
-            "DATASETS.TEST": "()",
-        }
-        arguments += [str(word) for option in options.items() for word in option]
-        trainer, record = trainer_with_record(arguments)
-        outputs = set()
-        trainer.model.backbone.fpn_output5.register_forward_hook(
-            lambda module, inputs, output, outputs=outputs: outputs.add(output.dtype)
-        )
-        trainer.train()
-        assert outputs == {torch.bfloat16 if amp else torch.float32}
-        losses[amp] = record.losses
-        assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
-        saved = torch.load(tmp_path / str(amp) / "model_final.pth", weights_only=False)
-        assert all(torch.isfinite(value).all() for value in saved["model"].values())
-    assert losses[True][0] == pytest.approx(losses[False][0], rel=0.05)
-    assert sum(losses[True][-3:]) < 0.8 * sum(losses[True][:3])
+@pytest.mark.parametrize("arguments", [yaml_arguments, lazy_arguments])
+def test_mixed_precision_needs_a_gpu(digits, tmp_path, arguments):
+    key = "SOLVER.AMP.ENABLED" if arguments is yaml_arguments else "train.amp.enabled"
+    words = [key, "True"] if arguments is yaml_arguments else [f"{key}=True"]
+    args = default_argument_parser().parse_args([*arguments(digits, tmp_path / "no"), *words])
+    with pytest.raises(ConfigError, match=f"{key} must be False on cpu"):
+        run(args)
+    assert not (tmp_path / "no").exists()
 
 
 def write_weights(file):

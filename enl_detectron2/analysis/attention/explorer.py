@@ -9,6 +9,7 @@ import base64
 import html
 import json
 import logging
+import os
 import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from torch import Tensor
 
 from enl_detectron2.analysis.detections.prediction import instances_above
-from enl_detectron2.analysis.detector import Detector
+from enl_detectron2.analysis.detector import Detector, naming
+from enl_detectron2.training.errors import BadImage
+from enl_detectron2.training.files import write_whole
 
 from .colours import ABOVE_ZERO, BELOW_ZERO
 from .maps import Attention, capture_attention
@@ -56,13 +58,13 @@ def write_explorer(
 
     Args:
         detector: a model with relation blocks.
-        image_files: a file that can't be read is logged and left out.
+        image_files: a file that can't be read or used is logged and left out.
         folder: made if it isn't there; pages of the same names in it are replaced.
         score_threshold: detections below are left out.
         caption: what to say about the model.
 
     Returns:
-        the image files that could not be read.
+        the image files that could not be read or used.
 
     Raises:
         ValueError: if the model has no block whose attention could be shown, or no detections.
@@ -73,12 +75,13 @@ def write_explorer(
     for image_file in image_files:
         try:
             record = detector.read(image_file)
-        except ValueError as error:
+            image = detector.read_image(image_file, "RGB")
+            with naming(image_file):
+                output, attention = capture_attention(detector.model, record)
+        except BadImage as error:
             logger.error("left out: %s", error)
             unreadable.append(image_file)
             continue
-        image = read_image(image_file, format="RGB")
-        output, attention = capture_attention(detector.model, record)
         found = instances_above(score_threshold, output)
         detections = [
             Detection(detector.class_name(label), score, tuple(box))
@@ -93,11 +96,11 @@ def write_explorer(
             image, attention, detections, title, caption, in_gallery=len(image_files) > 1
         )
         page_file = _new_name(Path(image_file).stem, pages)
-        (folder / page_file).write_text(page, encoding="utf-8")
+        write_whole(folder / page_file, page)
         pages[page_file] = (title, thumbnail(image), len(detections))
         logger.info("%s, %.1f MB", folder / page_file, len(page) / 1e6)
     if len(image_files) > 1:
-        (folder / "index.html").write_text(gallery_page(pages, caption), encoding="utf-8")
+        write_whole(folder / "index.html", gallery_page(pages, caption))
         logger.info("%s", folder / "index.html")
     return unreadable
 
@@ -158,7 +161,7 @@ def explorer_page(
 def gallery_page(pages: Mapping[str, tuple[str, str, int]], caption: str = "") -> str:
     """The HTML that links pages by file name: title, thumbnail, number of detections of each."""
     entries = [
-        f'<a href="{urllib.parse.quote(page_file)}"><img src="{picture}" alt="">'
+        f'<a href="{urllib.parse.quote(os.fsencode(page_file))}"><img src="{picture}" alt="">'
         f"<span>{html.escape(title)}"
         f"<small>{count} detection{'' if count == 1 else 's'}</small></span></a>"
         for page_file, (title, picture, count) in pages.items()

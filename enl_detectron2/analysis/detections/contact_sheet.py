@@ -11,15 +11,17 @@ matplotlib.use("Agg")  # drawn to a file, also where there is no screen
 import matplotlib.pyplot as plt
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode
 from detectron2.utils.visualizer import Visualizer
 
+from enl_detectron2.analysis.drawing import plain_text, save_figure, shortened
 from enl_detectron2.analysis.palette import MODEL_COLOURS, TRUTH_COLOUR
+from enl_detectron2.training.data.images import read_image
 
 SCALE = 2  # of the drawing: labels of tiny objects need the room
 
 
+@plain_text
 def draw_contact_sheet(
     dataset_name: str,
     results_file: str | os.PathLike,
@@ -51,20 +53,20 @@ def draw_contact_sheet(
     figure, axes = plt.subplots(rows, 4, figsize=(16, 4.3 * rows), squeeze=False)
     pairs = axes.reshape(-1, 2)
     for record, (truth_axes, detection_axes) in zip(records, pairs):
-        image = read_image(record["file_name"], format="RGB")
+        image = read_image(record["file_name"], "RGB")
         found = detections[record["image_id"]]
         _draw(
             truth_axes,
             image,
             [annotation["bbox"] for annotation in record["annotations"]],
-            [names[annotation["category_id"]] for annotation in record["annotations"]],
+            [shortened(names[annotation["category_id"]]) for annotation in record["annotations"]],
             TRUTH_COLOUR,
         )
         _draw(
             detection_axes,
             image,
             [detection["bbox"] for detection in found],
-            [f"{names[class_of[d['category_id']]]} {d['score']:.0%}" for d in found],
+            [f"{shortened(names[class_of[d['category_id']]])} {d['score']:.0%}" for d in found],
             MODEL_COLOURS[0],
         )
     for truth_axes, detection_axes in pairs[: min(2, len(records))]:
@@ -73,7 +75,7 @@ def draw_contact_sheet(
     for axis in axes.flat:
         axis.set_axis_off()
     figure.tight_layout()
-    figure.savefig(sheet_file, dpi=100)
+    save_figure(figure, sheet_file)
     plt.close(figure)
 
 

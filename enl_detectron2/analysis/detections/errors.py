@@ -6,22 +6,17 @@ The papers argue that a small object is found more easily if the image holds mor
 
 import contextlib
 import copy
-import csv
 import io
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.figure import Figure
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from tabulate import tabulate
 from tqdm import tqdm
-
-from enl_detectron2.analysis.palette import MODEL_COLOURS, MODEL_MARKERS
 
 from .matching import (
     EVERY_SIDE,
@@ -37,11 +32,7 @@ from .matching import (
 
 # Where groups of numbers of objects begin, after the first, which is those alone.
 COUNTS = (2, 3, 5, 9, 17, 33, 65, 129)
-FEW = 30  # objects: a share of fewer says little
-METRICS = ("recall", "AP50", "AP")
 SMALL_RANGE = (0.0, float(SMALL_SIDE))
-SIZE_GROUPING = "box side, px"
-COUNT_GROUPING = "objects of its class in the image"
 
 
 @dataclass(frozen=True)
@@ -109,10 +100,11 @@ def analyze_errors(
         ValueError: if a file isn't what it should be; names it.
     """
     truth = load_truth(annotation_file)
-    return {
-        name: _analyze(truth, load_detections(truth, file), score_threshold)
-        for name, file in tqdm(results.items(), unit="model")
-    }
+    with tqdm(results.items(), unit="model") as bar:
+        return {
+            name: _analyze(truth, load_detections(truth, file), score_threshold)
+            for name, file in bar
+        }
 
 
 def _analyze(truth: COCO, detections: COCO, score_threshold: float) -> ErrorAnalysis:
@@ -240,109 +232,3 @@ def repetition_effect(objects: Objects, chosen: np.ndarray) -> RepetitionEffect:
     return RepetitionEffect(
         *(100 * value for value in (slope, slope - 1.96 * error, slope + 1.96 * error))
     )
-
-
-def describe_effect(name: str, analysis: ErrorAnalysis) -> str:
-    """One sentence: whether repetition helps this model on this data, and on which numbers."""
-    effect = analysis.effect
-    numbers = ", ".join(
-        f"{row.label}: {row.recall:.1f} % of {row.objects}"
-        for row in analysis.by_count
-        if row.objects
-    )
-    evidence = f"recall by that number: {numbers or 'no small objects'}"
-    if effect.points is None:
-        return (
-            f"{name}: this data can't tell whether recall of small objects grows with the number "
-            "of objects of their class in the image, since it has no two alike in class and size "
-            f"with different numbers; {evidence}."
-        )
-    verb = "doesn't measurably change"
-    if effect.low > 0:
-        verb = "grows"
-    elif effect.high < 0:
-        verb = "falls"
-    return (
-        f"{name}: recall of small objects {verb} with the number of objects of their class in the "
-        f"image: {effect.points:+.1f} points for each doubling (95 % interval {effect.low:+.1f} to "
-        f"{effect.high:+.1f}) between objects of the same class and size; {evidence}."
-    )
-
-
-def format_analyses(analyses: Mapping[str, ErrorAnalysis]) -> str:
-    """Two tables, a line for each group that has objects, and a sentence for each model."""
-    parts = []
-    for title, groups in _groupings(analyses):
-        headers = [title.replace(" in the", "\nin the"), "objects"]
-        headers += [f"{name}\n{metric}" for name in analyses for metric in METRICS]
-        lines = [
-            [rows[0].label, str(rows[0].objects)]
-            + [_number(getattr(row, metric)) for row in rows for metric in METRICS]
-            for rows in groups
-        ]
-        alignment = ["left"] + ["right"] * (len(headers) - 1)
-        lines = [line for line in lines if line[1] != "0"]
-        parts.append(tabulate(lines, headers, disable_numparse=True, colalign=alignment))
-    parts.append(
-        "Percent. recall: found at IoU 0.5 by a detection above the score threshold; AP50, AP: "
-        "COCO's, of all detections,\nmeans over classes. The second table is of small objects "
-        f"(side below {SMALL_SIDE} px); its AP doesn't\ncount detections in images without the "
-        "class."
-    )
-    parts += [describe_effect(name, analysis) for name, analysis in analyses.items()]
-    return "\n\n".join(parts)
-
-
-def write_csv(analyses: Mapping[str, ErrorAnalysis], path: str | os.PathLike) -> None:
-    """Both tables in one file, a line for each model and group."""
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["grouped by", "group", "model", "objects", *METRICS])
-        for title, groups in _groupings(analyses):
-            for rows in groups:
-                for name, row in zip(analyses, rows):
-                    values = [getattr(row, metric) for metric in METRICS]
-                    writer.writerow([title, row.label, name, row.objects, *values])
-
-
-def plot_analyses(analyses: Mapping[str, ErrorAnalysis], path: str | os.PathLike) -> None:
-    """Recall and AP by side and by number, a line for each model.
-
-    Args:
-        analyses: of the same ground truth.
-        path: the picture to write; its suffix says its format.
-    """
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
-    axes = figure.subplots(2, 2, sharey=True)
-    titles = ("all objects", f"small objects (side below {SMALL_SIDE} px)")
-    for (title, groups), which, pair in zip(_groupings(analyses), titles, axes):
-        groups = [rows for rows in groups if rows[0].objects]
-        labels = [f"{rows[0].label}\nn = {rows[0].objects}" for rows in groups]
-        for metric, ax in zip(("recall", "AP"), pair):
-            for index, name in enumerate(analyses):
-                values = [getattr(rows[index], metric) for rows in groups]
-                style = {"color": MODEL_COLOURS[index], "marker": MODEL_MARKERS[index]}
-                ax.plot(values, label=name, **style)
-                few = [place for place, rows in enumerate(groups) if rows[0].objects < FEW]
-                hollow = [values[place] for place in few]
-                ax.plot(few, hollow, markerfacecolor="white", linestyle="none", **style)
-            ax.set_xticks(range(len(groups)), labels)
-            ax.set_xmargin(0.1)
-            ax.set_xlabel(title)
-            ax.set_ylabel("recall at IoU 0.5, %" if metric == "recall" else "AP, %")
-            ax.set_title(which, fontsize="medium")
-            ax.grid(axis="y", alpha=0.3)
-    axes[0, 0].set_ylim(-3, 103)  # all share it
-    axes[0, 0].legend()
-    figure.supxlabel(f"hollow: fewer than {FEW} objects", fontsize="small")
-    figure.savefig(path, dpi=100)
-
-
-def _groupings(analyses: Mapping[str, ErrorAnalysis]) -> Iterator[tuple[str, list[Sequence[Row]]]]:
-    """Each grouping's name, and for each group the models' rows."""
-    yield SIZE_GROUPING, list(zip(*(analysis.by_side for analysis in analyses.values())))
-    yield COUNT_GROUPING, list(zip(*(analysis.by_count for analysis in analyses.values())))
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"

@@ -7,36 +7,52 @@ box's area, with or without a mask.
 import contextlib
 import io
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from enl_detectron2.training.data.coco_file import read_coco
+from enl_detectron2.training.errors import BadImage
+
 SMALL_SIDE = 32  # pixels; an object is small below it, as COCO has it
 SIDES = (8, 12, 16, 24, 32, 48, 96)  # pixels, the limits of size groups
 EVERY_SIDE = (0.0, float("inf"))
+
+logger = logging.getLogger(__name__)
 
 
 def load_truth(annotation_file: str | os.PathLike) -> COCO:
     """The ground truth, each annotation's ``area`` that of its box, its ``id`` from 1.
 
+    What has only one meaning is put right as for a training, see ``read_coco``. Annotations
+    without a box, of an image or a category that the file doesn't have, are left out
+    with a warning; a category without a name gets its number as name.
+
     Raises:
-        ValueError: if the file isn't one of COCO's format; names it.
+        ValueError: if the file isn't one of COCO's format; names it and the entry.
+        FileNotFoundError: if it isn't there.
     """
-    content = _read_json(annotation_file)
+    coco = read_coco(annotation_file)
     try:
-        parts = {key: content[key] for key in ("images", "annotations", "categories")}
-        for number, annotation in enumerate(parts["annotations"], start=1):
-            # COCOeval takes a match with annotation 0 for none, and a missing iscrowd as an error.
-            annotation |= {"id": number, "area": box_side(annotation["bbox"]) ** 2}
-            annotation.setdefault("iscrowd", 0)
+        parts = {key: getattr(coco, key) for key in ("images", "annotations", "categories")}
+        images, categories = (_ids(parts[key], key) for key in ("images", "categories"))
+        for image in parts["images"]:
+            if not isinstance(image.get("file_name"), str):
+                raise ValueError(f"image {image['id']!r} must have a file_name, a string")
+        for category in parts["categories"]:
+            name = category.get("name")
+            category["name"] = f"category {category['id']}" if name is None else str(name)
+        parts["annotations"] = _usable(annotation_file, parts["annotations"], images, categories)
         return _indexed(parts)
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{annotation_file} isn't a ground truth in COCO's format: {error!r}"
-        ) from error
+    except ValueError as error:
+        raise ValueError(f"{annotation_file} is no ground truth: {error}") from error
 
 
 def load_detections(
@@ -50,25 +66,26 @@ def load_detections(
         score_threshold: detections below this score are left out.
 
     Raises:
-        ValueError: if the file isn't one of boxes, or one of other images; names it.
+        ValueError: if the file isn't one of boxes, or one of other images or categories; names it
+            and the entry.
     """
-    found = _read_json(results_file)
-    try:
-        found = [
-            {key: detection[key] for key in ("image_id", "category_id", "bbox", "score")}
-            for detection in found
-            if detection["score"] >= score_threshold
-        ]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{results_file} isn't a list of detected boxes: {error!r}") from error
-    for number, detection in enumerate(found, start=1):
-        if detection["image_id"] not in truth.imgs:
+    content = _read_json(results_file)
+    if not isinstance(content, list):
+        raise ValueError(
+            f"{results_file} isn't a list of detected boxes, but a {type(content).__name__}"
+        )
+    found = []
+    for number, detection in enumerate(content, start=1):
+        try:
+            detection = _checked(truth, detection)
+        except ValueError as error:
             raise ValueError(
-                f"{results_file} has the image {detection['image_id']!r}, which the ground truth "
-                "doesn't have: they must be of the same data set"
-            )
-        area = box_side(detection["bbox"]) ** 2
-        detection |= {"id": number, "area": area, "iscrowd": 0}
+                f"{results_file} isn't a list of boxes detected on this ground truth: entry "
+                f"{number} {error}"
+            ) from error
+        if detection["score"] >= score_threshold:
+            area = box_side(detection["bbox"]) ** 2
+            found.append(detection | {"id": len(found) + 1, "area": area, "iscrowd": 0})
     dataset = truth.dataset
     return _indexed(
         {
@@ -76,6 +93,90 @@ def load_detections(
             "categories": dataset["categories"],
             "annotations": found,
         }
+    )
+
+
+def _ids(entries: list[dict[str, Any]], kind: str) -> set[int | str]:
+    """The ids of images or categories, which COCOeval sorts in one array of NumPy's."""
+    ids = [entry.get("id") for entry in entries]
+    if not ids:
+        raise ValueError(f"it has no {kind}")
+    whole = all(isinstance(i, int) and not isinstance(i, bool) and abs(i) < 2**63 for i in ids)
+    if not whole and not all(isinstance(i, str) for i in ids):
+        raise ValueError(f"the ids of {kind} must be all whole numbers of 64 bits or all strings")
+    if len(set(ids)) < len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise ValueError(f"two {kind} have the id {twice!r}")
+    return set(ids)
+
+
+def _usable(
+    file: str | os.PathLike, annotations: list[dict[str, Any]], images: set, categories: set
+) -> list[dict[str, Any]]:
+    """The annotations that mean something, numbered from 1; the others are counted in the log."""
+    usable, left_out = [], Counter()
+    for place, annotation in enumerate(annotations):
+        crowd = annotation.get("iscrowd", 0)
+        if crowd not in (0, 1):
+            raise ValueError(
+                f"annotation {annotation.get('id', place)!r} has iscrowd {crowd!r}, neither 0 nor 1"
+            )
+        if not _is_one_of(annotation.get("image_id"), images):
+            left_out["of images that the file doesn't have"] += 1
+        elif not _is_one_of(annotation.get("category_id"), categories):
+            left_out["of categories that the file doesn't have"] += 1
+        elif not is_box(annotation.get("bbox")):
+            left_out["without a box of four finite numbers, none of its sides negative"] += 1
+        else:
+            # COCOeval takes a match with annotation 0 for none, and a missing iscrowd as an error.
+            number, area = len(usable) + 1, box_side(annotation["bbox"]) ** 2
+            usable.append(annotation | {"id": number, "area": area, "iscrowd": crowd})
+    for what, number in left_out.items():
+        logger.warning(
+            "%s: left out are %d of %d annotations, %s", file, number, len(annotations), what
+        )
+    return usable
+
+
+def _checked(truth: COCO, detection: Any) -> dict[str, Any]:
+    if not isinstance(detection, dict):
+        raise ValueError(f"is a {type(detection).__name__}")
+    entry = {
+        key: detection[key]
+        for key in ("image_id", "category_id", "bbox", "score")
+        if key in detection
+    }
+    for key, known in (("image_id", truth.imgs), ("category_id", truth.cats)):
+        if key not in detection:
+            raise ValueError(f"has no {key}")
+        if isinstance(entry[key], str) and entry[key].isdecimal() and entry[key] not in known:
+            entry[key] = int(entry[key])  # as read_coco takes the ground truth's
+        if not _is_one_of(entry[key], known):
+            raise ValueError(
+                f"has the {key} {detection[key]!r}, which the ground truth doesn't have"
+            )
+    if not is_box(detection.get("bbox")):
+        raise ValueError(f"has the bbox {detection.get('bbox')!r}, no x, y, width and height")
+    if not _is_finite(detection.get("score")):
+        raise ValueError(f"has the score {detection.get('score')!r}")
+    return entry
+
+
+def _is_one_of(value: Any, known: Container[int | str]) -> bool:
+    return isinstance(value, (int, float, str)) and not isinstance(value, bool) and value in known
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
+
+
+def is_box(value: Any) -> bool:
+    """Whether a value of JSON is a box as COCO has it: x, y, and sides that aren't negative."""
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and all(map(_is_finite, value))
+        and min(value[2:]) >= 0
     )
 
 
@@ -110,6 +211,23 @@ def match(
     return evaluation
 
 
+def require_size(
+    image: Mapping[str, Any], file: str | os.PathLike, height: int, width: int
+) -> None:
+    """Raises unless an image has the size that its entry in the ground truth says, if it says one.
+
+    Boxes of an image that was resized since would be taken for others.
+
+    Raises:
+        BadImage: (a ValueError) if it hasn't; names the file and both sizes.
+    """
+    said = image.get("width"), image.get("height")
+    if all(isinstance(side, int) for side in said) and said != (width, height):
+        raise BadImage(
+            f"{file} has {width}×{height} pixels, but the ground truth is of {said[0]}×{said[1]}"
+        )
+
+
 def box_side(box: Sequence[float]) -> float:
     """The side in pixels of COCO's x, y, width, height: the square root of the area."""
     return float(np.sqrt(box[2] * box[3]))
@@ -128,10 +246,12 @@ def side_groups(limits: Sequence[float]) -> list[tuple[float, float]]:
     return list(zip(edges, edges[1:]))
 
 
-def _read_json(path: str | os.PathLike):
+def _read_json(path: str | os.PathLike) -> Any:
+    content = Path(path).read_bytes()
     try:
-        with open(path) as file:
-            return json.load(file)
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError(f"{path} isn't of COCO's format: it is nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"{path} isn't JSON: {error}") from error
 

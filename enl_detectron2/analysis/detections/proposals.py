@@ -1,9 +1,11 @@
 """What region proposal networks propose, and how many of the objects they reach."""
 
 import csv
+import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +18,17 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm import tqdm
 
-from enl_detectron2.analysis.detector import Detector
+from enl_detectron2.analysis.detector import Detector, naming
+from enl_detectron2.analysis.drawing import shortened
+from enl_detectron2.training.files import write_whole
 
 from .comparison import Findings
-from .matching import SIDES, box_side, range_label, side_groups
+from .matching import SIDES, box_side, range_label, require_size, side_groups
 
 LIMITS = (100, 300, 1000)  # how many proposals, the best, may reach an object
 IOU_THRESHOLD = 0.5
+
+Propose = Callable[[str, Mapping[str, Any]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,12 @@ class ProposalRecall:
     recall: list[dict[int, float | None]]
 
 
-def make_proposer(detector: Detector, name: str) -> Callable[[str], Tensor]:
+def make_proposer(detector: Detector, name: str) -> Propose:
     """A function from an image file to its proposals, at most ``max(LIMITS)``, the best first.
 
-    It gives (n, 4) boxes, x₀ y₀ x₁ y₁ in pixels of the image. The RPN hands on that many, whatever
-    its configuration says.
+    It takes what the ground truth says of the image, too, whose size must be the file's. It gives
+    (n, 4) boxes, x₀ y₀ x₁ y₁ in pixels of the image. The RPN hands on that many, whatever its
+    configuration says.
 
     Raises:
         ValueError: if the model has no RPN; names it.
@@ -50,8 +57,13 @@ def make_proposer(detector: Detector, name: str) -> Callable[[str], Tensor]:
     rpn.post_nms_topk[False] = max(LIMITS)
 
     @torch.no_grad()
-    def propose(image_file: str) -> Tensor:
+    def propose(image_file: str, image: Mapping[str, Any]) -> Tensor:
         record = detector.read(image_file)
+        require_size(image, image_file, record["height"], record["width"])
+        with naming(image_file):
+            return of_record(record)
+
+    def of_record(record: dict[str, Any]) -> Tensor:
         if isinstance(detector.model, ProposalNetwork):
             (output,) = detector.model([record])
             return output["proposals"].proposal_boxes.tensor.cpu()
@@ -67,7 +79,7 @@ def make_proposer(detector: Detector, name: str) -> Callable[[str], Tensor]:
 def evaluate_proposals(
     truth: COCO,
     image_folder: str | os.PathLike,
-    propose: Callable[[str], Tensor],
+    propose: Propose,
     *,
     shown: int,
     small_side: float,
@@ -86,27 +98,31 @@ def evaluate_proposals(
         progress: what the progress bar is called.
 
     Raises:
-        ValueError: if an image can't be read; names it.
+        BadImage: (a ValueError) if an image can't be read, or has another size than the ground
+            truth says; names it.
     """
     findings, sides, overlaps = {}, [], []
-    for image_id, image in tqdm(truth.imgs.items(), desc=progress, unit="image"):
-        boxes = propose(os.path.join(image_folder, image["file_name"]))
-        objects = [a for a in truth.imgToAnns[image_id] if not a["iscrowd"]]
-        corners = [BoxMode.convert(a["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for a in objects]
-        iou = pairwise_iou(Boxes(boxes), Boxes(torch.tensor(corners).reshape(-1, 4)))
-        best_of_shown = _best(iou, shown)
-        size = boxes[:shown, 2:] - boxes[:shown, :2]
-        small = boxes[:shown][size.prod(dim=1).sqrt() < small_side]
-        findings[image_id] = Findings(
-            found=frozenset(
-                a["id"]
-                for a, overlap in zip(objects, best_of_shown)
-                if overlap >= IOU_THRESHOLD and box_side(a["bbox"]) < small_side
-            ),
-            others=BoxMode.convert(small, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist(),
-        )
-        sides += [box_side(a["bbox"]) for a in objects]
-        overlaps.append(torch.stack([_best(iou, limit) for limit in LIMITS]))
+    with tqdm(truth.imgs.items(), desc=shortened(progress), unit="image") as bar:
+        for image_id, image in bar:
+            boxes = propose(os.path.join(image_folder, image["file_name"]), image)
+            objects = [a for a in truth.imgToAnns[image_id] if not a["iscrowd"]]
+            corners = [
+                BoxMode.convert(a["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for a in objects
+            ]
+            iou = pairwise_iou(Boxes(boxes), Boxes(torch.tensor(corners).reshape(-1, 4)))
+            best_of_shown = _best(iou, shown)
+            size = boxes[:shown, 2:] - boxes[:shown, :2]
+            small = boxes[:shown][size.prod(dim=1).sqrt() < small_side]
+            findings[image_id] = Findings(
+                found=frozenset(
+                    a["id"]
+                    for a, overlap in zip(objects, best_of_shown)
+                    if overlap >= IOU_THRESHOLD and box_side(a["bbox"]) < small_side
+                ),
+                others=BoxMode.convert(small, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist(),
+            )
+            sides += [box_side(a["bbox"]) for a in objects]
+            overlaps.append(torch.stack([_best(iou, limit) for limit in LIMITS]))
     reached = torch.cat(overlaps, dim=1).numpy() >= IOU_THRESHOLD  # (limits, objects)
     return findings, _recall(np.array(sides), reached)
 
@@ -134,7 +150,7 @@ def _recall(sides: np.ndarray, reached: np.ndarray) -> ProposalRecall:
 def format_recall(recalls: Mapping[str, ProposalRecall]) -> str:
     """A line for each group of sizes that has objects, columns for each model and limit."""
     headers = ["box side, px", "objects"]
-    headers += [f"{name}\n{limit}" for name in recalls for limit in LIMITS]
+    headers += [f"{shortened(name)}\n{limit}" for name in recalls for limit in LIMITS]
     lines = [
         [label, str(objects), *(f"{value:.1f}" for value in values)]
         for label, objects, values in _lines(recalls)
@@ -151,12 +167,13 @@ def format_recall(recalls: Mapping[str, ProposalRecall]) -> str:
 
 def write_recall(recalls: Mapping[str, ProposalRecall], path: str | os.PathLike) -> None:
     """The table as CSV."""
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        columns = [f"{name}, {limit} proposals" for name in recalls for limit in LIMITS]
-        writer.writerow(["box side, px", "objects", *columns])
-        for label, objects, values in _lines(recalls):
-            writer.writerow([label, objects, *values])
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    columns = [f"{name}, {limit} proposals" for name in recalls for limit in LIMITS]
+    writer.writerow(["box side, px", "objects", *columns])
+    for label, objects, values in _lines(recalls):
+        writer.writerow([label, objects, *values])
+    write_whole(path, table.getvalue())
 
 
 def _lines(recalls: Mapping[str, ProposalRecall]) -> list[tuple[str, int, Sequence]]:

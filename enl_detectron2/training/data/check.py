@@ -1,31 +1,32 @@
-"""What is wrong with a COCO-format data set, before a training finds out; and what is in it.
+"""What is wrong with a COCO-format data set, before a training finds out.
 
-:func:`read_coco` and :func:`check_annotations` look at the annotation file and at which images are
-there, which takes seconds; :func:`check_images` decodes every image.
+:func:`check_annotations` looks at the annotation file and at which images are there, which takes
+seconds; :func:`check_images` decodes every image.
 """
 
-import json
-import logging
-import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from numbers import Real
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from detectron2.data.detection_utils import read_image
+from enl_detectron2.training.errors import BadImage
+from enl_detectron2.training.pickles import line
 
-from enl_detectron2.training.errors import ConfigError
+from .coco_file import (
+    CocoFile,
+    Entry,
+    box_area,
+    has_plausible_area,
+    has_size,
+    id_of,
+    is_box,
+    is_number,
+)
+from .images import read_image
+from .segmentation import usable_segmentation
 
-from .loader import check_depth
-
+LONGEST = 300  # characters of values that a finding shows
 TOLERANCE = 1.0  # pixels that a box may stick out of its image: annotation tools round
-SMALL, MEDIUM = 32**2, 96**2  # pixels, COCO's limits of small and medium objects
-PYRAMID_LEVELS = 5  # p2 to p6, with one anchor size each
-ANCHOR_SIZES = (4, 6, 8, 12, 16, 24, 32)  # to choose from for p2, in pixels
-
-logger = logging.getLogger(__name__)
 
 
 class Finding(NamedTuple):
@@ -46,48 +47,9 @@ class Finding(NamedTuple):
     def __str__(self) -> str:
         level = "error" if self.is_error else "warning"
         detail = f": {self.detail}" if self.detail else ""
-        return f"{level}: {self.file}: {self.part} {self.kind}{detail}"
-
-
-class CocoFile(NamedTuple):
-    """A COCO-format annotation file; every entry is a dict."""
-
-    path: Path
-    images: list[dict[str, Any]]
-    annotations: list[dict[str, Any]]
-    categories: list[dict[str, Any]]
-
-
-def read_coco(json_file: str | Path) -> CocoFile:
-    """Reads a COCO-format annotation file.
-
-    Raises:
-        ValueError: if it is no JSON or has another format; one sentence.
-        FileNotFoundError: if it isn't there.
-    """
-    path = Path(json_file)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no annotation file {path}")
-    try:
-        content = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no whole JSON file, perhaps it was cut off: {error}") from None
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} is not in COCO format: it must hold an object with the lists images, "
-            f"annotations and categories, not a {type(content).__name__}"
-        )
-    lists = []
-    for name in ("images", "annotations", "categories"):
-        # A test set may come without annotations.
-        entries = content.get(name, [] if name == "annotations" else None)
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise ValueError(
-                f"{path} is not in COCO format: {name!r} must be a list of objects, "
-                + ("but it isn't" if name in content else "but it isn't there")
-            )
-        lists.append(entries)
-    return CocoFile(path, *lists)
+        if len(detail) > LONGEST:
+            detail = detail[:LONGEST] + "…"
+        return line(f"{level}: {self.file}: {self.part} {self.kind}{detail}")
 
 
 def check_annotations(coco: CocoFile, image_root: str | Path) -> list[Finding]:
@@ -105,23 +67,29 @@ def check_annotations(coco: CocoFile, image_root: str | Path) -> list[Finding]:
     ]
 
 
-def check_images(coco: CocoFile, image_root: str | Path) -> list[Finding]:
+def check_images(
+    coco: CocoFile, image_root: str | Path, deep_images: str = "refuse"
+) -> list[Finding]:
     """The images that can't be decoded, or have another size than the annotation file says.
 
     Missing ones are :func:`check_annotations`'s. Sizes are after the rotation that the image's
     EXIF data ask for, as detectron2 reads it.
+
+    Args:
+        coco: the annotation file.
+        image_root: the folder that its file names are relative to.
+        deep_images: as of :func:`.images.read_image`.
     """
     findings = []
     for image in coco.images:
         file = _file_of(image, Path(image_root))
-        if file is None or not file.is_file():
+        if file is None or not _is_file(file):
             continue
         part = f"(image {image.get('id')})"
         try:
-            check_depth(file)
-            height, width = read_image(str(file)).shape[:2]
-        except Exception as error:  # Pillow raises errors of many kinds for damaged files
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            height, width = read_image(file, deep_images=deep_images).shape[:2]
+        except BadImage as error:
+            reason = str(error).removeprefix(f"{file} can't be read: ")
             findings.append(Finding(True, file, part, "can't be read", reason))
             continue
         said = (image.get("width"), image.get("height"))
@@ -131,147 +99,35 @@ def check_images(coco: CocoFile, image_root: str | Path) -> list[Finding]:
     return findings
 
 
-def require_sound(name: str, json_file: str | Path, image_root: str | Path) -> CocoFile:
-    """Raises if a registered data set has errors that show without decoding images; logs warnings.
-
-    Returns the annotation file.
-
-    Args:
-        name: of the set in ``DATASETS.COCO_FORMAT``.
-        json_file: its annotation file.
-        image_root: its image folder.
-
-    Raises:
-        ValueError: with the first error and how to see all; or as :func:`read_coco` does.
-    """
-    try:
-        coco = read_coco(json_file)
-    except ValueError as error:
-        raise ConfigError(f"DATASETS.COCO_FORMAT: {name!r}: {error}") from None
-    findings = check_annotations(coco, image_root)
-    all_of_them = f"python tools/check_dataset.py {json_file} {image_root}"
-    errors = [finding for finding in findings if finding.is_error]
-    if errors:
-        raise ConfigError(
-            f"DATASETS.COCO_FORMAT: {name!r} can't be used with {len(errors)} errors such as "
-            f"{str(errors[0]).removeprefix('error: ')} (all of them: {all_of_them})"
-        )
-    for kind, count in Counter(finding.kind for finding in findings).items():
-        first = next(finding for finding in findings if finding.kind == kind)
-        others = f" (and {count - 1} more: {all_of_them})" if count > 1 else ""
-        logger.warning("%s%s", str(first).removeprefix("warning: "), others)
-    return coco
-
-
-def require_trainable(name: str, coco: CocoFile) -> None:
-    """Raises ConfigError, a ValueError, if a training would leave out every image of the set."""
-    images = {_id(image) for image in coco.images} - {None}
-    objects = (entry for entry in coco.annotations if not entry.get("iscrowd"))
-    if not any(_id(entry, "image_id") in images for entry in objects):
-        raise ConfigError(
-            f"DATASETS.TRAIN: no image of {name!r} ({coco.path}) has an annotation that is no "
-            "crowd, so nothing is left to train on; DATALOADER.FILTER_EMPTY_ANNOTATIONS False "
-            "keeps images without"
-        )
-
-
-def require_masks(name: str, coco: CocoFile) -> None:
-    """Raises ConfigError, a ValueError, if an object has a box but no mask."""
-    lacking = [
-        entry.get("id")
-        for entry in coco.annotations
-        if not entry.get("iscrowd") and not entry.get("segmentation")
-    ]
-    if lacking:
-        raise ConfigError(
-            f"MODEL.MASK_ON must be False for {name!r} ({coco.path}): {len(lacking)} of its "
-            f"annotations, the first of them {lacking[0]}, have no segmentation"
-        )
-
-
-def describe(coco: CocoFile) -> str:
-    """What is in a data set, and which settings follow from it, as lines of text."""
-    boxes = [entry for entry in coco.annotations if _is_box(entry) and not entry.get("iscrowd")]
-    sides = np.sqrt([entry["bbox"][2] * entry["bbox"][3] for entry in boxes])
-    areas = np.array([_area(entry) for entry in boxes])
-    per_image = Counter(_id(entry, "image_id") for entry in boxes)
-    counts = np.array([per_image[_id(image)] for image in coco.images])
-    per_category = Counter(_id(entry, "category_id") for entry in boxes)
-    crowds = sum(bool(entry.get("iscrowd")) for entry in coco.annotations)
-
-    lines = [f"images              {len(coco.images):,}"]
-    lines.append(
-        f"boxes               {len(boxes):,}" + (f", and {crowds:,} crowds" if crowds else "")
-    )
-    for category in coco.categories:
-        count = per_category[_id(category)]
-        lines.append(f"  category {category.get('id')}: {category.get('name')}, {count:,} boxes")
-    if not boxes or not coco.images:
-        return "\n".join(lines)
-    sizes = {
-        "small": areas < SMALL,
-        "medium": (areas >= SMALL) & (areas < MEDIUM),
-        "large": areas >= MEDIUM,
-    }
-    shares = (f"{name} {100 * members.mean():.1f} %" for name, members in sizes.items())
-    lines.append("boxes by COCO size  " + ", ".join(shares))
-    lines.append(
-        f"objects per image   median {np.median(counts):g}, mean {counts.mean():.1f}, at most "
-        f"{counts.max()}; {np.sum(counts == 0):,} images have none"
-    )
-    smallest, limit = suggest_anchor_size(sides), suggest_detections(int(counts.max()))
-    anchors = [[smallest * 2**level] for level in range(PYRAMID_LEVELS)]
-    lines += [
-        "suggested",
-        f"  MODEL.ANCHOR_GENERATOR.SIZES {anchors}",
-        f"    19 of 20 boxes are at least {np.percentile(sides, 5):.0f} pixels wide and high "
-        "(√area), here in the files; scale both by what INPUT.MIN_SIZE_… does",
-        f"  TEST.DETECTIONS_PER_IMAGE {limit}",
-        f"    the fullest image holds {counts.max()} objects, and what a model finds beyond this "
-        "number is lost",
-    ]
-    return "\n".join(lines)
-
-
-def suggest_anchor_size(sides: Sequence[float]) -> int:
-    """The anchor size of the finest level of a pyramid: 4, 6, 8, 12, 16, 24 or 32 pixels.
-
-    The largest one that all but a twentieth of the boxes reach: a box overlaps an anchor of up to
-    √2 times its side by half at least. Never above detectron2's own, as larger objects have the
-    coarser levels' anchors.
-
-    Args:
-        sides: square roots of the boxes' areas, in pixels.
-    """
-    reach = math.sqrt(2) * float(np.percentile(sides, 5))
-    return max((size for size in ANCHOR_SIZES if size <= reach), default=ANCHOR_SIZES[0])
-
-
-def suggest_detections(most_objects: int) -> int:
-    """A limit of detections per image: the next hundred, at least COCO's own 100."""
-    return max(100, 100 * math.ceil(most_objects / 100))
-
-
 def _check_ids(coco: CocoFile) -> Iterator[Finding]:
     kinds = {"image": coco.images, "annotation": coco.annotations, "category": coco.categories}
     for kind, entries in kinds.items():
-        for index, entry in enumerate(entries):
-            if _id(entry) is None:
+        ids = [id_of(entry) for entry in entries]
+        for index, id_ in enumerate(ids):
+            # COCO's evaluation keeps those of annotations in arrays of numbers.
+            if id_ is None or (kind == "annotation" and isinstance(id_, str)):
                 part = f"{kind} at place {index}"
                 yield Finding(True, coco.path, part, "has no number as its id")
-        for id_, count in Counter(_id(entry) for entry in entries).items():
+        for id_, count in Counter(ids).items():
             if id_ is not None and count > 1:
                 part = f"{kind} {id_}"
                 yield Finding(True, coco.path, part, "is there more than once", f"{count} times")
+        if {type(id_) for id_ in ids} >= {int, str}:
+            number = next(id_ for id_ in ids if isinstance(id_, int))
+            text = next(id_ for id_ in ids if isinstance(id_, str))
+            part = f"{kind} {number}"
+            yield Finding(
+                True, coco.path, part, "has a number as its id where others have a text", repr(text)
+            )
     for entry in coco.annotations:
-        if _id(entry) == 0:
+        if id_of(entry) == 0:
             yield Finding(
                 False, coco.path, "annotation 0", "never counts as found in COCO's evaluation"
             )
 
 
 def _check_categories(coco: CocoFile) -> Iterator[Finding]:
-    ids = sorted(category["id"] for category in coco.categories if _id(category) is not None)
+    ids = sorted(category["id"] for category in coco.categories if isinstance(id_of(category), int))
     if not coco.categories:
         yield Finding(True, coco.path, "the file", "has no categories")
     elif ids and ids != list(range(1, len(ids) + 1)):
@@ -282,7 +138,7 @@ def _check_categories(coco: CocoFile) -> Iterator[Finding]:
             "are not numbered 1, 2, 3 … without holes; detectron2 numbers them anew",
             f"{len(ids)} of them",
         )
-    used = Counter(_id(entry, "category_id") for entry in coco.annotations)
+    used = Counter(id_of(entry, "category_id") for entry in coco.annotations)
     names = Counter(str(category.get("name")) for category in coco.categories)
     for category in coco.categories:
         part = f"category {category.get('id')}"
@@ -290,7 +146,7 @@ def _check_categories(coco: CocoFile) -> Iterator[Finding]:
             yield Finding(True, coco.path, part, "has no name")
         elif names[category["name"]] > 1:
             yield Finding(False, coco.path, part, "shares its name", category["name"])
-        if coco.annotations and not used[_id(category)]:
+        if coco.annotations and not used[id_of(category)]:
             yield Finding(False, coco.path, part, "has no annotations", str(category.get("name")))
 
 
@@ -300,15 +156,14 @@ def _check_image_entries(coco: CocoFile, image_root: Path) -> Iterator[Finding]:
     files = Counter(_file_of(image, image_root) for image in coco.images)
     for image in coco.images:
         part = f"image {image.get('id')}"
-        sizes = [image.get("width"), image.get("height")]
-        if not all(isinstance(size, int) and size > 0 for size in sizes):
-            detail = f"{sizes[0]}×{sizes[1]}"
+        if not has_size(image):
+            detail = f"{image.get('width')}×{image.get('height')}"
             yield Finding(True, coco.path, part, "has no width and height above 0", detail)
         file = _file_of(image, image_root)
         if file is None:
             yield Finding(True, coco.path, part, "has no file_name")
             continue
-        if not file.is_file():
+        if not _is_file(file):
             yield Finding(True, file, f"({part} of {coco.path})", "is missing")
         if files[file] > 1:
             detail = image["file_name"]
@@ -318,30 +173,39 @@ def _check_image_entries(coco: CocoFile, image_root: Path) -> Iterator[Finding]:
 def _check_annotation_entries(coco: CocoFile) -> Iterator[Finding]:
     if not coco.annotations:
         yield Finding(False, coco.path, "the file", "has no annotations")
-    images = {_id(image): image for image in coco.images if _id(image) is not None}
-    categories = {_id(category) for category in coco.categories}
+    for kind, count in coco.taken.items():
+        yield Finding(False, coco.path, f"{count} of its annotations", kind)
+    images = {id_of(image): image for image in coco.images if id_of(image) is not None}
+    categories = {id_of(category) for category in coco.categories}
     for entry in coco.annotations:
         part = f"annotation {entry.get('id')}"
-        image = images.get(_id(entry, "image_id"))
-        if image is None:
+        image = images.get(id_of(entry, "image_id"))
+        if id_of(entry, "image_id") is None:
+            yield Finding(True, coco.path, part, "has no image_id", repr(entry.get("image_id")))
+        elif image is None:
             kind = "is of an image that isn't in the file, and is left out"
-            yield Finding(False, coco.path, part, kind, f"image {entry.get('image_id')}")
-        if _id(entry, "category_id") not in categories - {None}:
+            yield Finding(False, coco.path, part, kind, f"image {entry['image_id']!r}")
+        if id_of(entry, "category_id") not in categories - {None}:
             kind = "is of a category that isn't in the file"
             yield Finding(True, coco.path, part, kind, f"category {entry.get('category_id')}")
-        if entry.get("ignore"):
+        if entry.get("ignore", 0) != 0:
             yield Finding(True, coco.path, part, "is to be ignored, which detectron2 doesn't know")
-        if not isinstance(entry.get("area"), Real):
-            yield Finding(True, coco.path, part, "has no area, which COCO's evaluation needs")
+        if not is_number(entry["iscrowd"]):
+            kind = "has an iscrowd that is neither 0 nor 1"
+            yield Finding(True, coco.path, part, kind, repr(entry["iscrowd"]))
+        keypoints = entry.get("keypoints")
+        if keypoints and not (isinstance(keypoints, list) and all(map(is_number, keypoints))):
+            yield Finding(True, coco.path, part, "has keypoints that are no list of numbers")
         yield from _check_box(coco.path, part, entry, image or {})
+        yield from _check_area(coco.path, part, entry)
+        yield from _check_segmentation(coco.path, part, entry, image or {})
+    yield from _check_unit(coco, images)
 
 
-def _check_box(
-    path: Path, part: str, entry: dict[str, Any], image: dict[str, Any]
-) -> Iterator[Finding]:
+def _check_box(path: Path, part: str, entry: Entry, image: Entry) -> Iterator[Finding]:
     box = entry.get("bbox")
     detail = f"bbox {box} of image {entry.get('image_id')}, {image.get('file_name')}"
-    if not _is_box(entry, sized=False):
+    if not is_box(entry, sized=False):
         yield Finding(True, path, part, "has no box of four numbers [x, y, width, height]", detail)
         return
     x, y, width, height = box
@@ -349,7 +213,7 @@ def _check_box(
         yield Finding(True, path, part, "has a reversed box, its width or height below 0", detail)
     elif width == 0 or height == 0:
         yield Finding(False, path, part, "has an empty box, which training leaves out", detail)
-    elif _has_size(image):
+    elif has_size(image):
         detail += f" of {image['width']}×{image['height']}"
         beyond = (x + width - image["width"], y + height - image["height"])
         if x >= image["width"] or y >= image["height"] or x + width <= 0 or y + height <= 0:
@@ -359,30 +223,58 @@ def _check_box(
             yield Finding(False, path, part, kind, detail)
 
 
-def _id(entry: dict[str, Any], key: str = "id") -> int | None:
-    return entry[key] if isinstance(entry.get(key), int) else None
-
-
-def _area(entry: dict[str, Any]) -> float:
-    """As COCO's evaluation has it, that of the object; of the box if the file lacks it."""
+def _check_area(path: Path, part: str, entry: Entry) -> Iterator[Finding]:
+    """COCO's evaluation sorts objects into small, medium and large ones by this number alone."""
     area = entry.get("area")
-    return float(area) if isinstance(area, Real) else math.prod(entry["bbox"][2:])
+    remedy = "; --repair takes its box's"
+    if area is None and not is_box(entry, sized=False):
+        return  # that it has no box is said
+    if not is_number(area) or area < 0:
+        kind = "has an area that is no number of at least 0"
+        yield Finding(True, path, part, kind, f"{area!r}{remedy}")
+    elif is_box(entry) and not has_plausible_area(entry):
+        kind = "has an area that isn't its object's, so that APs, APm and APl will be wrong"
+        detail = f"{area:g}, but its box has {box_area(entry):g}{remedy}"
+        yield Finding(False, path, part, kind, detail)
 
 
-def _file_of(image: dict[str, Any], image_root: Path) -> Path | None:
+def _check_segmentation(path: Path, part: str, entry: Entry, image: Entry) -> Iterator[Finding]:
+    if not entry.get("segmentation"):
+        return
+    size = (image["height"], image["width"]) if has_size(image) else None
+    usable, fault = usable_segmentation(entry["segmentation"], size)
+    if fault and usable is None:
+        kind = "has a segmentation that can't be used; without masks its box is"
+        yield Finding(False, path, part, kind, f"it {fault}")
+    elif fault:
+        kind = "has a polygon that can't be used, and is left out"
+        yield Finding(False, path, part, kind, f"its segmentation {fault}")
+
+
+def _check_unit(coco: CocoFile, images: dict[int | str | None, Entry]) -> Iterator[Finding]:
+    """Boxes in fractions of the image's size, as other formats have them."""
+    boxes = [entry["bbox"] for entry in coco.annotations if is_box(entry)]
+    are_fractions = all(
+        0 <= x <= x + width <= 1 and 0 <= y <= y + height <= 1 for x, y, width, height in boxes
+    )
+    are_whole = all(float(value).is_integer() for box in boxes for value in box)
+    if boxes and are_fractions and not are_whole:
+        yield Finding(
+            True,
+            coco.path,
+            "the file",
+            "has boxes in fractions of the image's size, which must be in pixels",
+            f"all {len(boxes)} lie between 0 and 1, the first one is {boxes[0]}",
+        )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
+
+
+def _file_of(image: Entry, image_root: Path) -> Path | None:
     name = image.get("file_name")
     return image_root / name if isinstance(name, str) and name else None
-
-
-def _has_size(image: dict[str, Any]) -> bool:
-    return all(isinstance(image.get(key), int) for key in ("width", "height"))
-
-
-def _is_box(entry: dict[str, Any], sized: bool = True) -> bool:
-    """Whether the entry has a box of four finite numbers, and ``sized``, one with a size."""
-    box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4:
-        return False
-    if not all(isinstance(value, Real) and math.isfinite(value) for value in box):
-        return False
-    return not sized or (box[2] > 0 and box[3] > 0)

@@ -11,7 +11,6 @@ import itertools
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,17 +19,16 @@ from detectron2.data import DatasetMapper
 from detectron2.data.build import trivial_batch_collator
 from detectron2.data.common import AspectRatioGroupedDataset, MapDataset, ToIterableDataset
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from detectron2.utils.serialize import PicklableWrapper
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from enl_detectron2.training.errors import BadImage, ConfigError
 
+from .images import check_deep_images, readable_name, reason
+
+Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 ON_BAD_IMAGE = ("stop", "replace")
 REPLACEMENTS = 10  # images tried in place of a bad one
-# Pillow's modes of more than 8 bits, whose conversion to RGB cuts off what is above 255.
-DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +41,15 @@ def seed_of(*numbers: int) -> int:
 class CheckedMapper:
     """A mapper of detectron2 whose errors name the image."""
 
-    def __init__(self, mapper: Callable[[dict[str, Any]], dict[str, Any]]):
-        self.mapper = mapper
-        # A train loader has its mapper wrapped, to send it to workers.
-        own = mapper._obj if isinstance(mapper, PicklableWrapper) else mapper
-        self.reads_8_bits = isinstance(own, DatasetMapper)
+    def __init__(self, mapper: Mapper, deep_images: str = "refuse"):
+        """
+        Args:
+            mapper: of records in detectron2's format.
+            deep_images: as of :func:`.images.read_image`, if it is detectron2's own mapper;
+                another one reads its images as it likes.
+        """
+        self.mapper, self.deep_images = mapper, deep_images
+        self.is_detectron2s = isinstance(_unwrapped(mapper), DatasetMapper)
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
         """
@@ -55,22 +57,23 @@ class CheckedMapper:
             record: of one image, in detectron2's format.
 
         Raises:
-            BadImage: (a ValueError) if the mapper fails; if it is detectron2's own, also if the
-                image's pixels don't fit into 8 bits.
+            BadImage: (a ValueError) if the mapper fails.
         """
+        name = record.get("file_name")
         try:
-            if self.reads_8_bits:
-                check_depth(record["file_name"])
+            if self.is_detectron2s:
+                record = record | {"file_name": readable_name(name, self.deep_images)}
             data = self.mapper(record)
             if data is None:
                 raise ValueError("the mapper has left it out")
-            return data
         except Exception as error:  # Pillow raises errors of many kinds for damaged files
-            reason = (str(error).splitlines() or [""])[0]
             raise BadImage(
-                f"{record.get('file_name')} (image {record.get('image_id')}) can't be used: "
-                f"{type(error).__name__}: {reason}"
+                f"{name} (image {record.get('image_id')}) can't be used: "
+                f"{type(error).__name__}: {reason(error)}"
             ) from error
+        if self.is_detectron2s:
+            data["file_name"] = name
+        return data
 
 
 class TrainLoader:
@@ -83,19 +86,27 @@ class TrainLoader:
         start: the number of batches to leave out, when iteration begins.
     """
 
-    def __init__(self, loader: Any, seed: int, on_bad_image: str = "stop"):
+    def __init__(
+        self,
+        loader: Any,
+        seed: int,
+        on_bad_image: str = "stop",
+        deep_images: str = "refuse",
+    ):
         """
         Args:
             loader: of detectron2's ``build_detection_train_loader``, over a map-style data set.
             seed: at least 0; of augmentations. That of the order is the loader's sampler's.
             on_bad_image: "stop" raises at an image that can't be used; "replace" warns, and takes
                 the next image of the data set in its place.
+            deep_images: as of :func:`.images.read_image`.
 
         Raises:
-            ConfigError: (a ValueError) if ``on_bad_image`` is none of them.
+            ConfigError: (a ValueError) if ``on_bad_image`` or ``deep_images`` is none of them.
             TypeError: if the loader is of another kind.
         """
         check_on_bad_image("on_bad_image", on_bad_image)
+        check_deep_images("deep_images", deep_images)
         grouped = isinstance(loader, AspectRatioGroupedDataset)
         batch_size = getattr(loader, "batch_size", None)
         if grouped:
@@ -108,9 +119,9 @@ class TrainLoader:
         self.start = 0
         self.sampler = images.sampler
         self.batch_size = batch_size
-        # MapDataset has no public way to its two parts.
-        records = images.dataset._dataset
-        self.images = _SeededImages(records, images.dataset._map_func, seed, on_bad_image)
+        records, mapper = _parts(images.dataset)
+        mapper = CheckedMapper(mapper, deep_images)
+        self.images = _SeededImages(records, mapper, seed, on_bad_image)
         self.is_wide = _is_wide(records) if grouped else None
         self.options = {
             name: getattr(loader, name) for name in ("num_workers", "prefetch_factor", "pin_memory")
@@ -149,21 +160,24 @@ class TrainLoader:
                 bucket.clear()
 
 
+# These two are all of this package's data code that rests on private attributes of detectron2.
+# There is no public way from a built loader to its parts, and only a built one can be had from YAML
+# and from a LazyConfig alike, whatever they name. A test holds that the attributes are as meant.
+def _parts(images: MapDataset) -> tuple[Sequence[dict[str, Any]], Mapper]:
+    """The records of a train loader's images, and what maps them."""
+    return images._dataset, images._map_func
+
+
+def _unwrapped(mapper: Mapper) -> Mapper:
+    """The mapper that a train loader has wrapped, to send it to worker processes."""
+    return mapper._obj if isinstance(mapper, PicklableWrapper) else mapper
+
+
 def check_on_bad_image(key: str, value: str) -> None:
     """Raises ConfigError, a ValueError, unless ``value`` says what to do with bad images."""
     if value not in ON_BAD_IMAGE:
         legal = " or ".join(map(repr, ON_BAD_IMAGE))
         raise ConfigError(f"{key} must be {legal}, got {value!r}")
-
-
-def check_depth(file_name: str | Path) -> None:
-    """Raises ValueError if an image's pixels don't fit into the 8 bits that models are given."""
-    with PathManager.open(str(file_name), "rb") as file, Image.open(file) as image:
-        if image.mode in DEEP_MODES:
-            raise ValueError(
-                f"its pixels have more than 8 bits (Pillow's mode {image.mode}), which would be "
-                "cut off at 255; convert it to 8 bits"
-            )
 
 
 class _Sample(NamedTuple):
@@ -178,8 +192,8 @@ class _Sample(NamedTuple):
 class _SeededImages(Dataset):
     """Mapped images by (place in the order, index). Errors are returned: workers garble them."""
 
-    def __init__(self, records: Sequence, mapper: Callable, seed: int, on_bad_image: str):
-        self.records, self.mapper = records, CheckedMapper(mapper)
+    def __init__(self, records: Sequence, mapper: Mapper, seed: int, on_bad_image: str):
+        self.records, self.mapper = records, mapper
         self.seed, self.rank = seed, comm.get_rank()
         self.tries = 1 + (REPLACEMENTS if on_bad_image == "replace" else 0)
 

@@ -1,6 +1,6 @@
+import json
 import os
-import runpy
-import sys
+import urllib.parse
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -75,11 +75,6 @@ def test_difference_counts_objects_that_only_some_models_find():
     assert ImageComparison("x.png", {}, [], findings).difference == 3 + 4
 
 
-def run_tool(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-    runpy.run_path(str(TOOL), run_name="__main__")
-
-
 def near(picture, hex_colour):
     rgb = np.array([int(hex_colour[i : i + 2], 16) for i in (1, 3, 5)])
     return (np.abs(picture[:, :, ::-1].astype(int) - rgb).max(axis=2) < 20).sum(axis=0)
@@ -100,11 +95,11 @@ class Page(HTMLParser):
             self.cells.append(data.strip())
 
 
-def test_the_tool_draws_and_links_the_images(scenes, monkeypatch, tmp_path, capsys):
+def test_the_tool_draws_and_links_the_images(scenes, run_tool, tmp_path):
     truth, results = scenes
     arguments = ["--annotations", truth, "--images", tmp_path, "--output", tmp_path / "out"]
     arguments += ["--results", *(f"{name}={file}" for name, file in results.items())]
-    run_tool(monkeypatch, *arguments, "--num-images", 2)
+    assert run_tool(TOOL, *arguments, "--num-images", 2)[0] == 0
     folder = tmp_path / "out"
     assert sorted(os.listdir(folder)) == ["001_2.png", "002_3.png", "index.html"]
 
@@ -123,12 +118,63 @@ def test_the_tool_draws_and_links_the_images(scenes, monkeypatch, tmp_path, caps
     rows = [c for c in page.cells if c]
     assert rows == ["ground truth", "4", "good", "4", "0", "0", "bad", "2", "2", "2"]
 
-    with pytest.raises(SystemExit):
-        run_tool(monkeypatch, *arguments)
-    assert "out is there already" in capsys.readouterr().err
+    status, _, said = run_tool(TOOL, *arguments)
+    assert status == 2 and "out is there already" in said
 
 
-def test_the_tool_says_what_is_wrong(scenes, monkeypatch, tmp_path, capsys):
+NAMES = ["a#b.png", "c?d.png", "100%25.png", "sub/e f.png", '"<&>.png', "x" * 240 + ".png"]
+
+
+def test_the_page_finds_drawings_of_any_name(run_tool, write_truth, write_results, tmp_path):
+    content = json.loads(write_truth([(i, 1, FIRST) for i in range(1, 7)]).read_text())
+    (tmp_path / "sub").mkdir()
+    for image, name in zip(content["images"], NAMES):
+        os.rename(tmp_path / image["file_name"], tmp_path / name)
+        image["file_name"] = name
+    content["images"].append(content["images"][0] | {"id": 7, "file_name": "é" * 5000})
+    content["categories"] = [{"id": 1, "name": r"$\nope{$"}, {"id": 2, "name": "y" * 5000}]
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    found = [(i, 1, FIRST, 0.9) for i in range(1, 7)] + [(2, 2, FIRST, 0.9)]
+    results = write_results("found", found)
+    arguments = ["--annotations", tmp_path / "truth.json", "--images", tmp_path]
+    arguments += ["--results", rf"$\frac{{$={results}", "--output", tmp_path / "out"]
+    status, _, said = run_tool(TOOL, *arguments)
+    assert status == 1 and "1 image(s) left out:" in said and "can't be read" in said
+    page = Page((tmp_path / "out/index.html").read_text())
+    linked = {urllib.parse.unquote(source) for source in page.sources}
+    assert len(linked) == 6 and linked | {"index.html"} == set(os.listdir(tmp_path / "out"))
+    assert not any(set("#?") & set(source) for source in page.sources)
+
+
+def test_an_image_of_another_size_is_not_drawn(scenes, run_tool, tmp_path):
+    truth, results = scenes
+    cv2.imwrite(str(tmp_path / "2.png"), np.zeros((160, 200, 3), dtype=np.uint8))
+    arguments = ["--annotations", truth, "--images", tmp_path, "--output", tmp_path / "out"]
+    status, _, said = run_tool(TOOL, *arguments, "--results", f"bad={results['bad']}")
+    assert status == 1
+    assert "2.png has 200×160 pixels, but the ground truth is of 100×80" in said
+    assert len(os.listdir(tmp_path / "out")) == 2 + 1
+
+
+def test_numbers_that_make_no_sense(scenes, run_tool, tmp_path):
+    truth, results = scenes
+    arguments = ["--annotations", truth, "--images", tmp_path, "--output", tmp_path / "out"]
+    arguments += ["--results", f"a={results['bad']}"]
+    for words in (
+        ["--score-threshold", "nan"],
+        ["--score-threshold", "-0.1"],
+        ["--small-side", "inf"],
+        ["--small-side", "0"],
+        ["--num-images", "-1"],
+        ["--num-images", "2.5"],
+        ["--images", "nowhere"],
+    ):
+        status, _, said = run_tool(TOOL, *arguments, *words)
+        assert status == 2 and f"argument {words[0]}: " in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_tool_says_what_is_wrong(scenes, run_tool, tmp_path):
     truth, results = scenes
     arguments = ["--annotations", truth, "--images", tmp_path, "--output", tmp_path / "out"]
     for words, message in (
@@ -138,7 +184,6 @@ def test_the_tool_says_what_is_wrong(scenes, monkeypatch, tmp_path, capsys):
         (["none.json"], "'none.json' must be NAME=PATH"),
         ([f"a={truth}"], "truth.json isn't a list of detected boxes"),
     ):
-        with pytest.raises(SystemExit):
-            run_tool(monkeypatch, *arguments, "--results", *words)
-        assert message in capsys.readouterr().err
+        status, _, said = run_tool(TOOL, *arguments, "--results", *words)
+        assert status == 2 and message in said
     assert not (tmp_path / "out").exists()

@@ -1,8 +1,6 @@
 import csv
 import json
 import math
-import runpy
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +13,12 @@ from enl_detectron2.analysis.detections.errors import (
     Objects,
     Row,
     analyze_errors,
+    repetition_effect,
+)
+from enl_detectron2.analysis.detections.errors_report import (
     describe_effect,
     format_analyses,
-    repetition_effect,
+    plot_analyses,
 )
 
 TOOL = Path(__file__).parents[3] / "tools/analyze_errors.py"
@@ -239,13 +240,25 @@ def test_says_so_if_the_data_cannot_tell(write_truth, write_results):
     assert "no small objects" in format_analyses(analyses)
 
 
-def run_tool(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-    runpy.run_path(str(TOOL), run_name="__main__")
+def test_truth_without_objects_has_no_numbers(write_truth, write_results):
+    truth, results = write_truth([], 2), write_results("model", [])
+    content = json.loads(truth.read_text()) | {"categories": [{"id": 1}]}
+    truth.write_text(json.dumps(content))
+    analyses = analyze_errors(truth, {"model": results})
+    assert {row.objects for row in analyses["model"].by_side} == {0}
+    assert "no small objects" in format_analyses(analyses)
+
+
+def test_names_are_drawn_and_tabled_as_they_are(write_truth, write_results, tmp_path):
+    truth, results = write_truth([(1, 1, TINY)]), write_results("model", [(1, 1, TINY, 0.9)])
+    analyses = analyze_errors(truth, {r"$\nope{$": results, "x" * 5000: results})
+    plot_analyses(analyses, tmp_path / "errors.png")  # where matplotlib would have read TeX
+    table = format_analyses(analyses)
+    assert r"$\nope{$" in table and max(map(len, table.splitlines()[:6])) < 400
 
 
 def test_the_tool_compares_models_and_overwrites_nothing(
-    write_truth, write_results, tmp_path, monkeypatch, capsys
+    write_truth, write_results, tmp_path, run_tool
 ):
     objects, detections = random_scenes(np.random.default_rng(1))
     truth = write_truth(objects, 12)
@@ -253,8 +266,8 @@ def test_the_tool_compares_models_and_overwrites_nothing(
     bad = write_results("bad", detections[::3])
     arguments = ["--annotations", truth, "--output", tmp_path / "out"]
     arguments += ["--results", f"good={good}", f"bad={bad}"]
-    run_tool(monkeypatch, *arguments)
-    printed = capsys.readouterr().out
+    status, printed, _ = run_tool(TOOL, *arguments)
+    assert status == 0
     assert "good: recall of small objects" in printed and "bad: recall of small" in printed
     with open(tmp_path / "out/errors.csv") as file:
         rows = list(csv.DictReader(file))
@@ -274,8 +287,6 @@ def test_the_tool_compares_models_and_overwrites_nothing(
     before = (tmp_path / "out/errors.png").read_bytes()
     assert before.startswith(b"\x89PNG")
 
-    with pytest.raises(SystemExit) as stopped:
-        run_tool(monkeypatch, *arguments)
-    assert stopped.value.code == 2
-    assert "out is there already" in capsys.readouterr().err
+    status, _, said = run_tool(TOOL, *arguments)
+    assert status == 2 and "out is there already" in said
     assert (tmp_path / "out/errors.png").read_bytes() == before

@@ -14,7 +14,7 @@ from enl_detectron2.analysis.detections.prediction import (
     predict,
     predict_tiled,
 )
-from enl_detectron2.analysis.detector import load_detector
+from enl_detectron2.analysis.detector import Detector, load_detector
 from enl_detectron2.export import write_onnx
 from enl_detectron2.training.config import load_config
 
@@ -135,3 +135,31 @@ def test_a_drawing_shows_each_class_in_its_colour(slim_model):
     masked = draw_instances(np.zeros((60, 80, 3), dtype=np.uint8), instances, detector)
     filled = masked[110:150, 110:150]  # within the first mask, enlarged eight times
     assert filled.any(axis=2).all() and not drawing[110:150, 110:150].any()
+
+
+def test_a_large_image_is_drawn_in_parts_as_in_one(monkeypatch):
+    monkeypatch.setattr(prediction, "LARGEST_DRAWN", 900)
+    monkeypatch.setattr(prediction, "PART", 700)
+    rng = np.random.default_rng(0)
+    image = np.full((1000, 1500, 3), 30, dtype=np.uint8)
+    corners = rng.uniform(0, [1400, 900], (12, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(40, 300, (12, 2))], axis=1)
+    boxes = boxes.clip(0, [1500, 1000, 1500, 1000])
+    instances = Instances(
+        (1000, 1500),
+        pred_boxes=Boxes(torch.tensor(boxes, dtype=torch.float32)),
+        scores=torch.full((12,), 0.9),
+        pred_classes=torch.arange(12),
+    )
+    detector = Detector(None, None, [r"$\nope{$", "x" * 5000])
+    parts = draw_instances(image, instances, detector)
+    monkeypatch.setattr(prediction, "LARGEST_DRAWN", 2000)
+    whole = draw_instances(image, instances, detector)
+    assert parts.shape == whole.shape == image.shape
+    # Labels have another size, as detectron2 chooses it by the drawing's; lines are the same.
+    drawn, expected = ((d != image).any(axis=2) for d in (parts, whole))
+    for x0, y0, x1, y1 in boxes.round().astype(int).tolist():
+        edges = [np.s_[y0 : y0 + 1, x0:x1], np.s_[y0:y1, x0 : x0 + 1]]
+        assert all(expected[edge].mean() > 0.9 and drawn[edge].mean() > 0.9 for edge in edges)
+    assert (drawn & ~expected).mean() < 0.03 and expected.mean() > 0.01
+    assert (image == 30).all()

@@ -1,6 +1,4 @@
 import csv
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,7 +29,7 @@ def test_recall_at_each_limit_and_what_is_shown(write_truth):
         "3.png": [*junk * 999, corners(TINY)],
     }
 
-    def propose(path):
+    def propose(path, _):
         return torch.tensor(proposals[Path(path).name]).reshape(-1, 4)
 
     findings, recall = evaluate_proposals(
@@ -60,13 +58,17 @@ def test_proposals_are_the_rpns_own_in_pixels_of_the_file(slim_model, write_trut
     # Resized to double the size for the model.
     enlarged = ["MODEL.WEIGHTS", weights, "INPUT.MIN_SIZE_TEST", "160"]
     detector = load_detector(load_config(config, enlarged))
-    boxes = make_proposer(detector, "model")(str(tmp_path / "1.png"))
+    boxes = make_proposer(detector, "model")(str(tmp_path / "1.png"), {})
     assert 300 < len(boxes) <= max(LIMITS)
     assert boxes.min() >= 0
     assert 80 < boxes[:, 2].max() <= 100 and 60 < boxes[:, 3].max() <= 80
 
     propose = make_proposer(small, "model")
-    boxes = propose(str(tmp_path / "1.png"))
+    boxes = propose(str(tmp_path / "1.png"), {"width": 100, "height": 80})
+    with pytest.raises(
+        ValueError, match="1.png has 100×80 pixels, but the ground truth is of 80×100"
+    ):
+        propose(str(tmp_path / "1.png"), {"width": 80, "height": 100})
     record = small.read(str(tmp_path / "1.png"))
     with torch.no_grad():
         images = small.model.preprocess_image([record])
@@ -83,7 +85,7 @@ def test_a_model_that_only_proposes_is_asked_itself(slim_cfg, write_truth, tmp_p
     torch.save({"model": build_random_model(slim_cfg, "cpu").state_dict()}, slim_cfg.MODEL.WEIGHTS)
     write_truth([(1, 1, TINY)])
     detector = load_detector(slim_cfg)
-    boxes = make_proposer(detector, "rpn")(str(tmp_path / "1.png"))
+    boxes = make_proposer(detector, "rpn")(str(tmp_path / "1.png"), {})
     with torch.no_grad():
         [output] = detector.model([detector.read(str(tmp_path / "1.png"))])
     assert len(boxes) > 10
@@ -99,15 +101,14 @@ def test_a_model_without_rpn_is_named():
         make_proposer(detector, "retina")
 
 
-def test_the_tool_draws_and_counts(slim_model, write_truth, tmp_path, monkeypatch, capsys):
+def test_the_tool_draws_and_counts(slim_model, write_truth, tmp_path, run_tool):
     truth = write_truth([(1, 1, TINY), (2, 1, MEDIUM)])
     config, weights = slim_model
     arguments = ["--annotations", truth, "--images", tmp_path, "--output", tmp_path / "out"]
     arguments += ["--model", "a", config, weights, "--model", "b", config, weights]
     arguments += ["--top", 20, "--num-images", 1]
-    monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-    runpy.run_path(str(TOOL), run_name="__main__")
-    assert "Open " in capsys.readouterr().out
+    status, printed, _ = run_tool(TOOL, *arguments)
+    assert status == 0 and "Open " in printed
     assert (tmp_path / "out/001_1.png").read_bytes().startswith(b"\x89PNG")
     assert not list((tmp_path / "out").glob("002*"))
     with open(tmp_path / "out/recall.csv") as file:

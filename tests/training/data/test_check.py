@@ -9,14 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from enl_detectron2.training.data.check import (
-    check_annotations,
-    check_images,
-    describe,
-    read_coco,
-    require_sound,
-    suggest_anchor_size,
-)
+from enl_detectron2.training.data.check import check_annotations, check_images
+from enl_detectron2.training.data.check_sets import require_sound
+from enl_detectron2.training.data.coco_file import read_coco
+from enl_detectron2.training.data.description import describe, suggest_anchor_size
 
 TOOL = Path(__file__).parents[3] / "tools/check_dataset.py"
 # Two images of 40 × 30 with three boxes of two categories.
@@ -77,6 +73,26 @@ def test_a_sound_set_has_no_findings(folder):
     assert findings(folder) == []
 
 
+def test_an_area_may_be_that_of_a_mask_and_rounded(folder):
+    for area in (1, 60.5, 100, 120.9):
+        changed(folder, annotation(area=area))
+        assert findings(folder) == []
+
+
+def test_a_box_of_a_pixel_is_no_fraction(folder):
+    changed(
+        folder,
+        lambda content: [a.update(bbox=[0, 0, 1, 1], area=1) for a in content["annotations"]],
+    )
+    assert findings(folder) == []
+
+
+def test_a_missing_area_is_the_boxs_and_said_once(folder):
+    changed(folder, lambda content: [a.pop("area") for a in content["annotations"]])
+    (finding,) = findings(folder)
+    assert "warning" in str(finding) and "3 of its annotations have no area" in str(finding)
+
+
 def annotation(**values):
     return lambda content: content["annotations"][1].update(values)
 
@@ -98,8 +114,37 @@ ERRORS = {
     "box outside": (annotation(bbox=[41, 3, 5, 5]), "annotation 2 has a box wholly outside"),
     "three numbers": (annotation(bbox=[1, 2, 3]), "annotation 2 has no box of four numbers"),
     "not a number": (annotation(bbox=[1, 2, 3, float("nan")]), "annotation 2 has no box of four"),
-    "no area": (annotation(area=None), "annotation 2 has no area"),
+    "no area": (annotation(area=None), "annotation 2 has an area that is no number"),
     "ignored": (annotation(ignore=1), "annotation 2 is to be ignored"),
+    "area of another kind": (annotation(area="80"), "annotation 2 has an area that is no number"),
+    "area below 0": (annotation(area=-1), "annotation 2 has an area .*: -1; --repair takes"),
+    "area no number": (annotation(area=float("nan")), "annotation 2 has an area .*: nan; --repair"),
+    "infinite area": (annotation(area=float("inf")), "annotation 2 has an area that is no number"),
+    "iscrowd null": (annotation(iscrowd=None), "annotation 2 has an iscrowd .* nor 1: None"),
+    "iscrowd a text": (annotation(iscrowd="0"), "annotation 2 has an iscrowd .* nor 1: '0'"),
+    "iscrowd a list": (annotation(iscrowd=[]), "annotation 2 has an iscrowd .* nor 1: \\[\\]"),
+    "ignore null": (annotation(ignore=None), "annotation 2 is to be ignored"),
+    "keypoints of texts": (annotation(keypoints=["1", "2", "2"]), "annotation 2 has keypoints"),
+    "keypoints a text": (annotation(keypoints="1,2,2"), "annotation 2 has keypoints"),
+    "fractions": (
+        lambda content: [a.update(bbox=[0.1, 0.2, 0.3, 0.4]) for a in content["annotations"]],
+        "the file has boxes in fractions .*: all 3 lie between 0 and 1, the first one is .0.1",
+    ),
+    "image_id null": (annotation(image_id=None), "annotation 2 has no image_id: None"),
+    "image_id a list": (annotation(image_id=[7]), "annotation 2 has no image_id: \\[7\\]"),
+    "texts and numbers": (image(id="b"), "image 7 has a number as its id where others have .*'b'"),
+    "annotation id a word": (annotation(id="two"), "annotation at place 1 has no number as its id"),
+    "width a word": (image(width="wide"), "image 9 has no width and height above 0: wide×30"),
+    "half a pixel": (image(width=40.5), "image 9 has no width and height above 0: 40.5×30"),
+    "a name with NUL": (image(file_name="b\0.png"), "is missing"),
+    "a name with a line end": (
+        image(file_name="b\n.png"),
+        "b\N{REPLACEMENT CHARACTER}.png.*is missing",
+    ),
+    "half a character": (image(file_name="b\ud800.png"), "b\N{REPLACEMENT CHARACTER}.png.*missing"),
+    "too long a name": (image(file_name="b" * 5000), "is missing"),
+    "a box of 400 digits": (annotation(bbox=[0, 0, 10**400, 8]), "annotation 2 has no box"),
+    "an area of 400 digits": (annotation(area=10**400), "annotation 2 has an area that is no numb"),
     "unknown category": (annotation(category_id=5), "annotation 2 is of a category .*category 5"),
     "listed category": (annotation(category_id=[2]), "annotation 2 is of a category"),
     "annotation twice": (append("annotations", id=1), "annotation 1 is there more than once"),
@@ -118,6 +163,12 @@ WARNINGS = {
     "empty box": (annotation(bbox=[20, 20, 0, 5]), "annotation 2 has an empty box"),
     "box sticks out": (annotation(bbox=[35, 3, 10, 5]), "annotation 2 has a box that sticks out"),
     "sticks out above": (annotation(bbox=[3, -3, 10, 5]), "annotation 2 has a box that sticks"),
+    "area of the image": (annotation(area=1200), "annotation 2 has an area that isn't its object"),
+    "area 0": (annotation(area=0), "annotation 2 has an area .*: 0, but its box has 100; --repair"),
+    "flat polygon": (
+        annotation(segmentation=[1, 1, 9, 1, 9, 9]),
+        "annotation 2 has a segmentation that can't be used; .*: it is a list of numbers",
+    ),
     "unknown image": (annotation(image_id=8), "annotation 2 is of an image .*image 8"),
     "annotation 0": (annotation(id=0), "annotation 0 never counts as found"),
     "file twice": (append("images", id=11), "image 11 shares its file with another image"),
@@ -133,7 +184,7 @@ def test_every_error_names_file_and_id(folder, case):
     change, message = ERRORS[case]
     changed(folder, change)
     errors = [str(finding) for finding in findings(folder) if finding.is_error]
-    assert all(str(folder) in error for error in errors)
+    assert all(str(folder) in error and error.isprintable() for error in errors)
     assert any(re.search(message, error) for error in errors), errors
 
 
@@ -226,6 +277,39 @@ def test_the_commands_exit_status(folder, capsys):
     assert run_tool(folder, "--quick") == 0
     assert run_tool(folder) == 1
     assert run_tool(folder / "nowhere") == 2
+
+
+def test_repair_gives_impossible_areas_the_boxs(folder, capsys):
+    def break_all(content):
+        for entry, area in zip(content["annotations"], (float("nan"), 1200, None)):
+            entry["area"] = area
+        del content["annotations"][2]["area"], content["annotations"][2]["iscrowd"]
+        content["annotations"][0] |= {"segmentation": [[]], "own": "kept"}
+        content["info"] = {"year": 2026}
+
+    changed(folder, break_all)
+    before = (folder / "set.json").read_text()
+    assert run_tool(folder, "--repair", str(folder / "new.json")) == 1
+    assert "new.json has the box's area for 3 annotations" in capsys.readouterr().out
+    assert (folder / "set.json").read_text() == before
+    expected = copy.deepcopy(CONTENT) | {"info": {"year": 2026}}
+    expected["annotations"][0] |= {"segmentation": [[]], "own": "kept"}
+    assert json.loads((folder / "new.json").read_text()) == expected
+    (folder / "new.json").replace(folder / "set.json")
+    assert run_tool(folder) == 0
+    # Never over a file that is there.
+    assert run_tool(folder, "--repair", str(folder / "set.json")) == 2
+    assert "set.json can't be written: it is there already" in capsys.readouterr().err
+    assert run_tool(folder, "--repair", str(folder / "no folder/new.json")) == 2
+    assert "can't be written: No such file" in capsys.readouterr().err
+
+
+def test_deep_images_are_errors_unless_they_are_rescaled(folder):
+    cv2.imwrite(str(folder / "images/b.png"), np.full((30, 40), 4000, np.uint16))
+    (finding,) = findings(folder)
+    assert finding.is_error and "b.png: (image 9) can't be read: its pixels have" in str(finding)
+    assert run_tool(folder) == 1
+    assert run_tool(folder, "--deep-images", "rescale") == 0
 
 
 def test_before_training_errors_stop_and_warnings_are_logged(folder, caplog):

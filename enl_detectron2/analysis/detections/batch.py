@@ -1,0 +1,295 @@
+"""Detections on many image files, on a video or of a camera, drawn to files or on the screen."""
+
+import contextlib
+import errno
+import glob
+import os
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from enl_detectron2.analysis.command_line import require_new
+from enl_detectron2.analysis.detector import Detector, naming
+from enl_detectron2.training.command_line import one_line
+from enl_detectron2.training.errors import BadImage, FileNotWritten, UserError
+from enl_detectron2.training.files import whole_file, write_whole
+
+from .prediction import draw_instances, predict, predict_tiled
+
+# Of an image that is read to be cut into tiles. OpenCV reads no larger drawings back.
+MOST_PIXELS = 2**30
+WINDOW = "detections"
+ESCAPE = 27  # the key that closes the window
+
+Draw = Callable[[np.ndarray], np.ndarray]  # an image to its drawing, both BGR
+
+
+class InputError(UserError, ValueError):
+    """An input, or the place to show it, can't be used; the message names it."""
+
+
+def make_drawer(detector: Detector, score_threshold: float, tile: int | None = None) -> Draw:
+    """A function that draws what a detector finds on an image.
+
+    Args:
+        detector: of ``load_detector``.
+        score_threshold: detections below are left out.
+        tile: the side of square tiles to detect on, in pixels; None for the whole image at once.
+    """
+
+    def draw(image: np.ndarray) -> np.ndarray:
+        if tile is None:
+            found = predict(detector, image, score_threshold=score_threshold)
+        else:
+            found = predict_tiled(detector, image, tile, score_threshold=score_threshold)
+        return draw_instances(image, found, detector)
+
+    return draw
+
+
+def find_images(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The image files that files, folders and patterns mean; a sentence for each that means none.
+
+    Every file comes once, in the order of the words; of a folder those with an image's suffix.
+    """
+    suffixes = tuple(Image.registered_extensions())
+    files, errors = [], []
+    for word in words:
+        found, reason = [], "is no file or folder, and no file fits it as a pattern"
+        try:
+            if os.path.isdir(word):
+                reason = "is a folder without images"
+                found = sorted(str(p) for p in Path(word).iterdir() if p.suffix.lower() in suffixes)
+            else:
+                found = [word] if os.path.exists(word) else sorted(glob.glob(word))
+        except OSError as error:
+            reason = f"can't be looked into: {error.strerror}"
+        files += [file for file in found if file not in files]
+        errors += [] if found else [one_line(f"{word} {reason}")]
+    return files, errors
+
+
+def new_files(images: Sequence[str], folder: str | os.PathLike) -> list[str]:
+    """Where the drawings of images go: to files of the same names in a folder.
+
+    Raises:
+        InputError: (a ValueError) if two images have the same name; names it.
+        FileExistsError: if one of the files is there.
+    """
+    targets = [os.path.join(folder, os.path.basename(image)) for image in images]
+    for target, number in Counter(targets).items():
+        if number > 1:
+            raise InputError(f"{number} inputs would be written to {target}: run them apart")
+    require_new(*targets)
+    return targets
+
+
+def draw_images(
+    detector: Detector,
+    images: Sequence[str],
+    targets: Sequence[str] | None,
+    draw: Draw,
+    *,
+    large: bool = False,
+) -> list[str]:
+    """Draws what is found on each image.
+
+    Args:
+        detector: which knows how to read images.
+        images: files.
+        targets: the drawing of each, of :func:`new_files`; None to show them in a window.
+        draw: of :func:`make_drawer`.
+        large: whether images may have up to ``MOST_PIXELS``; others are refused as Pillow does.
+
+    Returns:
+        a sentence for each image that couldn't be used; the others are drawn.
+
+    Raises:
+        InputError: (a ValueError) if there is no window.
+        FileNotWritten: (an OSError) if a drawing can't be written, as when the disk is full.
+    """
+    window = Window() if targets is None else None
+    errors = []
+    with tqdm(images, unit="image") as bar:
+        for place, file in enumerate(bar):
+            try:
+                if window is None:
+                    require_format(targets[place])
+                with (
+                    naming(file, ValueError),
+                    large_images() if large else contextlib.nullcontext(),
+                ):
+                    drawing = draw(detector.read_image(file, "BGR"))
+                if window is None:
+                    write_drawing(targets[place], drawing)
+                elif not window.show(drawing, 0):
+                    break
+            except BadImage as error:
+                hint = ""
+                if isinstance(error.__cause__, Image.DecompressionBombError) and not large:
+                    hint = f"; tile by tile, images may have up to {MOST_PIXELS:,} pixels"
+                errors.append(one_line(error) + hint)
+                tqdm.write(f"left out: {errors[-1]}", file=sys.stderr)
+    return errors
+
+
+@contextlib.contextmanager
+def large_images() -> Iterator[None]:
+    """Pillow takes images of many pixels for an attack; here ``MOST_PIXELS`` are allowed."""
+    usual = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # above it Pillow warns, above its double it raises
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = usual
+
+
+def require_format(path: str) -> None:
+    """Raises BadImage, a ValueError, unless the file's suffix names a format to write."""
+    suffix = Path(path).suffix  # all of a name that isn't Unicode would crash OpenCV
+    if not suffix.isascii() or not cv2.haveImageWriter(f"drawing{suffix}"):
+        raise BadImage(f"{path} can't be written: its suffix names no format that OpenCV writes")
+
+
+def write_drawing(path: str, drawing: np.ndarray) -> None:
+    """Writes an image, BGR, in the format that the file's suffix names, whole or not at all.
+
+    Raises:
+        BadImage: (a ValueError) if the format can't hold it, as JPEG above 65,500 pixels a side.
+        FileNotWritten: (an OSError) if the file can't be written.
+    """
+    try:
+        done, encoded = cv2.imencode(Path(path).suffix, drawing)
+        if not done:
+            raise ValueError("OpenCV gives no reason")
+    except (cv2.error, ValueError) as error:
+        height, width = drawing.shape[:2]
+        raise BadImage(
+            f"{path} can't hold a drawing of {width}×{height} pixels: {one_line(error)}"
+        ) from error
+    write_whole(path, encoded.data)
+
+
+def draw_video(draw: Draw, source: str | int, target: str | None) -> list[str]:
+    """Draws what is found on each frame.
+
+    Args:
+        draw: of :func:`make_drawer`.
+        source: a video file, or the number of a camera.
+        target: the video to write, whole or not at all; None to show it in a window.
+
+    Returns:
+        a sentence if fewer frames could be read than the file says it has.
+
+    Raises:
+        InputError: (a ValueError) if the video can't be read, or there is no window.
+        BadImage: (a ValueError) if the model can't use a frame.
+        FileNotWritten: (an OSError) if the video can't be written.
+    """
+    if target:
+        require_new(target)
+    for name in (source, target):
+        if isinstance(name, str) and not _is_unicode(name):  # which would crash OpenCV
+            raise InputError(f"{name}: OpenCV opens videos with names in Unicode only")
+    video = cv2.VideoCapture(source)
+    try:
+        if not video.isOpened():
+            is_camera = isinstance(source, int)
+            raise InputError(
+                "no camera was found" if is_camera else f"{source} is no video to read"
+            )
+        said = 0 if isinstance(source, int) else int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+        with contextlib.closing(_draw_frames(draw, video, f"{source}", said)) as drawings:
+            if target is None:
+                number, window = 0, Window()
+                for number, drawing in enumerate(drawings, start=1):  # noqa: B007
+                    if not window.show(drawing, 1):
+                        return []
+            else:
+                number = _write_video(target, drawings, video.get(cv2.CAP_PROP_FPS) or 25.0)
+    finally:
+        video.release()
+    if not number:
+        raise InputError(f"{source} has no frame that can be read")
+    if number < said:
+        return [f"{source}: {number} frames could be read of {said} that it says it has"]
+    return []
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _draw_frames(draw: Draw, video: cv2.VideoCapture, name: str, said: int) -> Iterator[np.ndarray]:
+    with tqdm(total=said or None, unit="frame") as bar:
+        while True:
+            success, frame = video.read()
+            if not success:
+                return
+            with naming(f"{name}, frame {bar.n + 1},", ValueError):
+                drawing = draw(frame)
+            bar.update()
+            yield drawing
+
+
+def _write_video(path: str, drawings: Iterator[np.ndarray], fps: float) -> int:
+    """Writes a video; the number of its frames, 0 if there was none and nothing is written."""
+    first = next(drawings, None)
+    if first is None:
+        return 0
+    height, width = first.shape[:2]
+    with whole_file(path) as file:
+        # OpenCV writes by name.
+        codec = cv2.VideoWriter_fourcc(*"mp4v")
+        writer = cv2.VideoWriter(file.name, codec, fps, (width, height))
+        try:
+            if not writer.isOpened():
+                raise InputError(f"{path} can't be written as a video: name an .mp4")
+            number = 1
+            writer.write(first)
+            for drawing in drawings:
+                writer.write(drawing)
+                number += 1
+        finally:
+            writer.release()
+        # It says nothing of what the disk didn't take.
+        whole = cv2.VideoCapture(file.name)
+        there = 0
+        while whole.grab():
+            there += 1
+        whole.release()
+        if there < number:
+            reason = f"{there} of {number} frames have arrived, perhaps the disk is full"
+            raise FileNotWritten(errno.EIO, reason, path)
+    return number
+
+
+class Window:
+    """Shows drawings on the screen."""
+
+    def __init__(self):
+        try:
+            cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL)
+        except cv2.error as error:
+            raise InputError(
+                "this OpenCV can't open a window (opencv-python can, on a machine with a screen): "
+                "give --output"
+            ) from error
+
+    def show(self, drawing: np.ndarray, milliseconds: int) -> bool:
+        """Shows a drawing that long, 0 for until a key is hit; whether to go on."""
+        cv2.imshow(WINDOW, drawing)
+        return cv2.waitKey(milliseconds) != ESCAPE

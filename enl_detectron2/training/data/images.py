@@ -1,0 +1,116 @@
+"""Reading images, in one place for training, evaluation and every tool."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import detection_utils
+from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import PathHandler
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image, ImageOps
+
+from enl_detectron2.training.errors import BadImage, ConfigError
+
+# What can be done with images of more than 8 bits a channel, as microscopes make them.
+DEEP_IMAGES = ("refuse", "rescale")
+# Pillow's modes of such images, whose conversion to RGB cuts off what is above 255.
+DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+# Before the path of an image, for whoever reads by detectron2's PathManager: rescaled to 8 bits.
+RESCALED = "rescaled://"
+
+
+def read_image(
+    file: str | Path, format: str | None = None, *, deep_images: str = "refuse"
+) -> np.ndarray:
+    """detectron2's ``read_image``, which turns the image as its EXIF data say.
+
+    Args:
+        file: the image.
+        format: of the result: a mode of Pillow's, "BGR" or "YUV-BT.601"; by default the file's.
+        deep_images: "refuse" images with more than 8 bits a channel, or "rescale" them, the
+            lowest value of the image to 0 and the highest to 255.
+
+    Returns:
+        (height, width, channels), uint8 but for "YUV-BT.601".
+
+    Raises:
+        BadImage: (a ValueError) whatever is wrong with the file; one sentence, which names it.
+    """
+    try:
+        return detection_utils.read_image(readable_name(file, deep_images), format=format)
+    except Exception as error:  # Pillow raises errors of many kinds for damaged files
+        raise BadImage(f"{file} can't be read: {reason(error)}") from error
+
+
+def readable_name(file: str | Path, deep_images: str) -> str:
+    """The name under which detectron2 reads an image so that no pixel is cut off at 255.
+
+    Args:
+        file: the image.
+        deep_images: as of :func:`read_image`.
+
+    Raises:
+        ValueError: if the image is deep, and deep ones are refused.
+        Exception: whatever Pillow raises at a file that is no image.
+    """
+    with PathManager.open(str(file), "rb") as opened, Image.open(opened) as image:
+        mode = image.mode
+    if mode not in DEEP_MODES:
+        return str(file)
+    if deep_images == "rescale":
+        return RESCALED + str(file)
+    raise ValueError(
+        f"its pixels have more than 8 bits (Pillow's mode {mode}), which would be cut off at 255; "
+        "convert it to 8 bits, or set DATALOADER.DEEP_IMAGES (in a LazyConfig train.deep_images) "
+        "to 'rescale'"
+    )
+
+
+def deep_images_of(cfg: CfgNode | DictConfig) -> str:
+    """What a configuration says about images of more than 8 bits; "refuse" if it says nothing."""
+    if isinstance(cfg, CfgNode):
+        return cfg.DATALOADER.get("DEEP_IMAGES", "refuse")
+    return OmegaConf.select(cfg, "train.deep_images", default="refuse")
+
+
+def check_deep_images(key: str, value: str) -> None:
+    """Raises ConfigError, a ValueError, unless ``value`` says what to do with deep images."""
+    if value not in DEEP_IMAGES:
+        raise ConfigError(f"{key} must be {' or '.join(map(repr, DEEP_IMAGES))}, got {value!r}")
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error says, or else its kind."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+class _RescaledImages(PathHandler):
+    """Opens ``rescaled://FILE`` as an 8-bit image, upright and without loss.
+
+    detectron2's mappers read images by its path manager, so that this reaches all of them. The two
+    methods are those that iopath asks of every handler.
+    """
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [RESCALED]
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **options: Any) -> io.BytesIO:
+        file = path.removeprefix(RESCALED)
+        with PathManager.open(file, "rb") as opened, Image.open(opened) as image:
+            pixels = np.asarray(ImageOps.exif_transpose(image)).astype(np.float64)
+        if not np.isfinite(pixels).all():
+            raise ValueError("some of its pixels are infinite or no numbers")
+        pixels -= pixels.min()
+        pixels *= 255 / (pixels.max() or 1)  # an image of one value is black
+        content = io.BytesIO()
+        Image.fromarray(pixels.round().astype(np.uint8)).save(content, "PPM")
+        content.seek(0)
+        return content
+
+
+PathManager.register_handler(_RescaledImages(), allow_override=True)

@@ -1,0 +1,199 @@
+"""The command line of run.py."""
+
+import argparse
+import fnmatch
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import yaml
+
+from enl_detectron2.training.errors import ConfigError, UserError
+
+from . import cost, local, state
+from .grid import Grid, Run, load_grid
+from .results import lines_of, origin
+from .worker import begun_with, move_aside, run_one
+
+LOOK = 5  # seconds between two pictures of the runs on a terminal
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        sys.exit(run(args))
+    except (UserError, ValueError) as error:
+        sys.exit(f"run.py: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")
+
+
+def parse_args(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Trains what a grid's results are missing.")
+    parser.add_argument("grid", help="a file of experiments/, as experiments/coco_faster.yaml")
+    parser.add_argument("--status", action="store_true", help="say where each run stands, and end")
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        default=0,
+        help="of this machine, or of each job that is submitted; 0, the default: the CPU",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="runs side by side, which share the GPUs or the cores; 1 by default",
+    )
+    parser.add_argument("--only", metavar="PATTERN", help="those whose names match, as '*R50*'")
+    parser.add_argument(
+        "--redo",
+        action="store_true",
+        help="train again what was made with other code, configuration or data; what there was is "
+        "kept beside it",
+    )
+    parser.add_argument(
+        "--rate", type=float, help="images a second on one device, for what is expected"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what is expected, and end")
+    parser.add_argument(
+        "--output", help="where runs are kept; output/experiments/<grid> by default"
+    )
+    parser.add_argument(
+        "--submit", metavar="ENGINE", help="a job for each run, by submitit: slurm, local …"
+    )
+    parser.add_argument(
+        "--job-options",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of submitit, as timeout_min=1440 slurm_partition=gpu",
+    )
+    parser.add_argument("--one", metavar="RUN", help=argparse.SUPPRESS)  # for a run's own process
+    return parser.parse_args(words)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Does what the command line says; gives the exit status."""
+    if args.jobs < 1 or args.gpus < 0:
+        raise ConfigError("--jobs must be at least 1, and --gpus at least 0")
+    grid = load_grid(args.grid, args.output)
+    runs = _chosen(grid, args.only)
+    if args.one:
+        return run_one(grid, _named(grid, args.one), args.gpus)
+    if args.status:
+        shown = state.states(grid, runs)
+        print(state.table(shown))
+        print(state.summary(shown, args.jobs))
+        return 0
+    left = _left(grid, runs, args.redo)
+    print(f"{len(runs)} runs, {len(left)} of them to do", flush=True)
+    if not left:
+        return 0
+    print(cost.table(grid, cost.costs(grid, left, args.rate), args.rate), flush=True)
+    if args.dry_run:
+        return 0
+    if args.submit:
+        return _submit(grid, left, args)
+    for each in left:  # before several processes want the same
+        for needed in (grid.start_of(each), each):
+            if needed:
+                grid.prepare(needed)
+    failed = local.run_locally(grid, left, local.shares(args.gpus, args.jobs), Teller(grid, left))
+    if failed:
+        print(f"failed: {', '.join(each.name for each in failed)}")
+    return 1 if failed else 0
+
+
+def _chosen(grid: Grid, pattern: str | None) -> list[Run]:
+    runs = [run for run in grid.runs() if fnmatch.fnmatchcase(run.name, pattern or "*")]
+    if not runs:
+        names = ", ".join(run.name for run in grid.runs()[:5])
+        raise ConfigError(f"--only {pattern}: no run of {grid.file.name} is called so; {names} …")
+    return runs
+
+
+def _named(grid: Grid, name: str) -> Run:
+    for run in grid.runs():
+        if run.name == name:
+            return run
+    raise ConfigError(f"{grid.file} has no run {name}")
+
+
+def _left(grid: Grid, runs: list[Run], redo: bool) -> list[Run]:
+    """What has no line; with ``redo`` also what is refused or was begun with something else."""
+    lines = lines_of(grid)
+    left, refused = [], {}
+    for run in runs:
+        if run not in lines:
+            left.append(run)
+        elif differences := origin(grid, run).differences(lines[run], grid.code):
+            refused[run] = differences
+    for run, differences in refused.items():
+        print(f"{run.name}: its result comes from other {', '.join(differences)}")
+    if refused and not redo:
+        print(
+            "These count as no results. --redo trains them again; code that is as good as this "
+            "one's goes into the grid's list code."
+        )
+    if redo:
+        left += refused
+        starts = [grid.start_of(run) for run in left]
+        for run in dict.fromkeys([*left, *filter(None, starts)]):
+            if aside := _move_aside_if_other(grid, run, run in refused):
+                print(f"{run.name}: what it had is now in {aside}")
+    return [run for run in runs if run in left]
+
+
+def _move_aside_if_other(grid: Grid, run: Run, refused: bool) -> Path | None:
+    """Moves a run's folder aside if what is in it was made with something else."""
+    begun = begun_with(grid.folder(run))
+    if refused or (begun and origin(grid, run).differences(begun, grid.code)):
+        return move_aside(grid.folder(run))
+    return None
+
+
+class Teller:
+    """Says what becomes of runs: a line for each event, and on a terminal a picture below."""
+
+    def __init__(self, grid: Grid, runs: list[Run]):
+        self.grid = grid
+        self.runs = runs
+        self.height = 0
+        self.shown_at = 0.0
+
+    def __call__(self, run: Run | None, event: str) -> None:
+        if run is not None:
+            self._erase()
+            print(f"{time.strftime('%H:%M:%S')} {run.name}: {event}", flush=True)
+        if sys.stdout.isatty() and time.monotonic() > self.shown_at + LOOK:
+            self._erase()
+            shown = state.states(self.grid, self.runs)
+            running = [each for each in shown if each.kind == "running"]
+            text = f"{state.table(running)}\n{state.summary(shown, max(1, len(running)))}"
+            width = shutil.get_terminal_size().columns
+            print("\n".join(line[:width] for line in text.splitlines()), flush=True)
+            self.height = text.count("\n") + 1
+            self.shown_at = time.monotonic()
+
+    def _erase(self) -> None:
+        if self.height:
+            print(f"\x1b[{self.height}F\x1b[J", end="")  # to that line's start, and all below away
+        self.height, self.shown_at = 0, 0.0
+
+
+def _submit(grid: Grid, left: list[Run], args: argparse.Namespace) -> int:
+    try:
+        from .cluster import submit
+    except ImportError as error:
+        raise ConfigError(f"--submit needs submitit: pip install submitit ({error})") from error
+    options = {}
+    for option in args.job_options:
+        key, assigned, value = option.partition("=")
+        if not assigned:
+            raise ConfigError(f"--job-options: {option!r} must be KEY=VALUE")
+        options[key] = yaml.safe_load(value)
+    for run, job in zip(left, submit(grid, left, args.gpus, args.submit, options)):
+        print(f"{run.name}: job {job.job_id}")
+    print("run.py --status says where they stand")
+    return 0

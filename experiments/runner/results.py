@@ -1,0 +1,175 @@
+"""Result lines: one finished run each, and what it was made with."""
+
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from enl_detectron2.training.config import get_training_cfg
+from enl_detectron2.training.data import register_coco_format
+from enl_detectron2.training.errors import MissingFile
+
+from .grid import ROOT, Grid, Run
+
+PACKAGE = ROOT / "enl_detectron2"
+# What no training reads.
+NOT_TRAINED_WITH = ("analysis", "digits", "export.py")
+# What a result doesn't depend on: places, the machine, and paths to data, whose content is hashed.
+NO_DIFFERENCE = {
+    "OUTPUT_DIR",
+    "MODEL.DEVICE",
+    "MODEL.WEIGHTS",
+    "DATASETS.COCO_FORMAT",
+    "DATALOADER.NUM_WORKERS",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.EVAL_PERIOD",
+}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run is made with, as hashes.
+
+    Attributes:
+        code: of the package's files that trainings use, and of the grid's training program.
+        configuration: of what the resolved configuration says beside its defaults.
+        data: of the annotation files by the sets' names; empty where they aren't here.
+    """
+
+    code: str
+    configuration: str
+    data: dict[str, str]
+
+    def differences(self, line: dict[str, Any], also: tuple[str, ...] = ()) -> list[str]:
+        """Which of the three a line (or a begun run) has otherwise; none if it has no hashes.
+
+        Args:
+            line: with the keys ``code``, ``configuration`` and ``data``.
+            also: hashes of code that are as good.
+        """
+        found = []
+        if line.get("code", self.code) not in (self.code, *also):
+            found.append(f"code {line['code']}")
+        if line.get("configuration", self.configuration) != self.configuration:
+            found.append("configuration")
+        data = line.get("data", {})
+        return found + [
+            f"data {name}"
+            for name in sorted(self.data)
+            if data.get(name, self.data[name]) != self.data[name]
+        ]
+
+
+def origin(grid: Grid, run: Run) -> Origin:
+    """What the grid names for a run."""
+    cfg = grid.configuration(run)
+    return Origin(_code(grid.train), _configuration(grid, run, cfg), _data(cfg))
+
+
+@functools.cache
+def _code(program: Path) -> str:
+    files = [program, *sorted(PACKAGE.rglob("*.py"))]
+    digest = hashlib.sha256()
+    for file in files:
+        if file != program and file.relative_to(PACKAGE).parts[0] in NOT_TRAINED_WITH:
+            continue
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _configuration(grid: Grid, run: Run, cfg: CfgNode) -> str:
+    differences = dict(_differences(cfg, get_training_cfg()))
+    start = grid.start_of(run)
+    weights = _configuration(grid, start, grid.configuration(start)) if start else cfg.MODEL.WEIGHTS
+    text = json.dumps([sorted(differences.items()), weights], default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _differences(cfg: CfgNode, default: CfgNode, prefix: str = ""):
+    for key, value in cfg.items():
+        known = default.get(key)
+        if isinstance(value, CfgNode) and isinstance(known, CfgNode):
+            yield from _differences(value, known, f"{prefix}{key}.")
+        elif value != known and prefix + key not in NO_DIFFERENCE:
+            yield prefix + key, list(value) if isinstance(value, tuple) else value
+
+
+def _data(cfg: CfgNode) -> dict[str, str]:
+    try:
+        register_coco_format(cfg.DATASETS.COCO_FORMAT)
+    except MissingFile:
+        return {}
+    hashes = {}
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        file = MetadataCatalog.get(name).get("json_file")
+        if file and os.path.isfile(file):
+            hashes[name] = _file_hash(file, os.stat(file).st_mtime_ns)
+    return hashes
+
+
+@functools.cache
+def _file_hash(file: str, _changed: int) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def revision() -> str | None:
+    """The git revision of this checkout, with a + if it has changes; None outside git."""
+    try:
+        words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12"]
+        done = subprocess.run(words, capture_output=True, text=True)
+    except OSError:  # no git here
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def append_line(file: Path, record: dict[str, Any]) -> None:
+    """Adds a line of JSON, whole, whoever else does so at this moment; a line that a kill has
+    cut short is dropped."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "ab+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        content = stream.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            stream.truncate(whole)
+        stream.write(json.dumps(record).encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """All whole lines, none if the file isn't there."""
+    if not file.exists():
+        return []
+    lines = file.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n") and line.strip()]
+
+
+def lines_of(grid: Grid) -> dict[Run, dict[str, Any]]:
+    """The last line of each run that the grid has."""
+    lines = {Run(**line["run"]): line for line in read_lines(grid.results)}
+    return {run: lines[run] for run in grid.runs() if run in lines}
+
+
+def accepted(grid: Grid) -> tuple[list[dict[str, Any]], dict[Run, list[str]]]:
+    """The lines that come from what the grid names, and for each other run what differs."""
+    good, refused = [], {}
+    for run, line in lines_of(grid).items():
+        if differences := origin(grid, run).differences(line, grid.code):
+            refused[run] = differences
+        else:
+            good.append(line)
+    return good, refused

@@ -1,0 +1,102 @@
+"""detectron2's own tests, once as they are and once with ENL_FPN wherever they build an FPN.
+
+    make test-official DETECTRON2=/path/to/checkout     # builds .venv-official
+    .venv-official/bin/python tests/detectron2_suite.py /path/to/checkout
+
+runs them twice, prints each test that ends otherwise with ENL_FPN, and fails if one of those isn't
+in EXPECTED below, or ends as without ENL_FPN although it is. Tests that fail both times, as some do
+without network, say nothing. What follows the path goes to pytest (``-k retinanet``).
+
+The file is also the plugin of pytest that does the swap.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+# The test, and why it can't end alike.
+EXPECTED: dict[str, str] = {}
+SWAP = "ENL_FPN_IN_PLACE_OF_FPN"
+
+
+def pytest_configure(config):
+    """Has detectron2 build ENL_FPN by the names of FPN, in YAML and in a LazyConfig."""
+    # Also imports the installed detectron2, compiled, before a test could find another one.
+    from detectron2 import modeling
+    from detectron2.modeling import BACKBONE_REGISTRY, backbone
+
+    with contextlib.suppress(ImportError):
+        import onnx.version  # noqa: F401 (its tests read it without importing it)
+
+    from enl_detectron2 import add_enl_config
+    from enl_detectron2.modeling import ENL_FPN
+
+    def build_with(top_block):
+        def build(cfg, input_shape):
+            cfg = cfg.clone()
+            cfg.defrost()
+            add_enl_config(cfg)
+            cfg.MODEL.ENL_FPN.TOP_BLOCK = top_block
+            return ENL_FPN(cfg, input_shape)
+
+        return build
+
+    if os.environ.get(SWAP):
+        backbone.FPN = modeling.FPN = ENL_FPN
+        # A registry has no public way to replace what it holds.
+        builders = BACKBONE_REGISTRY._obj_map
+        builders["build_resnet_fpn_backbone"] = build_with("LastLevelMaxPool")
+        builders["build_retinanet_resnet_fpn_backbone"] = build_with("LastLevelP6P7")
+
+
+def run(tests: Path, swap: bool, words: list[str]) -> dict[str, str]:
+    """The outcome of each test: passed, failed, error or skipped."""
+    report = tests.parent / "report.xml"
+    environment = os.environ | {SWAP: "1" if swap else "", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).parent)
+    command = [sys.executable, "-m", "pytest", "-p", Path(__file__).stem, "-n", "2", "-q"]
+    command += ["-p", "no:cacheprovider", f"--junitxml={report}", *words, tests.name]
+    subprocess.run(command, cwd=tests.parent, env=environment)
+    outcomes = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        bad = {child.tag for child in case} & {"failure", "error", "skipped"}
+        name = f"{case.get('classname')}::{case.get('name')}"
+        outcomes[name] = bad.pop() if bad else "passed"
+    return outcomes
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkout", type=Path, help="of detectron2; its folder tests is run")
+    args, words = parser.parse_known_args()
+    if not (args.checkout / "tests").is_dir():
+        parser.error(f"{args.checkout} has no folder tests")
+    with tempfile.TemporaryDirectory() as folder:
+        # Apart from the checkout, whose detectron2 isn't compiled and would be found first.
+        tests = Path(shutil.copytree(args.checkout / "tests", Path(folder) / "tests"))
+        print("detectron2's tests as they are", flush=True)
+        plain = run(tests, False, words)
+        print("detectron2's tests with ENL_FPN in place of FPN", flush=True)
+        swapped = run(tests, True, words)
+
+    differing = {name for name in plain | swapped if plain.get(name) != swapped.get(name)}
+    for name in sorted(differing):
+        reason = EXPECTED.get(name, "NOT EXPECTED")
+        print(f"{name}: {plain.get(name)}, with ENL_FPN {swapped.get(name)}: {reason}")
+    alike = sorted(name for name in EXPECTED if name in plain and name not in differing)
+    for name in alike:
+        print(f"{name}: {plain[name]} both times, but a difference is expected here")
+    print(f"{len(plain)} tests, {len(differing)} end otherwise with ENL_FPN")
+    return int(bool(alike) or not differing <= set(EXPECTED))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""Imports go inwards only, so that the plug-in can be read, and taken, without the rest.
+
+What each ring is for is said in CONTRIBUTING.md.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = "enl_detectron2"
+
+# Each file or folder of the package, and its ring: a ring imports from itself and from lower ones.
+LAYERS, PLUG_IN, TRAINING, ANALYSIS, DIGITS = range(5)
+RINGS = {
+    "layers": LAYERS,
+    "__init__": PLUG_IN,
+    "config": PLUG_IN,
+    "export": PLUG_IN,
+    "model_zoo": PLUG_IN,
+    "modeling": PLUG_IN,
+    "training": TRAINING,
+    "analysis": ANALYSIS,
+    "digits": DIGITS,
+}
+FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(source, module, is_package):
+    """(line, imported module) of each import anywhere in the source, functions included.
+
+    ``from a import b`` gives ``a.b``: b may be a module, and where it isn't, the room is the same.
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield node.lineno, name.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.split(".")
+                package = package[: len(package) - node.level + is_package]
+                base = ".".join([*package, base] if base else package)
+            for name in node.names:
+                yield node.lineno, f"{base}.{name.name}"
+
+
+def room(module):
+    """Of a module of the package, the key of RINGS: ``enl_detectron2.layers.position`` → layers."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in RINGS else "__init__"
+
+
+def outward(source, module, is_package=False):
+    """The imports that the rule forbids."""
+    ring = RINGS[room(module)]
+    for line, imported in imports(source, module, is_package):
+        root = imported.split(".")[0]
+        if root == PACKAGE:
+            wrong = RINGS[room(imported)] > ring
+        else:
+            wrong = ring == LAYERS and root not in {"torch", *sys.stdlib_module_names}
+        if wrong:
+            yield f"{module}, line {line}: {imported}"
+
+
+def test_every_part_of_the_package_has_a_ring():
+    parts = {path.relative_to(ROOT / PACKAGE).parts[0].removesuffix(".py") for path in FILES}
+    assert parts == set(RINGS)
+
+
+@pytest.mark.parametrize("name", RINGS)
+def test_imports_go_inwards_only(name):
+    wrong = []
+    for path in FILES:
+        module = module_name(path)
+        if room(module) == name:
+            wrong += outward(path.read_text(encoding="utf-8"), module, path.stem == "__init__")
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("modeling.build", "from enl_detectron2.training.errors import ConfigError"),
+        ("modeling.build", "from enl_detectron2 import training"),
+        ("modeling.build", "import enl_detectron2.analysis as looking"),
+        ("modeling.build", "from ..training import errors"),
+        ("modeling.build", "from .. import analysis"),
+        ("config", "from .training.errors import ConfigError"),
+        ("config", "def add_enl_config(cfg):\n    from .digits import scenes"),
+        ("training.data.check", "if True:\n    from ...analysis import palette"),
+        ("analysis.detector", "from enl_detectron2.digits.scenes import SceneConfig"),
+        ("layers.position", "from fvcore.nn import weight_init"),
+        ("layers.position", "import detectron2.layers"),
+        ("layers.position", "import numpy as np"),
+        ("layers.position", "from enl_detectron2.modeling import ENL_FPN"),
+        ("layers.position", "import enl_detectron2"),
+    ],
+)
+def test_finds_an_import_outwards(module, source):
+    assert len(list(outward(source, f"{PACKAGE}.{module}"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("layers.position", "import math, torch.nn.functional as F\nfrom .padding import cells"),
+        ("modeling.build", "from detectron2.config import CfgNode\nfrom ..layers import ENLBlock"),
+        ("analysis.detector", "from enl_detectron2.training.data import register_coco_format"),
+        ("digits.demo", "from ..analysis import palette\nfrom . import scenes"),
+    ],
+)
+def test_admits_imports_inwards(module, source):
+    assert list(outward(source, f"{PACKAGE}.{module}")) == []
+
+
+def test_a_package_and_a_module_in_it_see_the_same_relative_names():
+    source = "from .training import trainer"
+    assert list(outward(source, PACKAGE, is_package=True))
+    assert not list(outward(source, f"{PACKAGE}.analysis", is_package=True))
+    assert list(outward("from ..training import trainer", f"{PACKAGE}.layers", is_package=True))
+
+
+def test_the_demo_imports_only_what_it_needs():
+    """Whoever has an environment of their own need not install the tests' packages for the demo."""
+    unneeded = ["hypothesis", "mypy", "onnx", "onnxruntime", "pytest", "ruff", "safetensors"]
+    script = f"""
+import sys
+sys.modules.update(dict.fromkeys({unneeded}))  # importing one of these is an error
+import enl_detectron2.digits.demo
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=ROOT)

@@ -1,0 +1,121 @@
+"""Images that are read the same way everywhere: damaged, deep, turned, and plain."""
+
+import numpy as np
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetMapper, detection_utils
+from omegaconf import OmegaConf
+from PIL import Image
+
+from enl_detectron2.training.config import get_training_cfg
+from enl_detectron2.training.data.images import check_deep_images, deep_images_of, read_image
+from enl_detectron2.training.data.loader import CheckedMapper
+from enl_detectron2.training.errors import BadImage, ConfigError
+
+RAMP = np.linspace(500, 4100, 12).reshape(3, 4)  # of a camera with 12 bits
+DEEP = {
+    "16 bits.png": RAMP.astype(np.uint16),
+    "16 bits.tif": RAMP.astype(np.uint16),
+    "32 bits.tif": RAMP.astype(np.int32) * 5000,
+    "float.tif": RAMP.astype(np.float32) / 4096,
+    "negative.tif": RAMP.astype(np.float32) - 4000,
+}
+
+
+@pytest.fixture(params=DEEP)
+def deep(request, tmp_path):
+    path = tmp_path / request.param
+    Image.fromarray(DEEP[request.param]).save(path)
+    return path
+
+
+def test_deep_images_are_refused_or_rescaled(deep):
+    with pytest.raises(BadImage, match=r"can't be read: its pixels have more than 8 bits .* 'resc"):
+        read_image(deep)
+    expected = np.round((RAMP - 500) * 255 / 3600)
+    for format, channels in (("RGB", 3), ("BGR", 3), ("L", 1)):
+        pixels = read_image(deep, format, deep_images="rescale")
+        assert pixels.shape == (3, 4, channels) and pixels.dtype == np.uint8
+        # The ramp's own rounding to whole numbers may move a value by one.
+        assert np.abs(pixels - expected[..., None]).max() <= 1
+    assert np.array_equal(pixels.flat[[0, -1]], [0, 255])
+
+
+def test_a_deep_image_is_turned_as_its_exif_data_say(tmp_path):
+    path = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(DEEP["16 bits.png"]).save(path, exif=exif)
+    pixels = read_image(path, "L", deep_images="rescale")
+    assert pixels.shape == (4, 3, 1)
+    assert pixels[0, :, 0].tolist() == sorted(pixels[0, :, 0], reverse=True)
+
+
+def test_an_image_of_one_value_is_black(tmp_path):
+    path = tmp_path / "flat.png"
+    Image.fromarray(np.full((2, 2), 40_000, np.uint16)).save(path)
+    assert not read_image(path, deep_images="rescale").any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_refused_in_any_case(tmp_path, value):
+    path = tmp_path / "odd.tif"
+    Image.fromarray(np.array([[0, value]], np.float32)).save(path)
+    with pytest.raises(BadImage, match="odd.tif can't be read: .* infinite or no numbers"):
+        read_image(path, deep_images="rescale")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA", "LA", "CMYK"])
+@pytest.mark.parametrize("deep_images", ["refuse", "rescale"])
+def test_images_of_8_bits_are_read_as_detectron2_reads_them(tmp_path, mode, deep_images):
+    path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert("L" if mode == "LA" else "RGB").convert(mode).save(path)
+    for format in ("BGR", "RGB", "L", None):
+        read = read_image(path, format, deep_images=deep_images)
+        assert np.array_equal(read, detection_utils.read_image(str(path), format))
+
+
+def test_everything_that_is_wrong_with_a_file_is_one_sentence(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "sound.png")
+    content = (tmp_path / "sound.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "folder.png").mkdir()
+    names = ["cut.png", "empty.png", "text.png", "folder.png", "nowhere.png"]
+    for name in names:
+        with pytest.raises(BadImage, match=f"{name} can't be read: .+") as error:
+            read_image(tmp_path / name, "RGB")
+        assert "\n" not in str(error.value)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(BadImage, match="sound.png can't be read: Image size .* exceeds limit"):
+        read_image(tmp_path / "sound.png")
+
+
+def test_the_mapper_reads_deep_images_as_the_tools_do(deep):
+    mapper = DatasetMapper(is_train=True, augmentations=[], image_format="BGR")
+    record = {"file_name": str(deep), "image_id": 3, "height": 3, "width": 4}
+    with pytest.raises(
+        BadImage, match=r"\(image 3\) can't be used: .*: its pixels have more than 8"
+    ):
+        CheckedMapper(mapper)(record)
+    data = CheckedMapper(mapper, "rescale")(record)
+    expected = read_image(deep, "BGR", deep_images="rescale")
+    assert np.array_equal(data["image"].numpy(), expected.transpose(2, 0, 1))
+    assert data["file_name"] == record["file_name"] == str(deep)
+
+
+def test_what_a_configuration_says():
+    assert deep_images_of(get_cfg()) == deep_images_of(get_training_cfg()) == "refuse"
+    cfg = get_training_cfg()
+    cfg.DATALOADER.DEEP_IMAGES = "rescale"
+    assert deep_images_of(cfg) == "rescale"
+    lazy = OmegaConf.create({"model": {}})
+    assert deep_images_of(lazy) == "refuse"
+    lazy.train = {"deep_images": "rescale"}
+    assert deep_images_of(lazy) == "rescale"
+    check_deep_images("train.deep_images", "rescale")
+    with pytest.raises(ConfigError, match="train.deep_images must be 'refuse' or 'rescale', got 1"):
+        check_deep_images("train.deep_images", 1)

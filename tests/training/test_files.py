@@ -1,0 +1,60 @@
+import errno
+import multiprocessing
+import os
+import resource
+
+import pytest
+
+from enl_detectron2.training.errors import FileNotWritten
+from enl_detectron2.training.files import whole_file, write_whole
+
+
+def test_a_file_is_there_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file.txt"
+    write_whole(path, "before \udcff ≥")  # a lone surrogate, as of a file name that isn't UTF-8
+    assert path.read_bytes() == "before \\udcff ≥".encode()
+    for error in (ValueError("a bug"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), whole_file(path) as file:
+            file.write(b"half")
+            assert file.name.endswith(".txt") and os.path.exists(file.name)
+            raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+    assert path.read_text(encoding="utf-8").startswith("before")
+    mode = os.umask(0o022)
+    write_whole(tmp_path / "other.txt", b"")
+    os.umask(mode)
+    assert (tmp_path / "other.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_the_longest_names_can_be_written(tmp_path):
+    longest = tmp_path / ("x" * 251 + ".txt")
+    write_whole(longest, b"content")
+    assert longest.read_bytes() == b"content"
+    too_long = tmp_path / ("x" * 5000)
+    with pytest.raises(FileNotWritten, match="xxx can't be written: File name too long"):
+        write_whole(too_long, b"content")
+    with pytest.raises(FileNotWritten, match="none/a can't be written: No such file or directory"):
+        write_whole(tmp_path / "none/a", b"content")
+
+
+def write_beyond_the_limit(path, said):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        write_whole(path, b"x" * 100_000)
+    except FileNotWritten as error:
+        said.put((str(error), error.errno))
+
+
+def test_what_the_disk_does_not_take_leaves_what_was_there(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("before")
+    context = multiprocessing.get_context("spawn")
+    said = context.Queue()
+    process = context.Process(target=write_beyond_the_limit, args=(path, said))
+    process.start()
+    assert said.get(timeout=120) == (f"{path} can't be written: File too large", errno.EFBIG)
+    process.join()
+    assert path.read_text() == "before" and len(list(tmp_path.iterdir())) == 1
