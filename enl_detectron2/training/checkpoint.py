@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from enl_detectron2.modeling import relation_blocks
 
-from .checkpoint_files import plain_names, read_checkpoint, rename
+from .checkpoint_files import BLOCKS, plain_names, read_checkpoint, rename
 from .errors import CheckpointNotSaved, ConfigError, MissingFile, NonFinite, UnsafeCheckpoint
 from .files import whole_file
 
@@ -96,8 +96,12 @@ class ENLCheckpointer(DetectionCheckpointer):
         return super().load(path, checkpointables)
 
     def about_model(self) -> dict[str, Any]:
-        """What a checkpoint says of its model beside its parameters, by keys of the file."""
-        return {}
+        """What a checkpoint says of its model beside its parameters, by keys of the file.
+
+        The kinds and options of the relation blocks: different ones have parameters of the same
+        names and shapes.
+        """
+        return {BLOCKS: _blocks(self.model)}
 
     def check_about_model(self, checkpoint: dict[str, Any]) -> None:
         """Compares what a checkpoint says of its model with this one, before anything is loaded.
@@ -106,8 +110,22 @@ class ENLCheckpointer(DetectionCheckpointer):
             checkpoint: all of the file; another project's has none of the keys.
 
         Raises:
-            ConfigError: (a ValueError) if its parameters mean something else here.
+            ConfigError: (a ValueError) if its blocks' parameters mean something else in this model,
+                which is used as it is; where training goes on from them this is a warning.
         """
+        here = _blocks(self.model)
+        blocks = checkpoint.get(BLOCKS)
+        for name, there in blocks.items() if isinstance(blocks, dict) else ():
+            if not isinstance(there, dict) or here.get(name, there) == there:
+                continue
+            message = (
+                f"the checkpoint's {name} is {_words(there)}, the model's is {_words(here[name])}: "
+                "MODEL.ENL_FPN.BLOCK and BLOCK_OPTIONS (in a LazyConfig block and block_options) "
+                "must be those of the weights"
+            )
+            if self.complete:
+                raise ConfigError(message)
+            self.logger.warning("THE SAME NAMES, ANOTHER BLOCK: %s", message)
 
     def save(self, name: str, **kwargs: Any) -> None:
         """As of ``DetectionCheckpointer``; the file appears whole or not at all.
@@ -270,6 +288,25 @@ def _is_finite(value: Tensor) -> bool:
     if value.is_floating_point() and value.element_size() == 1:
         value = value.float()  # PyTorch doesn't tell it of 8 bits
     return bool(torch.isfinite(value).all())
+
+
+def _blocks(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """Kind and options of each relation block that has parameters, by its name."""
+    blocks = {
+        name: {"block": type(block).__name__, **block.options()}
+        for name, block in relation_blocks(model).items()
+        if next(block.parameters(), None) is not None
+    }
+    for options in blocks.values():
+        options.pop("init_std", None)  # of which nothing is left after the first step
+    names = plain_names(blocks)
+    return {names[name]: options for name, options in blocks.items()}
+
+
+def _words(options: dict[str, Any]) -> str:
+    """ "ENLBlock(position='cos_add', …)"."""
+    given = ", ".join(f"{name}={value!r}" for name, value in options.items() if name != "block")
+    return f"{options.get('block')}({given})"
 
 
 def _in_bottom_up(key: str) -> bool:

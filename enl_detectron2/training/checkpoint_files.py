@@ -5,6 +5,7 @@ tensors, arrays and plain containers is.
 """
 
 import io
+import json
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -25,6 +26,8 @@ from .pickles import (
     without_stand_ins,
 )
 
+# Where a file says which relation blocks its weights are of, by their names.
+BLOCKS = "relation_blocks"
 # Under which keys other projects keep a model's state, in the order in which they are looked for.
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_ema", "state_dict_ema")
 # In the names of what torch.compile has wrapped, and PyTorch's AveragedModel counts.
@@ -140,13 +143,19 @@ def convert_checkpoint(source: str | Path, target: str | Path) -> None:
         key: torch.as_tensor(value).detach().clone().contiguous()
         for key, value in content["model"].items()
     }
-    origin = {key: content[key] for key in ("__author__", "matching_heuristics") if key in content}
+    about = ("__author__", "matching_heuristics", BLOCKS)
+    about = {key: content[key] for key in about if key in content}
     # A training may be saving into the same folder.
     with whole_file(target, f"{target.name}.unfinished") as file:
         if target.suffix == ".pth":
-            torch.save({"model": model, **origin}, file)
+            torch.save({"model": model, **about}, file)
         else:
-            file.write(_safetensors().save(model, {k: str(v) for k, v in origin.items()}))
+            metadata = {key: _as_text(value) for key, value in about.items()}
+            file.write(_safetensors().save(model, metadata))
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _named(content: Any) -> Any:
@@ -195,11 +204,12 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
     with safe_open(path, framework="pt", device="cpu") as file:
         content = {"model": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
-        origin = file.metadata() or {}
-    if "__author__" in origin:
-        content["__author__"] = origin["__author__"]
-    if origin.get("matching_heuristics") == "True":
-        content["matching_heuristics"] = True
+        metadata = file.metadata() or {}
+    if "__author__" in metadata:
+        content["__author__"] = metadata["__author__"]
+    for key in ("matching_heuristics", BLOCKS):
+        if key in metadata:
+            content[key] = json.loads(metadata[key])
     return content
 
 

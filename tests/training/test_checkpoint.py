@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from enl_detectron2.training.checkpoint import ENLCheckpointer
-from enl_detectron2.training.checkpoint_files import read_checkpoint
+from enl_detectron2.training.checkpoint_files import convert_checkpoint, read_checkpoint
 from enl_detectron2.training.errors import ConfigError, MissingFile, UnsafeCheckpoint
 
 PROJECTIONS = ("theta", "phi", "g", "out")
@@ -309,18 +309,45 @@ def test_loading_takes_the_steps_that_are_overridden(tmp_path, monkeypatch):
     assert taken == ["_load_file", "_torch_load", "_load_model", "_log_incompatible_keys"]
 
 
-def test_what_a_checkpoint_says_of_its_model_is_compared_before_anything_is_loaded(tmp_path):
-    class Kinds(ENLCheckpointer):
-        def about_model(self):
-            return {"kind": "a" if self.model.bias is None else "b"}
+OTHER_BLOCKS = [
+    ({"BLOCK": "NonLocalBlock"}, "is NonLocalBlock"),
+    ({"BLOCK_OPTIONS.position": "none"}, "position='none'"),
+    ({"BLOCK_OPTIONS.phi_norm": "mean"}, "phi_norm='mean'"),
+]
 
-        def check_about_model(self, checkpoint):
-            if checkpoint.get("kind", "a") != self.about_model()["kind"]:
-                raise ConfigError("another kind")
 
-    Kinds(nn.Linear(1, 1, bias=False), str(tmp_path)).save("model")
-    model = nn.Linear(1, 1)
-    before = model.weight.clone()
-    with pytest.raises(ConfigError, match="another kind"):
-        Kinds(model).load(str(tmp_path / "model.pth"))
-    assert torch.equal(model.weight, before)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("keys, words", OTHER_BLOCKS)
+def test_the_weights_of_one_kind_of_block_in_another(slim_cfg, tmp_path, log, keys, words, suffix):
+    """They have the same names and shapes, but another meaning."""
+    ENLCheckpointer(build_model(slim_cfg), str(tmp_path)).save("enl")
+    path = str(tmp_path / f"enl.{suffix}")
+    if suffix == "safetensors":
+        convert_checkpoint(tmp_path / "enl.pth", path)
+    options = [word for key, value in keys.items() for word in (f"MODEL.ENL_FPN.{key}", value)]
+    slim_cfg.merge_from_list(options)
+    other = build_model(slim_cfg)
+    before = other.backbone.fpn_relation5.out.weight.clone()
+    with pytest.raises(ConfigError, match="fpn_relation[345] is ENLBlock.* the model's .*"):
+        ENLCheckpointer(other, complete=True).load(path)
+    assert torch.equal(other.backbone.fpn_relation5.out.weight, before)
+    ENLCheckpointer(other).load(path)  # for a training that goes on from there
+    assert any("ANOTHER BLOCK" in text and words in text for text in said(log, logging.WARNING))
+
+
+def test_the_same_blocks_are_no_news(slim_cfg, tmp_path, log):
+    slim_cfg.MODEL.ENL_FPN.BOTTOM_UP = "build_non_local_resnet_backbone"
+    ENLCheckpointer(build_model(slim_cfg), str(tmp_path)).save("enl")
+    kept = read_checkpoint(tmp_path / "enl.pth")["relation_blocks"]
+    assert kept["backbone.fpn_relation5"]["block"] == "ENLBlock"
+    assert kept["backbone.bottom_up.res4.non_local"]["affinity_norm"] == "softmax"
+    slim_cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.init_std = 0.5  # of which nothing is left
+    ENLCheckpointer(build_model(slim_cfg), complete=True).load(str(tmp_path / "enl.pth"))
+    assert not said(log, logging.WARNING)
+
+
+@pytest.mark.parametrize("value", [3, [1], {"backbone.fpn_relation5": "ENLBlock"}])
+def test_what_is_no_list_of_blocks_is_passed_over(slim_cfg, tmp_path, value):
+    model = build_model(slim_cfg)
+    torch.save({"model": model.state_dict(), "relation_blocks": value}, tmp_path / "odd.pth")
+    ENLCheckpointer(model, complete=True).load(str(tmp_path / "odd.pth"))
