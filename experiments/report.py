@@ -1,7 +1,14 @@
 #!/usr/bin/env python
 """Draws the tables and figures of grids from their results; see README.md."""
 
-from runner.report import main
+from enl_detectron2.training import command_line
+
+
+def main() -> None:
+    from runner import report  # takes seconds
+
+    report.main()
+
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

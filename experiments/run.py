@@ -1,7 +1,14 @@
 #!/usr/bin/env python
 """Trains what a grid's results are missing, here or on a cluster; see --help and README.md."""
 
-from runner.cli import main
+from enl_detectron2.training import command_line
+
+
+def main() -> None:
+    from runner import cli  # takes seconds
+
+    cli.main()
+
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

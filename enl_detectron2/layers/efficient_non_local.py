@@ -72,11 +72,11 @@ class ENLBlock(ProjectedBlock):
         """(B, C, H, W) in, the same out; ``extent`` as in :class:`RelationBlock`."""
         own = None if extent is None else inside(extent, x)
         tokens, phi_sums = self._summary(x, own)
-        width, shape = tokens.shape[2], [0, 0]
+        width, rows, columns = tokens.shape[2], 1, 1
         if self.position_term is not None:
             factors = self.position_term.factors(x, extent)
             thumbnail = self.position_term.pool(x, factors)
-            shape = thumbnail.shape[2:]
+            rows, columns = thumbnail.shape[2], thumbnail.shape[3]
             tokens = torch.cat([tokens, thumbnail.flatten(2)], dim=2)
         values, bias = _values_and_bias(self.g(_as_map(tokens)))
         if self.phi_norm != "softmax":  # whose φ̂ sum to 1: g's bias counts Σφ̂ times
@@ -86,8 +86,8 @@ class ENLBlock(ProjectedBlock):
         theta = self.theta_hat(x, own)
         # L keeps constants and is zero in the padding, and so out's bias goes with its tokens.
         if self.position_term is not None:
-            filtered = carried[:, :, width:].reshape(x.shape[0], x.shape[1], shape[0], shape[1])
-            z = self.position_term.spread(filtered, factors, x)
+            carried_thumbnail = carried[:, :, width:].reshape(x.shape[0], x.shape[1], rows, columns)
+            z = self.position_term.spread(carried_thumbnail, factors, x)
         elif own is None:
             z = x + bias[..., None]
         else:

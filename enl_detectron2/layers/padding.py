@@ -2,11 +2,8 @@
 
 A batch has one size, so smaller images are padded at their right and lower edges. An *extent* is
 an integer tensor (B, 2) with the height and width, at least 1, that each image itself has on a
-map; what lies beyond is padding. Values beyond the map count as the whole map.
-
-:func:`image_extent` reads it off a batch of images, :func:`map_extent` turns pixels into cells of
-a map, and :func:`inside` is the mask. Nothing here asks a tensor for a value, so a GPU never waits,
-and the same code is traced, scripted, compiled and exported.
+map; more than the map has counts as the whole map. Nothing here asks a tensor for a value, so a
+GPU never waits, and the same code is traced, scripted, compiled and exported.
 """
 
 import torch
@@ -14,11 +11,10 @@ from torch import Tensor
 
 
 def image_extent(images: Tensor) -> Tensor:
-    """The size of each image of a batch without its padding.
+    """The size of each image without its padding: it ends where nothing but zeros follows.
 
-    detectron2 normalises images and then pads them with exact zeros, so an image ends at its last
-    row and column that hold anything else. One whose own last rows are the mean colour to the last
-    bit ends before them; its features still depend on nothing but the image.
+    An image whose own last rows are the mean colour to the last bit ends before them; its features
+    still depend on nothing but the image.
 
     Args:
         images: (B, C, H, W), normalised, then padded with zeros at the right and lower edges.
@@ -38,27 +34,15 @@ def _end(content: Tensor) -> Tensor:
 
 
 def map_extent(extent: Tensor, stride: int) -> Tensor:
-    """An extent in pixels as one in cells of a map; a cell that is partly padding counts.
-
-    Args:
-        extent: (B, 2), in pixels.
-        stride: pixels to a cell.
-
-    Returns:
-        (B, 2), in cells.
-    """
+    """An extent (B, 2) in pixels as one in cells of ``stride`` pixels, partly padded ones too."""
     return torch.div(extent + (stride - 1), stride, rounding_mode="floor")
 
 
 def inside(extent: Tensor, map_: Tensor) -> Tensor:
-    """Where a map is its image's own.
-
-    Args:
-        extent: (B, 2), in cells of the map.
-        map_: (B, C, H, W).
+    """Where a map (B, C, H, W) is its image's own, by an extent (B, 2) in its cells.
 
     Returns:
-        (B, 1, H, W), bool: True at the images' own positions.
+        (B, 1, H, W), bool: False in the padding.
 
     Raises:
         TypeError: if ``extent`` is no tensor (B, 2).

@@ -48,10 +48,9 @@ def dct_basis(
 
 
 def _dct(cell: Tensor, own: Tensor, count: int) -> Tensor:
-    """The basis of :func:`dct_basis` over the first ``own`` of the cells (length,), zero beyond.
+    """(B, length, count): :func:`dct_basis` over the first ``own`` (B,) cells of each image.
 
-    ``own`` (B,) gives (B, length, count): one basis for each image. Columns for frequencies that
-    so few cells don't have are zero.
+    Beyond them it is zero, and so are the frequencies that so few cells don't have.
     """
     frequency = torch.arange(count, dtype=cell.dtype, device=cell.device)
     own = own[:, None, None]
@@ -70,25 +69,19 @@ class SeparablePosition(nn.Module):
     """
 
     def kernel(self, cell: Tensor, own: Tensor) -> Tensor:
-        """The matrix along one direction; what it holds for cells of padding doesn't matter.
+        """The matrix along one direction, (B or 1, length, length), whatever in the padding.
 
         Args:
             cell: (length,), the numbers 0, 1, … of the cells, floating point.
-            own: (B,) or (1,), how many of them are each image's own.
-
-        Returns:
-            (B or 1, length, length).
+            own: (B or 1,), how many of them are each image's own.
         """
         raise NotImplementedError
 
     def line_factors(self, cell: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors of the kernel with normalised rows, ``up @ down``, both zero in the padding.
+        """The kernel with normalised rows as ``up @ down``, both zero in the padding.
 
-        A term of low rank can give smaller ones than these, T = length.
-
-        Returns:
-            down (B or 1, T, length), which makes T tokens of a line of cells, and up
-            (B or 1, length, T), which spreads them over the cells.
+        ``down`` (B or 1, T, length) makes T tokens of a line of cells, ``up`` (B or 1, length, T)
+        spreads them. A term of low rank can give smaller factors than these, T = length.
         """
         up = (cell[:, None] == cell) & (cell < own[:, None])[:, :, None]
         return self.own_kernel(cell, own, True), up.to(cell.dtype)
@@ -143,8 +136,7 @@ class CosPosition(SeparablePosition):
 
         down = S Eᵀ √(K/length)        up = E Sᵀ √(length/K)
 
-    The roots make both keep constants. InvalidOption is raised unless K is a whole number of at
-    least 1.
+    The roots make both keep constants.
     """
 
     def __init__(self, num_frequencies: int = 9):
@@ -173,7 +165,6 @@ class L1Position(SeparablePosition):
 
     The exponent splits into height and width. What is added to an affinity has each row divided by
     its sum: the raw rows, which sum to thousands on a large map, would swamp the affinity.
-    InvalidOption is raised unless ``scale`` is above 0.
     """
 
     def __init__(self, scale: float = 50.0):
@@ -206,10 +197,7 @@ def position_term(position: str, **options: float) -> SeparablePosition | None:
 
 
 def _line(map_: Tensor, direction: int, extent: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The cells of a map along its height (0) or width (1), and how many are the images' own.
-
-    In float64 where the device has it.
-    """
+    """The cells of a map along its height (0) or width (1), and how many are the images' own."""
     dtype = torch.float32 if map_.device.type == "mps" else torch.float64
     length = map_.shape[2 + direction]
     cell = torch.arange(length, dtype=dtype, device=map_.device)

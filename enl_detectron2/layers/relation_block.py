@@ -27,7 +27,7 @@ def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
 
 def check_number(option: str, value: object) -> None:
     """Raises :class:`InvalidOption` unless ``value`` is a finite number above 0."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
         raise InvalidOption(option, "a number above 0", value)
 
 
@@ -87,8 +87,7 @@ class EmptyBlock(RelationBlock):
 class Conv5x5Block(RelationBlock):
     """``z = x + conv(x)`` with a 5×5 convolution C → C: the papers' control, which sees neighbours.
 
-    ``extent`` makes no difference, as to FPN's own convolutions. ``init_std`` is the σ of the
-    Gaussian that the weights start from; InvalidOption is raised unless it is above 0.
+    Weights start as Gaussian with σ = ``init_std``. ``extent`` makes no difference to it.
     """
 
     def __init__(self, channels: int, *, init_std: float = INIT_STD):
@@ -107,9 +106,8 @@ class Conv5x5Block(RelationBlock):
 class ProjectedBlock(RelationBlock):
     """The two non-local blocks' common part: ``z = x + out(F̃ g)`` with F̃ made of θ and φ.
 
-    ``theta``, ``phi``, ``g``: C → D and ``out``: D → C are 1×1 convolutions with bias. Weights
-    start as Gaussian with σ = ``init_std``, biases at zero. What a block adds is a product of all
-    four, so at the papers' σ = 0.01 it starts at a few per cent of x.
+    ``theta``, ``phi``, ``g``: C → D and ``out``: D → C are 1×1 convolutions with bias. What a block
+    adds is a product of all four, so at the papers' σ = 0.01 it starts at a few per cent of x.
     """
 
     softmax_rows = False  # whether F is the softmax over j of θ̂_iᵀ φ̂_j, or that product itself
@@ -137,7 +135,8 @@ def init_gaussian(layers: Iterable[nn.Conv2d], std: float) -> None:
     check_number("init_std", std)
     for layer in layers:
         nn.init.normal_(layer.weight, std=std)
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def zero_layer(layer: nn.Module) -> None:

@@ -109,7 +109,7 @@ def build_relation_block(
         raise ValueError(f"{words[1]} of {block}: {error}") from error
     module = as_relation_block(module)
     if zero_init:
-        module.zero_init()
+        module.zero_init()  # type: ignore[operator]
     return module
 
 

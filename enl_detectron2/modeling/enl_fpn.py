@@ -1,8 +1,6 @@
 """A feature pyramid whose top-down stream passes through relation blocks."""
 
 import copy
-import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from torch import Tensor, nn
 
 from enl_detectron2.layers import EmptyBlock, image_extent, map_extent
@@ -23,8 +21,15 @@ from .build import (
     options_of,
     require_node,
 )
-
-logger = logging.getLogger(__name__)
+from .pyramid import (
+    block_name,
+    build_top_block,
+    level_name,
+    levels_with_blocks,
+    pyramid_strides,
+    reads_bottom_up,
+    warn_of_black_padding,
+)
 
 
 @BACKBONE_REGISTRY.register()
@@ -77,11 +82,11 @@ class ENL_FPN(FPN):
         zero_init_residual: bool = False,
         attend_to_padding: bool = False,
     ):
-        strides = _strides(bottom_up, in_features, "in_features")
-        block_features = _block_features(strides, block, block_features, "block_features")
+        strides = pyramid_strides(bottom_up, in_features, "in_features")
+        block_features = levels_with_blocks(strides, block, block_features, "block_features")
         if isinstance(top_block, LastLevelMaxPool):
             # detectron2 fixes it to p5, which a pyramid that ends elsewhere doesn't have.
-            top_block.in_feature = _level(strides[in_features[-1]])
+            top_block.in_feature = level_name(strides[in_features[-1]])
         super().__init__(
             bottom_up,
             in_features,
@@ -91,17 +96,17 @@ class ENL_FPN(FPN):
             fuse_type=fuse_type,
             square_pad=square_pad,
         )
-        self._top_block_reads_bottom_up = _reads_bottom_up(top_block, bottom_up, strides)
+        self._top_block_reads_bottom_up = reads_bottom_up(top_block, bottom_up, strides)
         self.attend_to_padding = attend_to_padding or not block
         # In top-down order, as lateral_convs and output_convs.
         self.relation_strides = list(strides.values())[::-1]
         for feature, stride in reversed(strides.items()):
-            relation = EmptyBlock(out_channels)
+            relation: nn.Module = EmptyBlock(out_channels)
             if block and feature in block_features:
                 relation = build_relation_block(
                     block, out_channels, block_options, zero_init=zero_init_residual
                 )
-            setattr(self, _block_name(stride), relation)
+            setattr(self, block_name(stride), relation)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -110,8 +115,8 @@ class ENL_FPN(FPN):
         check_registered(BACKBONE_REGISTRY, node.BOTTOM_UP, key + "BOTTOM_UP")
         bottom_up = BACKBONE_REGISTRY.get(node.BOTTOM_UP)(cfg, input_shape)
         # What __init__ would say in the words of its arguments is said here in those of the keys.
-        strides = _strides(bottom_up, cfg.MODEL.FPN.IN_FEATURES, "MODEL.FPN.IN_FEATURES")
-        _block_features(strides, node.BLOCK, node.BLOCK_FEATURES, key + "BLOCK_FEATURES")
+        strides = pyramid_strides(bottom_up, cfg.MODEL.FPN.IN_FEATURES, "MODEL.FPN.IN_FEATURES")
+        levels_with_blocks(strides, node.BLOCK, node.BLOCK_FEATURES, key + "BLOCK_FEATURES")
         options = options_of(node.BLOCK_OPTIONS)
         if node.BLOCK:
             words = (key + "BLOCK", key + "BLOCK_OPTIONS")
@@ -124,7 +129,7 @@ class ENL_FPN(FPN):
             "in_features": cfg.MODEL.FPN.IN_FEATURES,
             "out_channels": cfg.MODEL.FPN.OUT_CHANNELS,
             "norm": cfg.MODEL.FPN.NORM,
-            "top_block": _top_block(cfg, bottom_up, strides),
+            "top_block": build_top_block(cfg, bottom_up, strides),
             "fuse_type": cfg.MODEL.FPN.FUSE_TYPE,
             "block": node.BLOCK,
             "block_features": node.BLOCK_FEATURES,
@@ -143,7 +148,7 @@ class ENL_FPN(FPN):
     @property
     def relation_blocks(self) -> list[nn.Module]:
         """The levels' blocks as they are now, in top-down order."""
-        return [getattr(self, _block_name(stride)) for stride in self.relation_strides]
+        return [getattr(self, block_name(stride)) for stride in self.relation_strides]
 
     # TorchScript is given a list of modules under this name instead.
     __jit_unused_properties__ = ["relation_blocks"]
@@ -159,7 +164,7 @@ class ENL_FPN(FPN):
         """
         bottom_up_features = self.bottom_up(x)
         image_sizes = None if self.attend_to_padding else image_extent(x)
-        results = []
+        results: list[Tensor] = []
         refined = x  # what the next finer level interpolates; nothing flows into the coarsest
         for index, (lateral_conv, relation_block, output_conv) in enumerate(
             zip(self.lateral_convs, self.relation_blocks, self.output_convs)
@@ -190,108 +195,3 @@ class ENL_FPN(FPN):
         scriptable = super().__prepare_scriptable__()
         scriptable.relation_blocks = nn.ModuleList(map(copy.deepcopy, self.relation_blocks))
         return scriptable
-
-
-def warn_of_black_padding(pixel_mean: Sequence[float]) -> None:
-    """Warns if pixels, such as black bars, may be normalised to exactly what padding is."""
-    if all(float(value).is_integer() for value in pixel_mean):
-        logger.warning(
-            "Pixels of the colour MODEL.PIXEL_MEAN %s become exactly zero, as padding is, so a "
-            "border of them passes for padding. Set it to fractions, such as %s, or "
-            "MODEL.ENL_FPN.ATTEND_TO_PADDING True.",
-            list(pixel_mean),
-            [float(value) + 0.5 for value in pixel_mean],
-        )
-
-
-def _level(stride: int) -> str:
-    return f"p{int(math.log2(stride))}"
-
-
-def _block_name(stride: int) -> str:
-    return f"fpn_relation{int(math.log2(stride))}"
-
-
-def _check_features(key: str, features: Sequence[str], available: Sequence[str]) -> None:
-    unknown = [feature for feature in features if feature not in available]
-    if unknown:
-        raise ValueError(
-            f"{key} names {', '.join(unknown)}, but only {', '.join(available)} can be used here"
-        )
-
-
-def _strides(bottom_up: Backbone, in_features: Sequence[str], key: str) -> dict[str, int]:
-    """The strides of the pyramid's features, from high to low resolution.
-
-    Raises:
-        ValueError: unless all are there, and each stride is twice the one before it.
-    """
-    if not isinstance(bottom_up, Backbone):
-        raise ValueError(
-            f"the bottom-up network must be a detectron2 Backbone, got a {type(bottom_up).__name__}"
-        )
-    shapes = bottom_up.output_shape()
-    _check_features(key, in_features, list(shapes))
-    strides = {name: int(shapes[name].stride) for name in in_features}
-    values = list(strides.values())
-    doubling = values and values == [values[0] << index for index in range(len(values))]
-    if not doubling or values[0].bit_count() != 1:
-        found = ", ".join(f"{name} at {stride}" for name, stride in strides.items()) or "none"
-        raise ValueError(
-            f"{key} must name features from high to low resolution, their strides powers of 2, "
-            f"each twice the one before; got {found}"
-        )
-    return strides
-
-
-def _block_features(
-    strides: Mapping[str, int], block: str, features: Sequence[str] | None, key: str
-) -> list[str]:
-    """The features whose level gets a block."""
-    if features:
-        _check_features(key, features, list(strides))
-        return list(features)
-    features = [name for name, stride in strides.items() if stride >= 8]
-    if block and not features:
-        raise ValueError(
-            f"{key} must name the levels that get a block, as none of {', '.join(strides)} has the "
-            "stride 8 or more that is meant without it"
-        )
-    return features
-
-
-def _reads_bottom_up(
-    top_block: nn.Module | None, bottom_up: Backbone, strides: Mapping[str, int]
-) -> bool:
-    """Whether the top block reads a feature of the bottom-up network, not a level of the pyramid.
-
-    Swin's features, too, are called p<k>: for any block but the max-pool a bottom-up feature goes
-    before the level of the same name, as in detectron2.
-    """
-    if top_block is None:
-        return False
-    features = list(bottom_up.output_shape())
-    levels = [_level(stride) for stride in strides.values()]
-    _check_features("top_block.in_feature", [top_block.in_feature], features + levels)
-    return top_block.in_feature in features and not isinstance(top_block, LastLevelMaxPool)
-
-
-def _top_block(cfg: CfgNode, bottom_up: Backbone, strides: Mapping[str, int]) -> nn.Module | None:
-    """What extends the pyramid beyond its coarsest level, as MODEL.ENL_FPN.TOP_BLOCK names it."""
-    name, source = cfg.MODEL.ENL_FPN.TOP_BLOCK, cfg.MODEL.ENL_FPN.TOP_BLOCK_IN_FEATURE
-    if name == "LastLevelMaxPool":
-        if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-            levels = [_level(s) for stride in strides.values() for s in (stride, 2 * stride)]
-            key = "MODEL.ENL_FPN.TOP_BLOCK must be 'LastLevelP6P7' if MODEL.RETINANET.IN_FEATURES"
-            _check_features(key, cfg.MODEL.RETINANET.IN_FEATURES, levels)
-        return LastLevelMaxPool()
-    if name == "LastLevelP6P7":
-        source, width = source or cfg.MODEL.FPN.IN_FEATURES[-1], cfg.MODEL.FPN.OUT_CHANNELS
-        shapes = bottom_up.output_shape()
-        channels = shapes[source].channels if source in shapes else width
-        return LastLevelP6P7(channels, width, in_feature=source)
-    if name == "":
-        return None
-    raise ValueError(
-        f"MODEL.ENL_FPN.TOP_BLOCK must be 'LastLevelMaxPool', 'LastLevelP6P7' or '', got {name!r}"
-    )

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
+from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ResNet, build_resnet_backbone
 from torch import Tensor, nn
 
@@ -37,8 +37,8 @@ class NonLocalResNet(ResNet):
 
     def __init__(
         self,
-        stem: nn.Module,
-        stages: Sequence[Sequence[nn.Module]],
+        stem: CNNBlockBase,
+        stages: Sequence[Sequence[CNNBlockBase]],
         num_classes: int | None = None,
         out_features: Sequence[str] | None = None,
         freeze_at: int = 0,
@@ -51,14 +51,14 @@ class NonLocalResNet(ResNet):
         super().__init__(stem, stages, num_classes, out_features, freeze_at)
         _check_stage(stage, self.stage_names, "stage")
         self.attend_to_padding = attend_to_padding
-        self.non_local_stride = stem.stride  # of the map that the block sees, in pixels
+        self.non_local_stride = int(stem.stride)  # of the map that the block sees, in pixels
         for index, name in enumerate(self.stage_names):
             children = list(self.stages[index].named_children())
             if name != stage:
                 self._replace_stage(index, Stage(OrderedDict(children)))
                 continue
             before = [b for s in self.stages[:index] for b in s] + [b for _, b in children[:-1]]
-            self.non_local_stride *= math.prod(block.stride for block in before)
+            self.non_local_stride *= math.prod(int(block.stride) for block in before)
             channels = children[-1][1].in_channels
             block = build_relation_block(
                 "NonLocalBlock", channels, block_options, zero_init=zero_init_residual
@@ -120,7 +120,7 @@ class NonLocalStage(nn.Sequential):
             extent: (B, 2), see :class:`enl_detectron2.layers.RelationBlock`.
         """
         for index, block in enumerate(self):
-            x = self.non_local(x, extent) if index == self.non_local_index else block(x)
+            x = self.non_local(x, extent) if index == self.non_local_index else block(x)  # type: ignore[operator]
         return x
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import enl_detectron2
+from enl_detectron2.layers import RelationBlock, inside
 
 SIZE = 96  # of an image, pixels
 CLASSES = ["alike", "odd"]
@@ -17,16 +18,25 @@ NUM_IMAGES = {"train": 200, "test": 40}
 
 
 @enl_detectron2.modeling.RELATION_BLOCK_REGISTRY.register()
-class DifferenceBlock(nn.Module):
-    """Tells each position how it differs from the whole image: z = x + out(relu(d(x - mean x)))."""
+class DifferenceBlock(RelationBlock):
+    """Compares each position with the whole image: z = x + out(relu(d(x - mean x)))."""
 
-    def __init__(self, channels, *, reduction=2):  # reads MODEL.ENL_FPN.REDUCTION
+    def __init__(self, channels, *, reduction=2):  # MODEL.ENL_FPN.BLOCK_OPTIONS.reduction
         super().__init__()
+        self.reduction = reduction  # as each option, an attribute of its name
         self.difference = nn.Conv2d(channels, channels // reduction, kernel_size=1)
         self.out = nn.Conv2d(channels // reduction, channels, kernel_size=1)
 
-    def forward(self, x):
-        return x + self.out(F.relu(self.difference(x - x.mean(dim=(2, 3), keepdim=True))))
+    def forward(self, x, extent=None):
+        mean = x.mean(dim=(2, 3), keepdim=True)
+        if extent is not None:  # an image ends before its map does: the rest is padding
+            own = inside(extent, x)
+            mean = (x * own).sum(dim=(2, 3), keepdim=True) / own.sum(dim=(2, 3), keepdim=True)
+        return x + self.out(F.relu(self.difference(x - mean)))
+
+    def zero_init(self):
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
 
 def draw(rng):

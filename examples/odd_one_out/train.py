@@ -13,7 +13,6 @@ from enl_detectron2.training.trainer import Trainer
 
 def main():
     cfg = get_training_cfg()
-    cfg.MODEL.ENL_FPN.REDUCTION = 2  # DifferenceBlock's own key
     merge_file(cfg, get_config_file("cpu/Base-slim-RCNN-FPN.yaml"))
     merge_file(cfg, Path(__file__).with_name("odd_one_out.yaml"))
     merge_options(cfg, sys.argv[1:])

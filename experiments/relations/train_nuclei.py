@@ -9,7 +9,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
-from enl_detectron2.training.trainer import main
+from enl_detectron2.training.launch import main
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples" / "efficientnet_lite"))
 from efficientnet_lite import build_efficientnet_lite_backbone  # noqa: E402  registers it, too

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from enl_detectron2.training.errors import ConfigError, UserError
+from enl_detectron2.training.errors import ConfigError
 
 from . import cost, local, state
 from .grid import Grid, Run, load_grid
@@ -20,13 +20,7 @@ LOOK = 5  # seconds between two pictures of the runs on a terminal
 
 
 def main() -> None:
-    args = parse_args()
-    try:
-        sys.exit(run(args))
-    except (UserError, ValueError) as error:
-        sys.exit(f"run.py: error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on")
+    sys.exit(run(parse_args()))
 
 
 def parse_args(words: list[str] | None = None) -> argparse.Namespace:

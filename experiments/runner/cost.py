@@ -43,8 +43,9 @@ def costs(grid: Grid, runs: list[Run], rate: float | None = None) -> list[Cost]:
             sizes[key] = checkpoint_bytes(cfg)
         steps = cfg.SOLVER.MAX_ITER
         images = steps * cfg.SOLVER.IMS_PER_BATCH
-        of_system = grid.systems[run.system].get("images_per_second")
-        a_second = rate or of_system or grid.rate.get("images_per_second")
+        a_second = rate or grid.rate.get("images_per_second")
+        if isinstance(a_second, dict):
+            a_second = a_second.get(run.system)
         hours = images / a_second / 3600 if a_second else None
         # One a period, unless the last step's coincides with it, and the final one.
         checkpoints = (steps - 1) // cfg.SOLVER.CHECKPOINT_PERIOD + 1
@@ -88,5 +89,7 @@ def table(grid: Grid, expected: list[Cost], rate: float | None = None) -> str:
     )
     align = ["left", *["right"] * 4]
     text = tabulate(rows, headers="keys", disable_numparse=True, colalign=align)
-    where = f"{rate:g} images a second and device" if rate else grid.rate.get("where", "")
-    return text + (f"\nHours: at {where}. --rate says another." if where else "")
+    if None in hours:
+        return f"{text}\nHours take a rate, images a second on one device: --rate says one."
+    where = f"{rate:g} images a second and device" if rate else grid.rate.get("where", "a rate")
+    return f"{text}\nHours: at {where}. --rate says another."

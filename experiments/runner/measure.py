@@ -10,9 +10,10 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
 from torch import nn
 
-from enl_detectron2.analysis.cost.multiply_adds import count_multiply_adds, relation_blocks
+from enl_detectron2.analysis.cost.multiply_adds import count_multiply_adds
 from enl_detectron2.analysis.detections.errors import analyze_errors
 from enl_detectron2.analysis.detector import load_detector
+from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.training.data import register_coco_format
 from enl_detectron2.training.errors import ConfigError
 
@@ -80,6 +81,8 @@ def _added_by_blocks(model: nn.Module, cfg: CfgNode) -> dict[str, float]:
     ratios: dict[str, list[float]] = {}
     handles = []
     for name, block in relation_blocks(model).items():
+        if next(block.parameters(), None) is None:  # the empty one, where a level has none
+            continue
 
         def record(_, inputs, output, name=name):
             ratio = (output - inputs[0]).norm() / inputs[0].norm()

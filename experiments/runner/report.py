@@ -2,13 +2,10 @@
 
 import argparse
 import math
-import sys
 
 import yaml
 from matplotlib.figure import Figure
 from tabulate import tabulate
-
-from enl_detectron2.training.errors import UserError
 
 from .compare import KINDS, Estimate, Results, from_seeds
 from .grid import ROOT, Grid, load_grid, load_module
@@ -31,16 +28,13 @@ def main() -> None:
     parser.add_argument("grids", nargs="+", help="files of experiments/")
     parser.add_argument("--output", help="where the grid's runs are, if run.py was told")
     args = parser.parse_args()
-    try:
-        grids = [load_grid(file, args.output) for file in args.grids]
-        # Grids that are reported together name the same module.
-        for module in dict.fromkeys(grid.report for grid in grids if grid.report):
-            load_module(module).write()
-        for grid in grids:
-            if not grid.report:
-                print(write(grid))
-    except UserError as error:
-        sys.exit(f"report.py: error: {error}")
+    grids = [load_grid(file, args.output) for file in args.grids]
+    # Grids that are reported together name the same module.
+    for module in dict.fromkeys(grid.report for grid in grids if grid.report):
+        load_module(module).write()
+    for grid in grids:
+        if not grid.report:
+            print(write(grid))
 
 
 def write(grid: Grid) -> str:

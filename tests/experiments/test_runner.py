@@ -7,6 +7,7 @@ import signal
 import subprocess
 
 import pytest
+import torch
 from tiny_grid import STEPS, begun, read_lines, wait_for
 
 
@@ -169,7 +170,7 @@ def test_a_wrong_command_ends_with_a_sentence(write_grid, run, words, message):
 
 def test_what_the_user_can_put_right_ends_in_one_line(command, tmp_path):
     done = subprocess.run(command(tmp_path / "none.yaml"), capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("run.py: error: there is no grid ")
 
 
@@ -231,3 +232,22 @@ def test_a_terminal_shows_the_running_ones_in_place(write_grid, tmp_path, monkey
     tell(grid.runs()[0], "done")
     height = shown.count("\n")
     assert f"\x1b[{height}F\x1b[J" in terminal.getvalue()[len(shown) :]
+
+
+def test_the_expected_cost_is_the_grids_rate_or_another(write_grid, tmp_path):
+    from runner.cost import costs, table
+    from runner.grid import load_grid
+
+    options = {"SOLVER.MAX_ITER": 90, "SOLVER.CHECKPOINT_PERIOD": 20}
+    rate = {"images_per_second": {"plain": 0.5}, "where": "half an image a second"}
+    grid = load_grid(write_grid(rate=rate, options=options), tmp_path / "output")
+    plain, wide = costs(grid, grid.runs())
+    assert (plain.images, plain.steps) == (180, 90)
+    assert plain.hours == 0.1 and wide.hours is None
+    assert "--rate says one" in table(grid, [plain, wide])
+    assert "half an image a second" in table(grid, [plain])
+    assert [cost.hours for cost in costs(grid, grid.runs(), 0.25)] == [0.2, 0.2]
+    # Four checkpoints and the final one, each of the numbers, their momentum and the buffers.
+    saved = torch.load(tmp_path / "weights.pth", weights_only=True)["model"].values()
+    numbers = sum(value.numel() for value in saved)
+    assert 5 * 4 * numbers < plain.bytes < 2 * 5 * 4 * numbers

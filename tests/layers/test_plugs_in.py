@@ -10,10 +10,12 @@ from pathlib import Path
 import equations
 import pytest
 import torch
+import torch.distributed as dist
 from equations import awake, relative_error
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed import fsdp
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint
 
@@ -149,29 +151,29 @@ def test_a_layer_may_be_followed_by_another(extent):
     assert all((output >= 0).all() for output in captured)
 
 
-class Sharded(nn.Module):
-    """As a sharding wrapper: the layer has its weight only while it is called."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer, self.kept = layer, layer.weight.data
-        layer.weight.data = torch.empty(0, dtype=torch.float64)
-
-    def forward(self, x):
-        self.layer.weight.data = self.kept
-        try:
-            return self.layer(x)
-        finally:
-            self.layer.weight.data = torch.empty(0, dtype=torch.float64)
+@pytest.fixture
+def one_process():
+    """A group of this process alone, for what PyTorch distributes over several."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.device_mesh.init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
 
 
-@torch.no_grad()
-def test_layers_may_hold_their_weights_only_while_they_are_called():
+@pytest.mark.parametrize("extent", [None, EXTENT], ids=["whole", "padded"])
+def test_layers_may_be_sharded(one_process, extent):
+    """A sharded layer has its weight only while it is called."""
     block, x = enl(ENL_VARIANTS[0]), a_map()
-    expected = block(x)
+    expected = block(x, extent)
+    expected.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in block.named_parameters()}
+    block.zero_grad()
     for name in PROJECTIONS:
-        setattr(block, name, Sharded(getattr(block, name)))
-    assert torch.equal(block(x), expected)
+        fsdp.fully_shard(getattr(block, name), mesh=one_process)
+    output = block(x, extent)
+    assert torch.equal(output, expected)
+    output.square().sum().backward()
+    for name, parameter in block.named_parameters():
+        assert torch.equal(parameter.grad.full_tensor(), gradients[name]), name
 
 
 @pytest.mark.parametrize("extent", [None, EXTENT], ids=["whole", "padded"])
