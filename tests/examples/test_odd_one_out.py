@@ -85,7 +85,7 @@ def test_the_source_distribution_holds_what_tests_and_trains_it(built):
     with tarfile.open(sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     folders = ("benchmarks", "configs", "demo", "docs", "enl_detectron2", "examples")
-    folders += ("requirements", "tests", "tools")
+    folders += ("experiments", "requirements", "tests", "tools")
     wanted = {name for folder in folders for name in files(built / "copy", folder)}
     wanted |= {"LICENSE", "MANIFEST.in", "Makefile", "README.md", "projects_readme.md", "setup.py"}
     wanted |= {"pyproject.toml", "train_net.py", ".ci/run", ".gitignore", "CITATION.cff"}
