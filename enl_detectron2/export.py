@@ -19,7 +19,6 @@ _FIELDS = {
     "scores": Tensor,
     "pred_classes": Tensor,
 }
-ONNX_OPSET = 17
 
 
 class ExportedDetector(nn.Module):
@@ -70,6 +69,9 @@ def trace(model: nn.Module, image: Tensor) -> torch.jit.ScriptModule:
 def script(model: nn.Module) -> torch.jit.ScriptModule:
     """The detector as TorchScript's compilation, for images of any size.
 
+    It stays in inference mode: detectron2 scripts it with ``training`` as a constant, so it can't
+    be given an ``eval()`` or ``train()`` after loading, and needs none.
+
     Args:
         model: an R-CNN in inference mode.
 
@@ -86,17 +88,24 @@ def script(model: nn.Module) -> torch.jit.ScriptModule:
 
 
 def write_onnx(
-    backbone: Backbone, file: str | Path, image_size: tuple[int, int], channels: int = 3
+    backbone: Backbone,
+    file: str | Path,
+    image_size: tuple[int, int],
+    channels: int = 3,
+    *,
+    opset: int = 17,
 ) -> None:
-    """Writes a backbone as ONNX: "image" (1, C, H, W), normalised → "p2" … by their names.
+    """Writes a backbone as ONNX: "image" (B, C, H, W), normalised → "p2" … by their names.
 
-    H and W may be any multiples of ``backbone.size_divisibility``.
+    B is any, H and W any multiples of ``backbone.size_divisibility``.
 
     Args:
         backbone: in inference mode.
         file: where to.
         image_size: (height, width) of the image to trace with, rounded up to such multiples.
         channels: C, 1 for grey images.
+        opset: of ONNX. ENL blocks need 11, which detectron2's own export uses; non-local blocks
+            14, which brought the attention that they call.
     """
     multiple = max(backbone.size_divisibility, 1)
     height, width = (-(-size // multiple) * multiple for size in image_size)
@@ -110,12 +119,12 @@ def write_onnx(
             (image,),
             str(file),
             dynamo=False,
-            opset_version=ONNX_OPSET,
+            opset_version=opset,
             input_names=["image"],
             output_names=names,
             dynamic_axes={
-                "image": {2: "height", 3: "width"},
-                **{name: {2: f"height_{name}", 3: f"width_{name}"} for name in names},
+                "image": {0: "batch", 2: "height", 3: "width"},
+                **{n: {0: "batch", 2: f"height_{n}", 3: f"width_{n}"} for n in names},
             },
         )
 

@@ -16,17 +16,18 @@ TRACED_SIZE = (96, 128)
 # Of one size with the trace, larger, and smaller in one direction: maps of 2 to 40 cells.
 IMAGE_SIZES = [(96, 128), (160, 288), (64, 150)]
 BLOCKS = {
-    "enl": {},
-    "enl tanh": {"THETA_NORM": "tanh", "PHI_NORM": "mean", "POSITION": "l1_add"},
-    "nl": {"BLOCK": "NonLocalBlock", "POSITION": "cos_add"},
-    "conv5x5": {"BLOCK": "Conv5x5Block"},
+    "enl": ("ENLBlock", {}),
+    "enl tanh": ("ENLBlock", {"theta_norm": "tanh", "phi_norm": "mean", "position": "l1_add"}),
+    "enl none": ("ENLBlock", {"phi_norm": "none", "position": "none"}),
+    "nl": ("NonLocalBlock", {"position": "cos_add"}),
+    "conv5x5": ("Conv5x5Block", {}),
 }
 
 
-def detector(cfg, **keys):
+def detector(cfg, block="ENLBlock", options=None):
     """A random detector whose blocks matter, and which finds something in every image."""
-    for key, value in keys.items():
-        cfg.MODEL.ENL_FPN[key] = value
+    cfg.MODEL.ENL_FPN.BLOCK = block
+    cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.update(options or {})
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20
     cfg.TEST.DETECTIONS_PER_IMAGE = 10
@@ -80,27 +81,55 @@ def test_a_scripted_detector_finds_the_same_at_every_size(slim_cfg, tmp_path, ma
         assert_same_detections(saved(script(model), tmp_path), model)
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_onnx_gives_the_same_maps_at_every_size(slim_cfg, tmp_path, block):
-    backbone = detector(slim_cfg, **BLOCKS[block]).backbone
-    write_onnx(backbone, tmp_path / "backbone.onnx", TRACED_SIZE)
+def images(height, width):
+    """A batch of two that fill it, and of one that does and one that is padded."""
+    torch.manual_seed(1)
+    for padding in (0, 23):
+        batch = torch.randn(2, 3, height, width)
+        batch[1, :, height - padding :] = batch[1, :, :, width - padding :] = 0
+        yield batch
+
+
+def assert_close(found, expected, name):
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max(), name
+
+
+# 11 is that of detectron2's tools/deploy/export_model.py; attention is there from 14 on.
+@pytest.mark.parametrize(
+    ("block", "opset"),
+    [(block, 17) for block in BLOCKS] + [(block, 11) for block in BLOCKS if block != "nl"],
+)
+def test_onnx_gives_the_same_maps_at_every_size(slim_cfg, tmp_path, block, opset):
+    backbone = detector(slim_cfg, *BLOCKS[block]).backbone
+    write_onnx(backbone, tmp_path / "backbone.onnx", TRACED_SIZE, opset=opset)
     session = onnxruntime.InferenceSession(
         str(tmp_path / "backbone.onnx"), providers=["CPUExecutionProvider"]
     )
     names = [output.name for output in session.get_outputs()]
     assert names == ["p2", "p3", "p4", "p5", "p6"]
-    torch.manual_seed(1)
-    for height, width in [(96, 128), (160, 288), (320, 64)]:
-        image = torch.randn(1, 3, height, width)
-        expected = backbone(image)
-        for name, output in zip(names, session.run(None, {"image": image.numpy()})):
-            scale = expected[name].abs().max()
-            assert (torch.from_numpy(output) - expected[name]).abs().max() < 1e-4 * scale, name
+    for size in [TRACED_SIZE, (160, 288), (320, 64)]:
+        for batch in images(*size):
+            expected = backbone(batch)
+            for name, output in zip(names, session.run(None, {"image": batch.numpy()})):
+                assert_close(torch.from_numpy(output), expected[name], name)
+
+
+@pytest.mark.parametrize("block", ["enl", "enl tanh", "nl"])
+def test_torch_export_leaves_height_and_width_open(slim_cfg, block):
+    backbone = detector(slim_cfg, *BLOCKS[block]).backbone
+    sides = [32 * torch.export.Dim(name, min=2, max=64) for name in ("rows", "columns")]
+    exported = torch.export.export(
+        backbone, (torch.randn(2, 3, 96, 128),), dynamic_shapes={"x": {2: sides[0], 3: sides[1]}}
+    ).module()
+    for batch in images(160, 288):
+        found = exported(batch)
+        for name, expected in backbone(batch).items():
+            assert_close(found[name], expected, name)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_scripts_every_block(slim_cfg, block):
-    backbone = detector(slim_cfg, **BLOCKS[block]).backbone
+    backbone = detector(slim_cfg, *BLOCKS[block]).backbone
     scripted = torch.jit.script(backbone)
     image = torch.randn(1, 3, 96, 128)
     with torch.jit.optimized_execution(False):

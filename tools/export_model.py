@@ -6,7 +6,7 @@
 
 scripting   image (3, H, W) → dict of pred_boxes, scores, pred_classes[, pred_masks]
 tracing     the same as a tuple
-onnx        the backbone: image (1, 3, H, W), normalised and padded → p2, p3, …
+onnx        the backbone: image (B, 3, H, W), normalised and padded → p2, p3, …
 
 All are for images of any height and width; load TorchScript with torchvision imported.
 """

@@ -72,11 +72,10 @@ class ENLBlock(ProjectedBlock):
         """(B, C, H, W) in, the same out; ``extent`` as in :class:`RelationBlock`."""
         own = None if extent is None else inside(extent, x)
         tokens, phi_sums = self._summary(x, own)
-        width, rows = tokens.shape[2], 1
+        width = tokens.shape[2]
         if self.position_term is not None:
             factors = self.position_term.factors(x, extent)
             thumbnail = self.position_term.pool(x, factors)
-            rows = thumbnail.shape[2]
             tokens = torch.cat([tokens, thumbnail.flatten(2)], dim=2)
         values, bias = _values_and_bias(self.g(_as_map(tokens)))
         if self.phi_norm != "softmax":  # whose φ̂ sum to 1: g's bias counts Σφ̂ times
@@ -86,8 +85,7 @@ class ENLBlock(ProjectedBlock):
         theta = self.theta_hat(x, own)
         # L keeps constants and is zero in the padding, and so out's bias goes with its tokens.
         if self.position_term is not None:
-            carried_thumbnail = carried[:, :, width:].unflatten(2, (rows, -1))
-            z = self.position_term.spread(carried_thumbnail, factors, x)
+            z = self.position_term.spread(carried[:, :, width:].reshape_as(thumbnail), factors, x)
         elif own is None:
             z = x + bias[..., None]
         else:

@@ -222,7 +222,7 @@ def _times_height(matrix: Tensor, map_: Tensor, onto: Tensor | None = None) -> T
             lines = matrix @ lines
         else:
             lines = torch.baddbmm(onto.permute(0, 2, 3, 1).flatten(2), matrix, lines)
-        return lines.unflatten(2, (width, channels)).permute(0, 3, 1, 2)
+        return lines.view(batch, lines.shape[1], width, channels).permute(0, 3, 1, 2)
     if onto is None:
         return matrix[:, None] @ map_
     matrix = matrix[:, None].expand(batch, channels, -1, -1).flatten(0, 1)

@@ -20,7 +20,7 @@ from enl_detectron2.layers import SeparablePosition
 from .colours import MARKER, colour_map
 from .maps import Attention, Row, has_signs, position_row
 
-OVERLAY = 0.9  # the largest value's opacity over the image
+OVERLAY = 0.75  # the largest value's opacity over the image
 
 
 @plain_text
