@@ -3,6 +3,7 @@
 import argparse
 import multiprocessing
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from .errors import UserError
 from .imports import add_import_option, import_modules
 
 INTERRUPTED = 130  # the status of a process that Ctrl-C has ended
+PATIENCE = 5  # seconds that the processes of a run have to end by themselves
 
 
 def main() -> None:
@@ -48,8 +50,12 @@ def main() -> None:
 
 
 def _end_interrupted() -> None:
+    deadline = time.monotonic() + PATIENCE
     for process in multiprocessing.active_children():
+        # A terminal interrupts all processes: this one has then only to end what it began.
+        process.join(max(deadline - time.monotonic(), 0))
         process.terminate()
+        process.join()
     print(f"{_name()}: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
     sys.exit(INTERRUPTED)
 

@@ -71,7 +71,8 @@ def test_ctrl_c_ends_a_run_with_a_line(run, tmp_path, processes, to_all):
         started.process.send_signal(signal.SIGINT)
     status, _, said = started.end()
     assert status == 130
-    assert said.splitlines()[-1] == INTERRUPTED and said.count("train_net.py:") == 1
+    # Python's own tracker of shared memory may have a word after it.
+    assert INTERRUPTED in said.splitlines() and said.count("train_net.py:") == 1
     assert "Traceback" not in said
     assert (tmp_path / (tmp_path / "last_checkpoint").read_text()).exists()
 
