@@ -4,7 +4,7 @@
     python benchmarks/block.py
 
 The reference is what no implementation can avoid: the time of theta, phi, g and out on the same
-input in the same memory format, in the same run. Takes some 10 minutes on two idle cores;
+input in the same memory format, in the same run. Takes some 5 minutes on two idle cores;
 results/block.md says what came out.
 """
 
@@ -26,7 +26,7 @@ SIZES = ((50, 68), (100, 136), (200, 272))  # strides 16 to 4 of an 800×1088 im
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 THREADS = (1, 2)
 GROWTH_SIZES = ((25, 34), *SIZES, (400, 544))
-SECONDS = 5  # for the rounds of one line of a table
+SECONDS = 3  # for the rounds of one line of a table
 SLOWEST = 60  # seconds of one call; slower ones are left out
 LARGEST_AFFINITY = 8e9  # bytes of one call; larger ones are left out
 

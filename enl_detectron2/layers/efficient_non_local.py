@@ -90,9 +90,7 @@ class ENLBlock(ProjectedBlock):
             z = x + bias[..., None]
         else:
             z = x + bias[..., None] * own
-        # In place: z is new, and nothing that autograd keeps.
-        z = z.to(theta.dtype).flatten(2)
-        return z.baddbmm_(carried[:, :, :width] - bias, theta.flatten(2)).view_as(x)
+        return _add_product_(z.to(theta.dtype), carried[:, :, :width] - bias, theta)
 
     def theta_hat(self, x: Tensor, own: Tensor | None = None) -> Tensor:
         """θ as it enters the affinity, (B, D, H, W); 0 in the padding, see :meth:`phi_hat`."""
@@ -138,6 +136,19 @@ def _as_map(tokens: Tensor) -> Tensor:
 def _values_and_bias(map_: Tensor) -> tuple[Tensor, Tensor]:
     """An affine layer's values for the tokens (B, C, T), and for zeros: its bias (B, C, 1)."""
     return map_[:, :, 0, :-1], map_[:, :, 0, -1:]
+
+
+def _add_product_(z: Tensor, matrix: Tensor, map_: Tensor) -> Tensor:
+    """``z +`` a matrix (B, C, D) times each position of a map (B, D, H, W), in the memory of z.
+
+    z is new, and nothing that autograd keeps. Positions are taken as they lie in memory, so that
+    one image has the strides of its format, too.
+    """
+    if z.stride(1) == 1:
+        rows, factor = z.permute(0, 2, 3, 1), map_.permute(0, 2, 3, 1).flatten(1, 2)
+        product = rows.flatten(1, 2).baddbmm_(factor, matrix.transpose(1, 2))
+        return product.view_as(rows).permute(0, 3, 1, 2)
+    return z.flatten(2).baddbmm_(matrix, map_.flatten(2)).view_as(z)
 
 
 def _softmax_over_positions(map_: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ def image_extent(images: Tensor) -> Tensor:
     Returns:
         (B, 2), heights and widths in pixels; the whole (H, W) for an image of nothing but zeros.
     """
-    content = (images != 0).any(dim=1)  # (B, H, W)
-    return torch.stack([_end(content.any(dim=2)), _end(content.any(dim=1))], dim=1)
+    largest = [images.abs().amax(dim=[1, 3]), images.abs().amax(dim=[1, 2])]
+    return torch.stack([_end(of_line != 0) for of_line in largest], dim=1)
 
 
 def _end(content: Tensor) -> Tensor:

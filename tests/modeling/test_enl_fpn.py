@@ -237,7 +237,7 @@ def test_a_wrong_key_is_named_with_what_may_be(slim_cfg, key, value, legal):
     [
         ("phi_norm", "sum", "'softmax', 'mean', 'none'"),
         ("theta_norm", "relu", "'none', 'tanh'"),
-        ("position", "cos", "'cos_add', 'l1_add', 'none'"),
+        ("position", "cos", "one of 'cos_add', "),
         ("num_frequencies", 0, "at least 1"),
         ("num_frequencies", 2.5, "a whole number"),
         ("l1_scale", -1.0, "above 0"),
