@@ -1,4 +1,4 @@
-"""Pickles from strangers: read without running anything, and without trusting any state in them.
+"""Untrusted pickles: read without running anything, and without trusting any state in them.
 
 Naming what a pickle may ask for isn't enough. NumPy takes the state of a dtype or an array as it
 comes, and a forged one makes memory of any bytes into objects. Here both are rebuilt by stand-ins
@@ -271,5 +271,5 @@ def refusal(asked: str) -> UnsafeCheckpoint:
 
 
 def line(error: Any) -> str:
-    """What an error says; a stranger's file can put line ends and commands to a terminal there."""
+    """What an error says; an untrusted file can put line ends and commands to a terminal there."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(error))

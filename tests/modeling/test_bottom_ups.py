@@ -1,4 +1,4 @@
-"""ENL_FPN over detectron2's bottom-up networks, and over one of a stranger's."""
+"""ENL_FPN over detectron2's bottom-up networks, and over a third-party one."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""Data from strangers: what can be trained on is, and what can't is refused by name."""
+"""Data of others: what can be trained on is, and what can't is refused by name."""
 
 import json
 import logging

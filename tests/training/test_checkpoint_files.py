@@ -1,4 +1,4 @@
-"""Checkpoint files: from strangers, damaged, half written, and in other formats."""
+"""Checkpoint files: untrusted, damaged, half written, and in other formats."""
 
 import base64
 import io
@@ -76,7 +76,7 @@ def mark(tmp_path):
 
 def malicious_file(tmp_path, mark, name="model.pth", kind=Malicious):
     path = tmp_path / name
-    content = {"model": {"weight": torch.zeros(1), "bias": kind(mark)}, "__author__": "a stranger"}
+    content = {"model": {"weight": torch.zeros(1), "bias": kind(mark)}, "__author__": "a third party"}
     if name.endswith(".pkl"):
         content["model"]["weight"] = np.zeros(1)
     ATTACKS[name](content, path)

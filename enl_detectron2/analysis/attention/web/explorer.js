@@ -93,10 +93,10 @@ const magnitude = (map) => map.reduce((sum, value) => sum + Math.abs(value), 0);
 const state = {
   level: data.levels[data.levels.length - 1], // the finest
   part: "total",
-  x: 0.5, // the point asked from, 0 … 1 over the image
+  x: 0.5, // the query, 0 … 1 over the image
   y: 0.5,
   held: false,
-  detection: -1, // asked from its centre
+  detection: -1, // queried at its centre
   seen: null, // the maps of that point's cell
 };
 
