@@ -65,7 +65,7 @@ def seeds():
     states = [ARRAYS, OrderedDict(ARRAYS), *({"a": evil} for evil in forged())]
     for state in states:
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-            content = {"model": state, "__author__": "a third party"}
+            content = {"model": state, "__author__": "somebody"}
             yield ".pkl", pickle.dumps(content, protocol)
         for as_zip in (True, False):
             file = io.BytesIO()

@@ -76,7 +76,7 @@ def mark(tmp_path):
 
 def malicious_file(tmp_path, mark, name="model.pth", kind=Malicious):
     path = tmp_path / name
-    content = {"model": {"weight": torch.zeros(1), "bias": kind(mark)}, "__author__": "a third party"}
+    content = {"model": {"weight": torch.zeros(1), "bias": kind(mark)}, "__author__": "somebody"}
     if name.endswith(".pkl"):
         content["model"]["weight"] = np.zeros(1)
     ATTACKS[name](content, path)
