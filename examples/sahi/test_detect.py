@@ -8,11 +8,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.engine import DefaultPredictor
 
-from enl_detectron2 import add_enl_config
 from enl_detectron2.analysis.cost.random_model import build_random_model
+from enl_detectron2.training.config import get_training_cfg
 
 pytest.importorskip("sahi", reason="SAHI is not installed: see make optional")
 
@@ -24,8 +23,7 @@ SLICE = 96
 @pytest.fixture
 def training(tmp_path):
     """What a training leaves: configuration and weights; and an image of two slices."""
-    cfg = get_cfg()
-    add_enl_config(cfg)
+    cfg = get_training_cfg()
     cfg.merge_from_file(str(ROOT / "configs/cpu/digits_enl_rcnn.yaml"))
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     model = build_random_model(cfg, "cpu")
