@@ -6,7 +6,7 @@ import logging.handlers
 import sys
 from collections.abc import Callable, Iterator
 
-from .errors import ConfigError, UserError, one_line
+from .errors import ConfigError, UserError, summarize
 
 LOGGERS = ("detectron2", "fvcore", "enl_detectron2")
 
@@ -35,7 +35,7 @@ def building(
         logger.debug("%s can't be built", part, exc_info=True)
         explain()
         raise ConfigError(
-            f"{config_file or 'the configuration'}: {part} can't be built: {one_line(error)}"
+            f"{config_file or 'the configuration'}: {part} can't be built: {summarize(error)}"
         ) from error
 
 

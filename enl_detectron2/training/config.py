@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from enl_detectron2.config import add_enl_config
 
-from .errors import ConfigError, MissingFile, one_line
+from .errors import ConfigError, MissingFile, summarize
 from .lazy_overrides import check_override
 from .yaml_files import SafeReader, merge_values
 
@@ -60,7 +60,7 @@ def merge_file(cfg: CN, config_file: str) -> None:
     except yaml.YAMLError as error:
         raise ConfigError(f"{config_file} is no YAML: {' '.join(str(error).split())}") from error
     except Exception as error:  # fvcore's, of a _BASE_ of the wrong kind
-        raise ConfigError(f"{config_file} can't be read: {one_line(error)}") from error
+        raise ConfigError(f"{config_file} can't be read: {summarize(error)}") from error
     try:
         merge_values(cfg, values)
     except Exception as error:  # yacs raises assertions, KeyError, TypeError, ValueError
@@ -96,7 +96,7 @@ def _load_lazy(config_file: str, opts: Sequence[str]) -> DictConfig:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == config_file]
         where = f", line {lines[-1]}" if lines else ""
-        raise ConfigError(f"{config_file}{where}: {one_line(error)}") from error
+        raise ConfigError(f"{config_file}{where}: {summarize(error)}") from error
     for option in opts:
         key, assigned, value = option.partition("=")
         if not assigned:
@@ -105,7 +105,7 @@ def _load_lazy(config_file: str, opts: Sequence[str]) -> DictConfig:
         try:
             LazyConfig.apply_overrides(cfg, [option])
         except Exception as error:  # of detectron2, OmegaConf or Hydra's parser
-            raise ConfigError(f"{key} can't be set to {value!r}: {one_line(error)}") from error
+            raise ConfigError(f"{key} can't be set to {value!r}: {summarize(error)}") from error
     return cfg
 
 
@@ -116,7 +116,7 @@ def _explain(cfg: CN, keys: Sequence[str], error: Exception) -> str:
             near = difflib.get_close_matches(key, _keys(cfg), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             return f"{key} is not a key of the configuration{hint}"
-    return one_line(error)
+    return summarize(error)
 
 
 def _is_unknown(node: CN, key: str) -> bool:

@@ -44,7 +44,7 @@ class FileNotWritten(UserError, OSError):
         return f"{self.filename} can't be written: {self.strerror}"
 
 
-def one_line(error: Exception) -> str:
+def summarize(error: Exception) -> str:
     """An exception of another library in one line, with the place if it says too little itself."""
     message = " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
     if len(message) > LONGEST:

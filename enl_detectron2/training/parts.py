@@ -23,7 +23,7 @@ from torch import nn
 
 from .building import EarlyLog
 from .data.loader import TrainLoader
-from .errors import ConfigError, one_line
+from .errors import ConfigError, summarize
 from .hooks import RepeatableSteps, StopAtDivergence, StopAtUnusedParameters
 from .provenance import write_environment
 
@@ -73,7 +73,7 @@ def start(
         if comm.is_main_process() and not args.eval_only:
             write_environment(folder, seed, resumed=args.resume)
     except OSError as error:
-        raise ConfigError(f"{key}: {folder} can't be written to: {one_line(error)}") from error
+        raise ConfigError(f"{key}: {folder} can't be written to: {summarize(error)}") from error
     early_log.write()
 
 
