@@ -125,7 +125,9 @@ class ENLBlock(ProjectedBlock):
         """x φ̂ᵀ (B, C, D), and Σφ̂ over the positions (B, 1, D)."""
         phi = self.phi_hat(x, own)
         tokens = phi.to(x.dtype) @ x.flatten(2).transpose(1, 2)
-        return tokens.transpose(1, 2), phi.sum(dim=2)[:, None].to(x.dtype)
+        # A softmax's sum to 1, which is no reason to read the map once more.
+        sums = torch.ones_like(phi[:, :, 0]) if self.phi_norm == "softmax" else phi.sum(dim=2)
+        return tokens.transpose(1, 2), sums[:, None].to(x.dtype)
 
 
 def _as_map(tokens: Tensor) -> Tensor:
