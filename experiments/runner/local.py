@@ -28,7 +28,7 @@ class Share:
 
 
 def shares(gpus: int, jobs: int) -> list[Share]:
-    """This machine, cut into as many equal parts.
+    """This machine, cut into as many equal parts; several of them may be of one GPU.
 
     Raises:
         ValueError: if there are GPUs, and they can't be shared equally.
@@ -37,11 +37,14 @@ def shares(gpus: int, jobs: int) -> list[Share]:
     ids = visible.split(",") if visible else [str(number) for number in range(gpus)]
     if len(ids) < gpus:
         raise ValueError(f"--gpus {gpus}: CUDA_VISIBLE_DEVICES has {len(ids)}")
-    if gpus % jobs and gpus:
-        raise ValueError(f"--gpus {gpus} can't be shared equally by --jobs {jobs}")
-    each = gpus // jobs
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    return [Share(tuple(ids[each * job : each * (job + 1)]), threads) for job in range(jobs)]
+    if not gpus:
+        return [Share((), threads)] * jobs
+    if gpus % jobs and jobs % gpus:
+        raise ValueError(f"--gpus {gpus} can't be shared equally by --jobs {jobs}")
+    each = max(1, gpus // jobs)
+    starts = [each * job % gpus for job in range(jobs)]
+    return [Share(tuple(ids[start : start + each]), threads) for start in starts]
 
 
 def worker_command(grid: Grid, run: Run, gpus: int) -> list[str]:

@@ -92,6 +92,8 @@ def _train(grid: Grid, run: Run, gpus: int, held: int, log: Path) -> Origin:
     grid.prepare(run)
     made_with = origin(grid, run)
     _require_same(folder, made_with, grid)
+    if _is_tested(grid, run):  # on another machine, perhaps
+        return made_with
     command = train_command(grid, run, gpus)
     print(f"$ {shlex.join(command)}", flush=True)
     training = subprocess.Popen(command, pass_fds=[held])
@@ -102,6 +104,15 @@ def _train(grid: Grid, run: Run, gpus: int, held: int, log: Path) -> Origin:
     if status:
         raise UserError(_last_line(log) or f"ended with status {status}")
     return made_with
+
+
+def _is_tested(grid: Grid, run: Run) -> bool:
+    """Whether a run has trained to its end, and has been tested then."""
+    last = grid.configuration(run).SOLVER.MAX_ITER - 1
+    tested = any(
+        "bbox/AP" in line and line["iteration"] >= last for line in metrics_lines(grid.folder(run))
+    )
+    return tested and grid.weights(run).exists()
 
 
 def train_command(grid: Grid, run: Run, gpus: int) -> list[str]:

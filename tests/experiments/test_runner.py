@@ -151,6 +151,38 @@ def test_what_was_begun_with_something_else_is_not_gone_on_with(write_grid, run,
     assert begun(tmp_path / "output" / "runs" / "plain___13") == [0]
 
 
+def test_what_was_trained_and_tested_elsewhere_is_only_recorded(write_grid, run, tmp_path):
+    file = write_grid(systems=["plain"], seeds=[1])
+    run(file)
+    results = tmp_path / "results" / "grid.jsonl"
+    first = read_lines(results)
+    results.unlink()
+    assert run(file)[1] == 0
+    folder = tmp_path / "output" / "runs" / "plain___1"
+    assert begun(folder) == [0]
+    assert [line["metrics"] for line in read_lines(results)] == [first[0]["metrics"]]
+    results.unlink()
+    (folder / "model_final.pth").unlink()  # it was killed before it had all
+    assert run(file)[1] == 0
+    assert begun(folder) == [0, STEPS]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "jobs", "expected"),
+    [
+        (0, 2, [(), ()]),
+        (8, 2, [("0", "1", "2", "3"), ("4", "5", "6", "7")]),
+        (1, 3, [("0",)] * 3),
+        (2, 4, [("0",), ("1",), ("0",), ("1",)]),
+    ],
+)
+def test_gpus_are_shared_equally(monkeypatch, gpus, jobs, expected):
+    from runner.local import shares
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [part.gpus for part in shares(gpus, jobs)] == expected
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
