@@ -37,8 +37,8 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
         "--jobs",
         type=int,
         default=1,
-        help="runs side by side, which share the GPUs or the cores, several a GPU if there are more "
-        "of them; 1 by default",
+        help="runs side by side, which share the GPUs, several a GPU if there are more of them, or "
+        "the cores; 1 by default",
     )
     parser.add_argument("--only", metavar="PATTERN", help="those whose names match, as '*R50*'")
     parser.add_argument(
