@@ -1,0 +1,165 @@
+"""What the drone's grid was asked, of the detections that its runs left.
+
+    cd experiments; python -m visdrone.measures
+
+The primary measure, fixed before any system was compared: AP50 and APs over the classes with 1,000
+objects or more to train on, 500 detections a photograph, ignored regions left out. Photographs of
+one sequence are alike, so test images are drawn by sequences. Look-alikes: of the objects that are
+found at all, at IoU 0.5 by a detection of any class, how many are called what.
+
+Needs the runs' detections, in output/; some minutes. Writes results/visdrone_measures.json.
+"""
+
+import contextlib
+import io
+import itertools
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from runner.bootstrap import RESAMPLES, Bootstrap, percentiles
+from runner.grid import Grid, Run, load_grid
+
+from enl_detectron2.training.data import register_coco_format
+
+from .prepare import sequence
+
+FOLDER = Path(__file__).resolve().parents[1]
+RESULT = FOLDER / "results" / "visdrone_measures.json"
+BASELINE = "baseline"
+PRIMARY = ("pedestrian", "people", "car", "van", "motor")  # 1,000 training objects or more
+MEASURES = {"AP50": ("all", [0.5]), "APs": ("small", None)}  # sizes, and IoUs if not COCO's
+LIMIT = 500  # detections a photograph
+GROUPS = (("car", "van", "truck"), ("pedestrian", "people"), ("tricycle", "awning-tricycle"))
+SCORE = 0.3  # what a detection needs to call an object something
+
+
+def main() -> None:
+    grid = load_drone()
+    runs = [run for run in grid.runs() if detections(grid, run).exists()]
+    truth = ground_truth(grid, runs[0])
+    draws = draws_of_sequences(truth)
+    lines: dict[Run, dict[str, Any]] = {}
+    samples: dict[Run, dict[str, np.ndarray]] = {}
+    for run in runs:
+        found = truth.loadRes(str(detections(grid, run)))
+        lines[run], samples[run] = primary(truth, found, draws)
+        lines[run] |= {"classes": of_classes(truth, found), "called": called(truth, found)}
+        print(run.name, {name: round(lines[run][name], 2) for name in MEASURES}, flush=True)
+    content = {
+        "sequences": len({sequence(image) for image in truth.dataset["images"]}),
+        "runs": [{"run": asdict(run)} | line for run, line in lines.items()],
+        "differences": differences(samples),
+    }
+    RESULT.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def load_drone() -> Grid:
+    return load_grid(FOLDER / "visdrone.yaml")
+
+
+def detections(grid: Grid, run: Run) -> Path:
+    return grid.folder(run) / "inference" / "coco_instances_results.json"
+
+
+def ground_truth(grid: Grid, run: Run) -> COCO:
+    """The annotations of a run's test photographs."""
+    cfg = grid.configuration(run)
+    register_coco_format(cfg.DATASETS.COCO_FORMAT)
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(MetadataCatalog.get(cfg.DATASETS.TEST[0]).json_file)
+
+
+def draws_of_sequences(truth: COCO, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """(resamples + 1, images): how often each counts, in COCOeval's order; first each once."""
+    names = [sequence(truth.imgs[number]) for number in sorted(truth.imgs)]
+    every = sorted(set(names))
+    member = np.array([[name == each for name in names] for each in every], dtype=float)
+    chances = np.full(len(every), 1 / len(every))
+    drawn = np.random.default_rng(seed).multinomial(len(every), chances, size=resamples)
+    return np.concatenate([np.ones((1, len(names))), drawn @ member])
+
+
+def evaluation_of(truth: COCO, found: COCO, classes: tuple[str, ...], ious=None) -> COCOeval:
+    evaluation = COCOeval(truth, found, "bbox")
+    evaluation.params.catIds = truth.getCatIds(catNms=list(classes))
+    evaluation.params.maxDets = [LIMIT]
+    if ious is not None:
+        evaluation.params.iouThrs = np.array(ious)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+    return evaluation
+
+
+def primary(truth: COCO, found: COCO, draws: np.ndarray) -> tuple[dict, dict[str, np.ndarray]]:
+    """The primary measures, and each on the drawn sequences."""
+    values, samples = {}, {}
+    for name, (size, ious) in MEASURES.items():
+        bootstrap = Bootstrap(evaluation_of(truth, found, PRIMARY, ious), size)
+        drawn = bootstrap.resampled(draws)
+        values[name], samples[name] = float(drawn[0]), drawn[1:]
+    return values, samples
+
+
+def of_classes(truth: COCO, found: COCO) -> dict[str, float]:
+    """AP50 of each class."""
+    once = np.ones((1, len(truth.imgs)))
+    names = [category["name"] for category in truth.dataset["categories"]]
+    return {
+        name: float(Bootstrap(evaluation_of(truth, found, (name,), [0.5])).ap(once)[0])
+        for name in names
+    }
+
+
+def called(truth: COCO, found: COCO) -> dict[str, dict[str, int]]:
+    """For each class of a group, how many of its objects are called what; "" is not found."""
+    evaluation = COCOeval(truth, found, "bbox")
+    evaluation.params.useCats = 0
+    evaluation.params.maxDets = [LIMIT]
+    evaluation.params.iouThrs = np.array([0.5])
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+    names = {category["id"]: category["name"] for category in truth.dataset["categories"]}
+    grouped = set(itertools.chain(*GROUPS))
+    counts = {name: Counter() for name in names.values() if name in grouped}
+    for image in filter(None, evaluation.evalImgs):
+        for number, match in zip(image["gtIds"], image["gtMatches"][0]):
+            annotation = truth.anns[number]
+            name = names[annotation["category_id"]]
+            if annotation["iscrowd"] or name not in grouped:
+                continue
+            detection = found.anns.get(int(match))
+            known = detection is not None and detection["score"] >= SCORE
+            counts[name][names[detection["category_id"]] if known else ""] += 1
+    return {name: dict(of_name) for name, of_name in counts.items()}
+
+
+def differences(samples: dict[Run, dict[str, np.ndarray]]) -> dict[str, dict[str, Any]]:
+    """For each system the mean over its seeds of the difference to the baseline of the same seed,
+    as it moves with the sequences that are tested."""
+    result: dict[str, dict[str, Any]] = {}
+    for system in dict.fromkeys(run.system for run in samples):
+        pairs = [
+            (run, base)
+            for run in samples
+            for base in samples
+            if run.system == system != BASELINE and (base.system, base.seed) == (BASELINE, run.seed)
+        ]
+        if not pairs:
+            continue
+        result[system] = {"seeds": len(pairs)}
+        for name in MEASURES:
+            moved = np.mean([samples[a][name] - samples[b][name] for a, b in pairs], axis=0)
+            result[system][name] = percentiles(moved)
+    return result
+
+
+if __name__ == "__main__":
+    main()
