@@ -36,6 +36,10 @@ test-faults: ## kill a training at twenty random moments, and see that nothing i
 	$(SETUP) test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -s --timeout 3600 tests/training/test_faults.py
 
+test-gpu: ## the numerical tests on a GPU, and whole detectors
+	$(SETUP) test
+	$(PY) -m pytest -m gpu
+
 test-soak: ## thousands of steps and inferences, watching memory
 	$(SETUP) test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak -s --timeout 3600 tests/test_soak.py

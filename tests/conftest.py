@@ -9,8 +9,30 @@ from tiny_training import slim_config
 
 from enl_detectron2.analysis.cost.random_model import build_random_model
 
-# The tests are of the CPU on any machine; detectron2 would start one process a GPU if it saw any.
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+def pytest_configure(config):
+    # All other tests are of the CPU on any machine: detectron2 would start one process a GPU if it
+    # saw any.
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_generate_tests(metafunc):
+    """Numerical tests run on the GPU too: with ``-m gpu``, where there is one."""
+    if metafunc.definition.get_closest_marker("numerical") and torch.cuda.is_available():
+        metafunc.fixturenames.append("default_device")
+        devices = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+        metafunc.parametrize("default_device", devices, indirect=True)
+
+
+@pytest.fixture(scope="module")
+def default_device(request):
+    """Where new tensors and modules are, as if each test had said so."""
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    with torch.device(request.param):
+        yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,8 @@ import torch
 
 from enl_detectron2.layers import Conv5x5Block
 
+pytestmark = pytest.mark.numerical
+
 
 def test_is_a_residual_5x5_convolution_written_out():
     torch.manual_seed(0)

@@ -8,6 +8,8 @@ from equations import randomized, relative_error
 
 from enl_detectron2.layers import ENLBlock, InvalidOption, NonLocalBlock
 
+pytestmark = pytest.mark.numerical
+
 PHI_NORMS = ["softmax", "mean", "none"]
 THETA_NORMS = ["none", "tanh"]
 POSITIONS = ["cos_add", "l1_add", "none"]
@@ -140,7 +142,7 @@ def error_of_equations(output, block, x):
 def test_each_dtype_is_as_exact_as_it_can_be(variant):
     block, x = block_of_unit_size(variant), torch.randn(2, 16, 25, 34)
     assert error_of_equations(block(x), block, x) < 1e-5
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
         output = block(x)
     assert output.dtype == torch.bfloat16
     assert error_of_equations(output, block, x) < 0.02  # 2^-8 is one rounding
@@ -156,7 +158,7 @@ def test_autocast_trains():
     exact = [gradient.clone() for gradient in exact]
     x.grad = None
     block.zero_grad()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
         block(x).sum().backward()
     rounded = [
         x.grad,

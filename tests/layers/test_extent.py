@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 
 from enl_detectron2.layers import ENLBlock, NonLocalBlock
 
+pytestmark = pytest.mark.numerical
+
 ENL_VARIANTS = list(
     itertools.product(["softmax", "mean", "none"], ["none", "tanh"], ["cos_add", "l1_add", "none"])
 )
 NON_LOCAL_VARIANTS = list(
     itertools.product(["softmax", "mean"], ["none", "l1_mul", "l1_add", "cos_mul", "cos_add"])
 )
-EXTENT = torch.tensor([[7, 10], [5, 10], [6, 3], [1, 1]])  # one full, and one of one position
+SIZES = [[7, 10], [5, 10], [6, 3], [1, 1]]  # one full, and one of one position
 
 
 def enl_options(variant):
@@ -28,9 +30,13 @@ def non_local_options(variant):
     return dict(zip(("affinity_norm", "position"), variant, strict=True))
 
 
+def own_extent():
+    return torch.tensor(SIZES)
+
+
 def padded_map(channels=6):
     torch.manual_seed(1)
-    return torch.randn(len(EXTENT), channels, 7, 10, dtype=torch.float64)
+    return torch.randn(len(SIZES), channels, 7, 10, dtype=torch.float64)
 
 
 def in_the_padding(x, extent, value):
@@ -57,12 +63,12 @@ def test_enl_is_the_equations_over_each_images_own_positions(variant):
     def equation(x):
         return equations.enl(block, x, **options)
 
-    assert_each_image_as_if_alone(block(x, EXTENT), x, EXTENT, equation)
-    one = EXTENT[1:2].expand(2, 2)  # the same for all images
+    assert_each_image_as_if_alone(block(x, own_extent()), x, own_extent(), equation)
+    one = own_extent()[1:2].expand(2, 2)  # the same for all images
     assert_each_image_as_if_alone(block(x[:2], one), x[:2], one, equation)
     channels_last = x.to(memory_format=torch.channels_last)
     with torch.no_grad():
-        assert_each_image_as_if_alone(block(channels_last, EXTENT), x, EXTENT, equation)
+        assert_each_image_as_if_alone(block(channels_last, own_extent()), x, own_extent(), equation)
 
 
 @pytest.mark.parametrize("variant", NON_LOCAL_VARIANTS)
@@ -70,7 +76,7 @@ def test_non_local_is_the_equations_over_each_images_own_positions(variant):
     options = non_local_options(variant)
     block, x = randomized(NonLocalBlock(6, **options)), padded_map()
     assert_each_image_as_if_alone(
-        block(x, EXTENT), x, EXTENT, lambda x: equations.non_local(block, x, **options)
+        block(x, own_extent()), x, own_extent(), lambda x: equations.non_local(block, x, **options)
     )
 
 
@@ -79,11 +85,13 @@ def test_non_local_is_the_equations_over_each_images_own_positions(variant):
 @torch.no_grad()
 def test_what_stands_in_the_padding_does_not_matter(block_class, value):
     block, x = randomized(block_class(6)), padded_map()
-    other = in_the_padding(x, EXTENT, value)
-    output, other_output = block(x, EXTENT), block(other, EXTENT)
+    other = in_the_padding(x, own_extent(), value)
+    output, other_output = block(x, own_extent()), block(other, own_extent())
     assert torch.isfinite(other_output).all()
-    assert torch.equal(in_the_padding(other_output, EXTENT, value), other_output)  # left as it was
-    expected, actual = (in_the_padding(z, EXTENT, 0.0) for z in (output, other_output))
+    assert torch.equal(
+        in_the_padding(other_output, own_extent(), value), other_output
+    )  # left as it was
+    expected, actual = (in_the_padding(z, own_extent(), 0.0) for z in (output, other_output))
     assert relative_error(actual, expected) < 1e-12
 
 
@@ -126,10 +134,10 @@ def test_autocast_agrees_with_float32_to_its_own_accuracy():
     block, x = randomized(ENLBlock(16)).float(), torch.randn(4, 16, 7, 10)
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.25)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = block(x, EXTENT)
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        output = block(x, own_extent())
     assert output.dtype == torch.bfloat16
-    assert relative_error(output, block(x, EXTENT)) < 0.02
+    assert relative_error(output, block(x, own_extent())) < 0.02
 
 
 @pytest.mark.parametrize("block_class", [ENLBlock, NonLocalBlock])
@@ -137,12 +145,12 @@ def test_graphs_hold_for_other_sizes_and_extents(block_class):
     block = randomized(block_class(6)).eval().requires_grad_(False)
     x, other = padded_map(), torch.randn(4, 6, 11, 12, dtype=torch.float64)
     graphs = [
-        torch.jit.trace(block, (x, EXTENT)),
+        torch.jit.trace(block, (x, own_extent())),
         torch.jit.script(block),
         torch.compile(block, fullgraph=True, backend="aot_eager"),
     ]
     for graph in graphs:
-        for map_, extent in ((x, EXTENT), (other, EXTENT + 1)):
+        for map_, extent in ((x, own_extent()), (other, own_extent() + 1)):
             assert relative_error(graph(map_, extent), block(map_, extent)) < 1e-6
 
 
@@ -193,17 +201,18 @@ def test_enl_is_the_explicit_form_however_its_input_is_stored(data):
 )
 def test_stays_finite_for_small_and_large_inputs(block, autocast, scale):
     torch.manual_seed(0)
+    block.to(torch.get_default_device())
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.25)
     x = (scale * torch.randn(2, 16, 12, 13)).requires_grad_()
     for extent in (None, torch.tensor([[9, 13], [12, 5]])):
         block.zero_grad()
         x.grad = None
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
             output = block(x, extent)
         assert torch.isfinite(output).all()
         output.float().mean().backward()
         assert torch.isfinite(x.grad).all()
         assert all(torch.isfinite(parameter.grad).all() for parameter in block.parameters())
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        with torch.no_grad(), torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
             assert torch.isfinite(block(x, extent)).all()

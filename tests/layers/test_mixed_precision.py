@@ -5,6 +5,8 @@ import torch
 
 from enl_detectron2.layers import ENLBlock, NonLocalBlock
 
+pytestmark = pytest.mark.numerical
+
 # N = 12,288. A sum in bfloat16, which has 8 bits, stops growing at some 256 equal terms.
 HEIGHT, WIDTH = 96, 128
 BLOCKS = {
@@ -29,7 +31,7 @@ def test_sums_of_many_equal_terms_are_whole(name):
         torch.nn.init.constant_(projection.bias, 0.5)
     torch.nn.init.ones_(block.out.weight)
     x = torch.zeros(1, 4, height, width)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
         actual = block(x).double()
     expected = block.double()(x.double())
     assert expected.min() > 0
@@ -46,7 +48,7 @@ def test_a_sum_that_float16_cannot_hold(name, grad):
     torch.nn.init.ones_(block.phi.bias)
     x = torch.full((1, 4, HEIGHT, WIDTH), 8.0)
     with torch.set_grad_enabled(grad):
-        with torch.autocast("cpu", dtype=torch.float16):
+        with torch.autocast(x.device.type, dtype=torch.float16):
             # As a lateral convolution gives it under autocast, and once as a residual sum may.
             actual = [block(x.half()), block(x)]
         expected = block(x)
@@ -62,7 +64,7 @@ def test_the_softmax_over_positions_is_taken_in_float32():
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     x = torch.randn(1, 16, HEIGHT, WIDTH)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
         actual = (block(x) - x).double()
         # What autocast itself leaves of φ: rounded once, then all in float64.
         phi = block.phi(x).double()

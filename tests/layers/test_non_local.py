@@ -7,6 +7,8 @@ from equations import randomized, relative_error
 
 from enl_detectron2.layers import ENLBlock, InvalidOption, NonLocalBlock
 
+pytestmark = pytest.mark.numerical
+
 AFFINITY_NORMS = ["softmax", "mean"]
 POSITIONS = ["none", "l1_mul", "l1_add", "cos_mul", "cos_add"]
 VARIANTS = list(itertools.product(AFFINITY_NORMS, POSITIONS))

@@ -12,6 +12,8 @@ from enl_detectron2.layers import (
     dct_basis,
 )
 
+pytestmark = pytest.mark.numerical
+
 SIZES = [(1, 1), (1, 7), (6, 1), (3, 5), (9, 9), (12, 17)]
 
 

@@ -78,6 +78,7 @@ def test_blocks_that_start_as_the_identity_change_nothing(slim_cfg, block):
         assert_same_outputs(build(slim_cfg, BLOCK=block), plain)
 
 
+@pytest.mark.numerical
 def test_blocks_that_start_as_the_identity_learn(slim_cfg):
     backbone = build(slim_cfg, ZERO_INIT_RESIDUAL=True)
     sum(level.sum() for level in backbone(torch.randn(IMAGE)).values()).backward()
@@ -111,6 +112,7 @@ def test_a_block_changes_its_own_level_and_all_finer_ones(slim_cfg):
     assert changed == {"p4", "p3", "p2"}
 
 
+@pytest.mark.numerical
 def test_one_pixel_of_the_coarsest_map_reaches_all_of_the_finest(slim_cfg):
     fpn = ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8, attend_to_padding=True).double()
     for block in fpn.relation_blocks:
@@ -148,6 +150,7 @@ def test_blocks_act_before_the_output_convolution_and_the_interpolation(monkeypa
     assert torch.equal(outputs["p3"], fpn.fpn_output3(refined3))
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("features", [["res2", "res3", "res4", "res5"], ["res2"], ["res5", "res3"]])
 def test_any_levels_may_have_blocks(slim_cfg, features):
     backbone = build(slim_cfg, BLOCK_FEATURES=features)

@@ -21,8 +21,12 @@ BLOCKS = {"ENLBlock": {}, "NonLocalBlock": {"position": "cos_add"}}
 LEVELS = (3, 4, 5)
 
 
+def generator(seed=0):
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
+
+
 def noise(height, width, seed=0, **options):
-    return torch.randn(3, height, width, generator=torch.Generator().manual_seed(seed), **options)
+    return torch.randn(3, height, width, generator=generator(seed), **options)
 
 
 def batch(*images):
@@ -31,10 +35,10 @@ def batch(*images):
 
 def randomized(module):
     """Weights with which each block adds about as much as its input, if that is of unit size."""
-    generator = torch.Generator().manual_seed(0)
+    numbers = generator()
     for parameter in module.parameters():
         fan_in = parameter[0].numel() if parameter.dim() > 1 else parameter.numel()
-        nn.init.normal_(parameter, std=fan_in**-0.5, generator=generator)
+        nn.init.normal_(parameter, std=fan_in**-0.5, generator=numbers)
 
 
 class Averages(Backbone):
@@ -52,17 +56,20 @@ def inside(features, level, image):
     return features[f"p{level}"][0, :, :height, :width]
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("sizes", [[(64, 96), (40, 33)], [(1, 1), (64, 70)], [(5, 96), (64, 5)]])
 def test_the_extent_is_where_the_images_end(sizes):
     images = batch(*(noise(height, width) for height, width in sizes))
     assert image_extent(images).tolist() == [list(size) for size in sizes]
 
 
+@pytest.mark.numerical
 def test_the_extent_of_far_smaller_images_is_found_too():
     images = batch(noise(256, 512), noise(7, 300), torch.zeros(3, 256, 512))
     assert image_extent(images).tolist() == [[256, 512], [7, 300], [256, 512]]
 
 
+@pytest.mark.numerical
 def test_one_channel_or_a_value_that_is_no_number_is_enough_to_belong_to_an_image():
     images = torch.zeros(2, 3, 64, 64)
     images[0, 1, 20, 40] = -1.0
@@ -74,6 +81,7 @@ def test_a_cell_that_is_partly_padding_counts():
     assert map_extent(torch.tensor([[64, 65], [1, 96]]), 32).tolist() == [[2, 3], [1, 3]]
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("block", BLOCKS)
 @torch.no_grad()
 def test_what_blocks_add_does_not_depend_on_the_batch(block):
@@ -122,6 +130,7 @@ def largest_difference(backbone, size, other_size):
     return max(differences)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("size, other_size", [((160, 160), (224, 320)), ((224, 288), (256, 384))])
 def test_enl_differs_with_its_batch_no_more_than_the_plain_pyramid(slim_cfg, size, other_size):
     plain = largest_difference(build(slim_cfg, BLOCK=""), size, other_size)
@@ -140,6 +149,7 @@ def test_the_papers_behaviour_is_one_key_away(slim_cfg):
         assert not torch.equal(ours(batch(image, other))["p5"], papers(batch(image, other))["p5"])
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("attend_to_padding", [False, True])
 @torch.no_grad()
 def test_the_block_in_a_resnet_gets_the_extent(slim_cfg, attend_to_padding):
@@ -232,6 +242,7 @@ def test_nothing_waits_for_a_gpu_and_all_stays_on_it(slim_cfg, dtype):
             assert (features.dtype, features.shape) == (on_cpu[name].dtype, on_cpu[name].shape)
 
 
+@pytest.mark.numerical
 @torch.no_grad()
 def test_a_batch_of_no_images_gives_empty_maps(slim_cfg):
     backbone = build(slim_cfg, BOTTOM_UP="build_non_local_resnet_backbone")

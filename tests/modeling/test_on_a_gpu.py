@@ -1,0 +1,138 @@
+"""Whole detectors on a GPU, and that it gives what the CPU does. Run by ``make test-gpu``."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from detectron2.modeling import build_backbone, build_model
+from detectron2.structures import Boxes, Instances
+
+from enl_detectron2.layers import ENLBlock, NonLocalBlock
+from enl_detectron2.modeling import relation_blocks
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+
+BLOCKS = [
+    (ENLBlock, {"phi_norm": phi, "theta_norm": theta, "position": position})
+    for phi, theta, position in itertools.product(
+        ["softmax", "mean", "none"], ["none", "tanh"], ["cos_add", "l1_add", "none"]
+    )
+] + [
+    (NonLocalBlock, {"affinity_norm": norm, "position": position})
+    for norm, position in itertools.product(
+        ["softmax", "mean"], ["none", "l1_mul", "l1_add", "cos_mul", "cos_add"]
+    )
+]
+EXTENT = torch.tensor([[25, 34], [20, 34], [25, 7]])
+TYPES = [None, torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(autouse=True)
+def without_tf32(monkeypatch):
+    """Which has 10 bits, and isn't asked for by the numerical comparisons here."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+def forward_and_backward(block, x, extent):
+    """The output, and the gradients of the input and of all parameters."""
+    x = x.detach().requires_grad_()
+    output = block(x, extent)
+    (output * torch.linspace(-1, 1, output.shape[3], device=x.device)).sum().backward()
+    return [output.detach(), x.grad, *(each.grad for each in block.parameters())]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kind, options", BLOCKS, ids=str)
+@pytest.mark.parametrize("extent", [None, EXTENT], ids=["whole", "padded"])
+def test_a_block_gives_what_it_gives_on_the_cpu(kind, options, extent, layout):
+    torch.manual_seed(0)
+    block = kind(32, **options)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=32**-0.5)
+    x = torch.randn(3, 32, 25, 34).to(memory_format=layout)
+    expected = forward_and_backward(block, x, extent)
+    on_gpu = copy.deepcopy(block).cuda()
+    on_gpu.zero_grad(set_to_none=True)
+    actual = forward_and_backward(on_gpu, x.cuda(), None if extent is None else extent.cuda())
+    assert actual[0].stride() == x.stride()
+    for one, other in zip(actual, expected, strict=True):
+        error = (one.cpu() - other).norm() / other.norm().clamp(min=1e-3)
+        assert error < 1e-4
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("position", ["cos_add", "l1_add", "none"])
+def test_the_backbone_never_makes_the_gpu_wait(slim_cfg, dtype, position):
+    """Forward and backward, of a padded batch: PyTorch raises at whatever waits for a result."""
+    slim_cfg.MODEL.ENL_FPN.BOTTOM_UP = "build_non_local_resnet_backbone"
+    slim_cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.position = position
+    slim_cfg.MODEL.NON_LOCAL_RESNET.BLOCK_OPTIONS.position = position
+    backbone = build_backbone(slim_cfg).cuda()
+    images = torch.randn(2, 3, 128, 224, device="cuda")
+    images[1, :, 100:] = 0
+    images[1, :, :, 70:] = 0
+    for step in range(2):
+        # The first step compiles and chooses kernels, and may wait.
+        torch.cuda.set_sync_debug_mode("error" if step else "default")
+        try:
+            with torch.autocast("cuda", dtype=dtype or torch.float16, enabled=dtype is not None):
+                features = backbone(images)
+            sum(level.float().mean() for level in features.values()).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    for level in features.values():
+        assert level.is_cuda and torch.isfinite(level).all()
+
+
+def photographs():
+    """Two images with objects, of different sizes, as a mapper gives them."""
+    images = []
+    for seed, (height, width) in enumerate(((96, 160), (128, 90))):
+        generator = torch.Generator().manual_seed(seed)
+        instances = Instances((height, width))
+        instances.gt_boxes = Boxes(torch.tensor([[10.0, 10, 40, 40], [30, 20, 80, 70]]))
+        instances.gt_classes = torch.tensor([0, 1])
+        image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+        images.append({"image": image, "instances": instances, "height": height, "width": width})
+    return images
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("block", ["ENLBlock", "NonLocalBlock", "Conv5x5Block"])
+@pytest.mark.parametrize("architecture", ["GeneralizedRCNN", "RetinaNet"])
+def test_a_detector_trains_and_detects(slim_cfg, architecture, block, dtype):
+    slim_cfg.MODEL.DEVICE = "cuda"
+    slim_cfg.MODEL.META_ARCHITECTURE = architecture
+    slim_cfg.MODEL.ENL_FPN.BLOCK = block
+    if architecture == "RetinaNet":
+        slim_cfg.MODEL.ENL_FPN.TOP_BLOCK = "LastLevelP6P7"
+        slim_cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
+        slim_cfg.MODEL.RETINANET.NUM_CLASSES = 3
+    slim_cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    torch.manual_seed(0)
+    model = build_model(slim_cfg)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
+    enabled = {"dtype": dtype or torch.float16, "enabled": dtype is not None}
+    for _ in range(3):
+        with torch.autocast("cuda", **enabled):
+            losses = model(photographs())
+        assert all(torch.isfinite(loss) for loss in losses.values())
+        optimizer.zero_grad()
+        scaler.scale(sum(losses.values())).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert any(
+        p.grad.abs().sum() > 0
+        for p in relation_blocks(model)["backbone.fpn_relation3"].parameters()
+    )
+    model.eval()
+    with torch.no_grad(), torch.autocast("cuda", **enabled):
+        for output in model(photographs()):
+            assert output["instances"].pred_boxes.device.type == "cuda"
