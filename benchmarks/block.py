@@ -2,12 +2,14 @@
 """Time and memory of the ENL block, compared with its own four 1×1 convolutions.
 
     python benchmarks/block.py
+    python benchmarks/block.py --device cuda
 
 The reference is what no implementation can avoid: the time of theta, phi, g and out on the same
 input in the same memory format, in the same run. Takes some 5 minutes on two idle cores;
-results/block.md says what came out.
+results/block.md and, of a GPU, block_cuda.md say what came out.
 """
 
+import argparse
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,12 +23,13 @@ from torch import Tensor
 from enl_detectron2.layers import ENLBlock, NonLocalBlock
 
 CHANNELS = 256
-BATCHES = (1, 2)
+BATCHES = {"cpu": (1, 2), "cuda": (1, 8)}
 SIZES = ((50, 68), (100, 136), (200, 272))  # strides 16 to 4 of an 800×1088 image
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 THREADS = (1, 2)
 GROWTH_SIZES = ((25, 34), *SIZES, (400, 544))
-SECONDS = 3  # for the rounds of one line of a table
+PRECISIONS = ("float32", "TF32", "bfloat16")  # of a GPU
+SECONDS = {"cpu": 3, "cuda": 0.4}  # for the rounds of one line of a table
 SLOWEST = 60  # seconds of one call; slower ones are left out
 LARGEST_AFFINITY = 8e9  # bytes of one call; larger ones are left out
 
@@ -34,36 +37,55 @@ Row = dict[str, Any]
 
 
 def main() -> None:
-    block = harness.randomized(ENLBlock(CHANNELS))
-    results = {"machine": harness.machine(), "channels": CHANNELS}
+    parser = argparse.ArgumentParser(description="Measures the ENL block.")
+    parser.add_argument("--device", choices=sorted(SECONDS), default="cpu")
+    device = parser.parse_args().device
+    block = harness.randomized(ENLBlock(CHANNELS)).to(device)
+    results = {"machine": harness.machine(device), "channels": CHANNELS}
     for kind, measure in (("inference", inference), ("training", training)):
-        results[kind] = []
-        for threads, layout, size, batch in itertools.product(THREADS, LAYOUTS, SIZES, BATCHES):
-            torch.set_num_threads(threads)
-            row = {"threads": threads, **measure(block, layout, batch, size)}
-            print(kind, row, flush=True)
-            results[kind].append(row)
+        results[kind] = [
+            timed_row(block, measure, setting, layout, batch, size)
+            for setting, layout, size, batch in itertools.product(
+                settings(device), LAYOUTS, SIZES, BATCHES[device]
+            )
+        ]
     results["memory"] = [
         memory(block, layout, 1, size) for layout, size in itertools.product(LAYOUTS, SIZES)
     ]
-    results["bfloat16"] = [bfloat16(block, size) for size in SIZES[:2]]
-    # Last, as it holds for the rest of the process.
-    results["keeps_freed_memory"] = harness.keep_freed_memory()
+    results["keeps_freed_memory"] = False
+    if device == "cpu":
+        results["bfloat16"] = [bfloat16(block, size) for size in SIZES[:2]]
+        # Last, as it holds for the rest of the process.
+        results["keeps_freed_memory"] = harness.keep_freed_memory()
     results["growth"] = growth(block, GROWTH_SIZES)
-    harness.write_results("block", results, tables(results))
+    name = "block" if device == "cpu" else f"block_{device}"
+    harness.write_results(name, results, tables(results))
+
+
+def settings(device: str) -> list[Row]:
+    """What the lines of the first tables are taken with: threads, or a GPU's precision."""
+    if device == "cpu":
+        return [{"threads": threads} for threads in THREADS]
+    return [{"precision": precision} for precision in PRECISIONS]
 
 
 # ---------------------------------------------------------------------------- what is compared
 
 
-def a_map(layout: str, batch: int, size: tuple[int, int]) -> Tensor:
-    return harness.random_map(batch, CHANNELS, size).to(memory_format=LAYOUTS[layout])
+def device_of(block: ENLBlock) -> torch.device:
+    return block.theta.weight.device
+
+
+def a_map(block: ENLBlock, layout: str, batch: int, size: tuple[int, int]) -> Tensor:
+    x = harness.random_map(batch, CHANNELS, size).to(memory_format=LAYOUTS[layout])
+    return x.to(device_of(block))
 
 
 def own_extent(x: Tensor) -> Tensor:
     """An image's own part of a map: all but the last fortieth of its width, as of 800×1066."""
     height, width = x.shape[2:]
-    return torch.tensor([[height, width - max(width // 40, 1)]] * len(x))
+    own = [[height, width - max(width // 40, 1)]] * len(x)
+    return torch.tensor(own, device=x.device)
 
 
 def four_convolutions(block: ENLBlock, x: Tensor) -> Tensor:
@@ -84,20 +106,24 @@ def explicit_non_local(block: NonLocalBlock, x: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------- measurements
 
 
-@torch.no_grad()
-def inference(block: ENLBlock, layout: str, batch: int, size: tuple[int, int]) -> Row:
-    x = a_map(layout, batch, size)
-    functions = {
-        "four": partial(four_convolutions, block, x),
-        "enl": partial(block, x),
-        "padded": partial(block, x, own_extent(x)),
+def inference(block: ENLBlock, x: Tensor, call: Callable) -> dict[str, Callable]:
+    own = own_extent(x)
+
+    @torch.no_grad()
+    def infer(function: Callable, *arguments: Tensor) -> Tensor:
+        return call(function, *arguments)
+
+    return {
+        "four": partial(infer, four_convolutions, block, x),
+        "enl": partial(infer, block, x),
+        "padded": partial(infer, block, x, own),
     }
-    return timed_row(layout, batch, size, functions)
 
 
-def training(block: ENLBlock, layout: str, batch: int, size: tuple[int, int]) -> Row:
+def training(block: ENLBlock, x: Tensor, call: Callable) -> dict[str, Callable]:
     """Forward and backward, with gradients of the input and of all parameters."""
-    x = a_map(layout, batch, size).requires_grad_()
+    x.requires_grad_()
+    own = own_extent(x)
     gradient = torch.ones_like(x)
     inner_gradient = torch.ones_like(x[:, : CHANNELS // 2])
 
@@ -107,22 +133,37 @@ def training(block: ENLBlock, layout: str, batch: int, size: tuple[int, int]) ->
     def step(forward: Callable[[], list[Tensor]]) -> None:
         x.grad = None
         block.zero_grad()
-        outputs = forward()
-        torch.autograd.backward(outputs, [gradient, inner_gradient, inner_gradient][: len(outputs)])
+        outputs = call(forward)
+        gradients = [gradient, inner_gradient, inner_gradient]
+        torch.autograd.backward(
+            outputs, [each.to(output.dtype) for each, output in zip(gradients, outputs)]
+        )
 
-    functions = {
+    return {
         "four": partial(step, convolutions),
         "enl": partial(step, lambda: [block(x)]),
-        "padded": partial(step, lambda: [block(x, own_extent(x))]),
+        "padded": partial(step, lambda: [block(x, own)]),
     }
-    return timed_row(layout, batch, size, functions)
 
 
 def timed_row(
-    layout: str, batch: int, size: tuple[int, int], functions: dict[str, Callable]
+    block: ENLBlock, measure: Callable, setting: Row, layout: str, batch: int, size: tuple[int, int]
 ) -> Row:
-    times = harness.interleaved_times(functions, seconds=SECONDS)
-    return {
+    device = device_of(block)
+    if threads := setting.get("threads"):
+        torch.set_num_threads(threads)
+
+    def call(function: Callable, *arguments: Tensor) -> Any:
+        if precision := setting.get("precision"):
+            with harness.precision(precision, device):
+                return function(*arguments)
+        return function(*arguments)
+
+    functions = measure(block, a_map(block, layout, batch, size), call)
+    # The backward pass asks for the precision when it runs.
+    with harness.precision("TF32" if setting.get("precision") == "TF32" else "float32", device):
+        times = harness.interleaved_times(functions, seconds=SECONDS[device.type], device=device)
+    row = setting | {
         "layout": layout,
         "batch": batch,
         "size": size,
@@ -131,16 +172,18 @@ def timed_row(
         "enl_to_four": ratio(times, "enl", "four"),
         "padded_to_enl": ratio(times, "padded", "enl"),
     }
+    print(measure.__name__, row, flush=True)
+    return row
 
 
 def memory(block: ENLBlock, layout: str, batch: int, size: tuple[int, int]) -> Row:
     """In multiples of the input's bytes, which are the output's, too."""
-    x = a_map(layout, batch, size)
+    x = a_map(block, layout, batch, size)
     variable = x.clone().requires_grad_()
     known = [variable, *block.parameters()]
     with torch.no_grad():
         peaks = [
-            harness.peak_bytes(partial(block, x, extent)) / x.nbytes - 1
+            harness.peak_bytes(partial(block, x, extent), x.device) / x.nbytes - 1
             for extent in (None, own_extent(x))
         ]
     saved = [
@@ -153,10 +196,11 @@ def memory(block: ENLBlock, layout: str, batch: int, size: tuple[int, int]) -> R
 @torch.no_grad()
 def growth(block: ENLBlock, sizes: Sequence[tuple[int, int]]) -> list[Row]:
     """One image, more and more positions, beside the non-local block in its two forms."""
-    non_local = harness.randomized(NonLocalBlock(CHANNELS))
+    device = device_of(block)
+    non_local = harness.randomized(NonLocalBlock(CHANNELS)).to(device)
     rows: list[Row] = []
     for size in sizes:
-        x = harness.random_map(1, CHANNELS, size)
+        x = a_map(block, "contiguous", 1, size)
         functions = {
             "four": partial(four_convolutions, block, x),
             "enl": partial(block, x),
@@ -169,7 +213,7 @@ def growth(block: ENLBlock, sizes: Sequence[tuple[int, int]]) -> list[Row]:
             del functions["explicit"]
         if rows and expected_seconds(rows[-1], "sdpa", positions) > SLOWEST:
             del functions["sdpa"]
-        times = harness.interleaved_times(functions, seconds=SECONDS)
+        times = harness.interleaved_times(functions, seconds=SECONDS[device.type], device=device)
         ratios = {name: ratio(times, name, "enl") for name in functions}
         rows.append({"size": size, "ms": milliseconds(times), "to_enl": ratios})
     return rows
@@ -196,7 +240,7 @@ def bfloat16(block: ENLBlock, size: tuple[int, int]) -> Row:
         "four_fp32": partial(four_convolutions, block, x),
         "four_bfloat16": partial(autocast, partial(four_convolutions, block)),
     }
-    times = harness.interleaved_times(functions, seconds=SECONDS / 2)
+    times = harness.interleaved_times(functions, seconds=SECONDS["cpu"] / 2)
     exact = functions["fp32"]()
     error = functions["bfloat16"]().float() - exact
     return {
@@ -212,7 +256,7 @@ def bfloat16(block: ENLBlock, size: tuple[int, int]) -> Row:
 
 
 def tables(results: dict[str, Any]) -> list[str]:
-    return [
+    found = [
         harness.table("Inference", [time_columns(row) for row in results["inference"]]),
         harness.table(
             "Training: forward and backward", [time_columns(row) for row in results["training"]]
@@ -220,12 +264,15 @@ def tables(results: dict[str, Any]) -> list[str]:
         harness.table(
             "Memory, in multiples of the input", [memory_columns(row) for row in results["memory"]]
         ),
-        harness.table("Autocast to bfloat16", [bfloat16_columns(r) for r in results["bfloat16"]]),
         harness.table(
             "Growth, batch 1" + ", freed memory kept" * results["keeps_freed_memory"],
             [growth_columns(row) for row in results["growth"]],
         ),
     ]
+    if "bfloat16" in results:
+        rows = [bfloat16_columns(row) for row in results["bfloat16"]]
+        found.append(harness.table("Autocast to bfloat16", rows))
+    return found
 
 
 def map_size(row: Row) -> str:
@@ -234,8 +281,8 @@ def map_size(row: Row) -> str:
 
 
 def time_columns(row: Row) -> Row:
-    return {
-        "threads": row["threads"],
+    setting = {key: row[key] for key in ("threads", "precision") if key in row}
+    return setting | {
         "layout": row["layout"],
         "batch": row["batch"],
         "map": map_size(row),

@@ -1,13 +1,16 @@
 #!/usr/bin/env python
-"""What three ENL blocks add to Faster R-CNN R50-FPN on the CPU: time, memory and multiply-adds.
+"""What three ENL blocks add to Faster R-CNN R50-FPN: time, memory and multiply-adds.
 
     python benchmarks/detector.py
+    python benchmarks/detector.py --device cuda
 
 Both detectors have the same random weights, but for the blocks' own, and their heads see the same
 number of regions. Each memory format is compared with itself. Takes some 7 minutes on two idle
-cores; results/detector.md says what came out.
+cores, one on a GPU; results/detector.md and detector_cuda.md say what came out.
 """
 
+import argparse
+import itertools
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -39,30 +42,39 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channel
 IMAGE_SIZE = (800, 1066)
 # Steps so small that the weights stay as they are, and the work of all steps the same.
 OPTIONS = ["SOLVER.BASE_LR", "1e-9"]
-INFERENCE_SECONDS = 60
-TRAINING_SECONDS = 80
+PRECISIONS = {"cpu": ("float32",), "cuda": ("float32", "TF32", "bfloat16")}
+INFERENCE_SECONDS = {"cpu": 60, "cuda": 2}
+TRAINING_SECONDS = {"cpu": 80, "cuda": 4}
 
 Results = dict[str, Any]
 
 
 def main() -> None:
-    results = {"machine": harness.machine(), "image_size": IMAGE_SIZE}
+    parser = argparse.ArgumentParser(description="Measures a detector with ENL blocks.")
+    parser.add_argument("--device", choices=sorted(PRECISIONS), default="cpu")
+    device = parser.parse_args().device
+    results = {"machine": harness.machine(device), "image_size": IMAGE_SIZE}
     # First, as memory that the models below have taken would slow the processes of their own.
-    results["process"] = {name: process_memory(file) for name, file in FILES.items()}
+    if device == "cpu":
+        results["process"] = {name: process_memory(file) for name, file in FILES.items()}
     models = same_models(FILES, OPTIONS)
     results["multiply_adds"] = {
         name: sum(count_multiply_adds(model, IMAGE_SIZE).values()) for name, model in models.items()
     }
     tables = []
-    for layout, memory_format in LAYOUTS.items():
+    for layout, precision in itertools.product(LAYOUTS, PRECISIONS[device]):
         for model in models.values():
-            model.to(memory_format=memory_format)
-        results[layout] = {
-            "inference": inference(models, IMAGE_SIZE, INFERENCE_SECONDS),
-            "training": training(models, IMAGE_SIZE, TRAINING_SECONDS),
-        }
-        tables.append(table(results | results[layout], layout))
-    harness.write_results("detector", results, tables)
+            model.to(device, memory_format=LAYOUTS[layout])
+        with harness.precision(precision, device):
+            measured = {
+                "inference": inference(models, IMAGE_SIZE, INFERENCE_SECONDS[device]),
+                "training": training(models, IMAGE_SIZE, TRAINING_SECONDS[device]),
+            }
+        title = layout if device == "cpu" else f"{layout}, {precision}"
+        results[title] = measured
+        tables.append(table(results | measured, title))
+    name = "detector" if device == "cpu" else f"detector_{device}"
+    harness.write_results(name, results, tables)
 
 
 def process_memory(config_file: str) -> Results:
@@ -92,8 +104,9 @@ def inference(models: dict[str, nn.Module], size: tuple[int, int], seconds: floa
     with ExitStack() as stack:
         for model in models.values():
             stack.enter_context(fixed_regions(model.eval(), size))
-        times = harness.interleaved_times(functions, seconds=seconds)
-        peaks = {name: harness.peak_bytes(function) for name, function in functions.items()}
+        device = device_of(models)
+        times = harness.interleaved_times(functions, seconds=seconds, device=device)
+        peaks = {name: harness.peak_bytes(function, device) for name, function in functions.items()}
     return timed(times) | {"peak_bytes": peaks}
 
 
@@ -119,8 +132,12 @@ def training(models: dict[str, nn.Module], size: tuple[int, int], seconds: float
     for model in models.values():
         model.train()
     functions = {name: partial(step, name) for name in models}
-    times = harness.interleaved_times(functions, seconds=seconds)
+    times = harness.interleaved_times(functions, seconds=seconds, device=device_of(models))
     return timed(times) | {"regions": regions}
+
+
+def device_of(models: dict[str, nn.Module]) -> torch.device:
+    return next(iter(models.values())).device
 
 
 def timed(times: harness.Times) -> Results:
@@ -158,15 +175,22 @@ def row(results: Results, name: str) -> Results:
     def compared(quantities: dict[str, float]) -> float:
         return quantities[name] / quantities[first]
 
-    process_peaks = {own: memory["peak"] for own, memory in results["process"].items()}
+    process_peaks = {own: memory["peak"] for own, memory in results.get("process", {}).items()}
+    process = (
+        {
+            "process peak MiB": process_peaks[name] / 2**20,
+            "÷ baseline ": compared(process_peaks),
+        }
+        if process_peaks
+        else {}
+    )
     return {
         "": name,
         "multiply-adds G": results["multiply_adds"][name] / 1e9,
         "more G": (results["multiply_adds"][name] - results["multiply_adds"][first]) / 1e9,
         "inference s": results["inference"]["ms"][name] / 1e3,
         "÷ baseline": results["inference"]["ratio"].get(name, 1.0),
-        "process peak MiB": process_peaks[name] / 2**20,
-        "÷ baseline ": compared(process_peaks),
+        **process,
         "PyTorch peak MiB": results["inference"]["peak_bytes"][name] / 2**20,
         " ÷ baseline": compared(results["inference"]["peak_bytes"]),
         "training step s": results["training"]["ms"][name] / 1e3,

@@ -8,7 +8,8 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.autograd.profiler import profile
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 RESULTS = Path(__file__).parent / "results"
+WARM_UP_ROUNDS = 5  # of a GPU
 Times = dict[str, list[float]]
 
 
@@ -32,21 +34,28 @@ def interleaved_times(
     *,
     seconds: float,
     rounds: tuple[int, int] = (3, 100),
+    device: torch.device | str = "cpu",
 ) -> Times:
     """The times of several functions, taken in turn, so that a slower minute is one for them all.
 
     Each round calls each function once, in an order drawn anew: what a function finds in the caches
-    is then not always left there by the same other one. A first round isn't counted.
+    is then not always left there by the same other one. A first round isn't counted, and on a GPU,
+    which chooses its kernels and its clock, some more.
 
     Args:
         functions: by name.
         seconds: about how long the rounds may take together.
         rounds: the smallest and the largest number of them.
+        device: where the functions work.
 
     Returns:
         for each function its time in each round, in seconds.
     """
-    first_round = sum(_seconds(function) for function in functions.values())
+    clock = _gpu_seconds if torch.device(device).type == "cuda" else _seconds
+    for _ in range(WARM_UP_ROUNDS if clock is _gpu_seconds else 0):
+        for function in functions.values():
+            clock(function)
+    first_round = sum(clock(function) for function in functions.values())
     fewest, most = rounds
     order = list(functions)
     shuffle = random.Random(0).shuffle
@@ -54,7 +63,7 @@ def interleaved_times(
     for _ in range(min(max(int(seconds / first_round), fewest), most)):
         shuffle(order)
         for name in order:
-            times[name].append(_seconds(functions[name]))
+            times[name].append(clock(functions[name]))
     return times
 
 
@@ -95,17 +104,35 @@ def _seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def _gpu_seconds(function: Callable[[], Any]) -> float:
+    """Between two events on the GPU, which waits for nothing else."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    function()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
 # ---------------------------------------------------------------------------- memory
 
 
-def peak_bytes(function: Callable[[], Any]) -> int:
-    """The most that PyTorch has allocated on the CPU at one time for a call, its result included.
+def peak_bytes(function: Callable[[], Any], device: torch.device | str = "cpu") -> int:
+    """The most that PyTorch has allocated at one time for a call, its result included.
 
-    Each allocation and release is in PyTorch's own profile, so views and operations in place add
+    On a GPU its allocator says so, what cuDNN and cuBLAS ask it for included. On the CPU each
+    allocation and release is in PyTorch's own profile, so views and operations in place add
     nothing, and what an operation needs inside itself does. What MKL's products keep for
     themselves isn't PyTorch's, and isn't counted.
     """
     function()  # what a first call leaves behind for later ones isn't counted
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return torch.cuda.max_memory_allocated() - before
     with profile(profile_memory=True) as profiler:
         result = function()
     del result  # it had to live until here
@@ -145,6 +172,21 @@ def _storage(tensor: Tensor) -> int:
 # ---------------------------------------------------------------------------- what is measured
 
 
+@contextmanager
+def precision(name: str, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Within it PyTorch computes in "float32", in "TF32", or under autocast to "bfloat16"."""
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = name == "TF32"
+    try:
+        with torch.autocast(torch.device(device).type, torch.bfloat16, name == "bfloat16"):
+            yield
+    finally:
+        for backend, allowed in zip(backends, before):
+            backend.allow_tf32 = allowed
+
+
 def randomized(module: nn.Module) -> nn.Module:
     """The module in inference mode, with weights that make what it adds about as large as its
     input, which the small weights at the start of a training don't."""
@@ -163,7 +205,7 @@ def random_map(batch: int, channels: int, size: tuple[int, int]) -> Tensor:
 # ---------------------------------------------------------------------------- results
 
 
-def machine() -> dict[str, Any]:
+def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
     """On what, with what and when this runs; ``load`` is that of other processes, about 0 if idle.
 
     Linux tells processor and load; elsewhere they stay unknown.
@@ -174,7 +216,7 @@ def machine() -> dict[str, Any]:
     except OSError:
         cpu = {}
     flags = cpu.get("flags", "").split()
-    return {
+    found = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
         "cpu": cpu.get("model name", platform.processor()),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -184,13 +226,18 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+    if torch.device(device).type == "cuda":
+        found |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return found
 
 
 def describe(machine: dict[str, Any]) -> str:
     """One line about what :func:`machine` found."""
     bfloat16 = "native" if machine["native_bfloat16"] else "emulated"
+    gpu = f"{machine['gpu']}, CUDA {machine['cuda']} · " if "gpu" in machine else ""
     return (
-        f"{machine['date']} · {machine['cpu']} ({machine['instructions']}, bfloat16 {bfloat16}), "
+        f"{machine['date']} · {gpu}"
+        f"{machine['cpu']} ({machine['instructions']}, bfloat16 {bfloat16}), "
         f"{machine['threads']} thread(s), load at the start {machine['load']} · "
         f"torch {machine['torch']}, Python {machine['python']}"
     )

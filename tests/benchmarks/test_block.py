@@ -23,12 +23,16 @@ def test_every_measurement_gives_a_line(script, monkeypatch):
     import harness
 
     monkeypatch.setattr(script, "CHANNELS", 16)
-    monkeypatch.setattr(script, "SECONDS", 0)
+    monkeypatch.setattr(script, "SECONDS", {"cpu": 0})
     block = harness.randomized(ENLBlock(16))
     small = (4, 6)
+    threads = {"threads": torch.get_num_threads()}
+    lines = [(threads, "channels last", 2, small)]
+    # What a GPU's lines need, as far as the CPU has it.
+    lines += [({"precision": name}, "contiguous", 1, small) for name in script.PRECISIONS]
     results = {
-        "inference": [{"threads": 1, **script.inference(block, "channels last", 2, small)}],
-        "training": [{"threads": 1, **script.training(block, "contiguous", 1, small)}],
+        "inference": [script.timed_row(block, script.inference, *line) for line in lines],
+        "training": [script.timed_row(block, script.training, *line) for line in lines],
         "memory": [script.memory(block, "channels last", 1, small)],
         "growth": script.growth(block, [small, (8, 12)]),
         "bfloat16": [script.bfloat16(block, small)],
