@@ -18,8 +18,12 @@ def pytest_configure(config):
 
 
 def pytest_generate_tests(metafunc):
-    """Numerical tests run on the GPU too: with ``-m gpu``, where there is one."""
-    if metafunc.definition.get_closest_marker("numerical") and torch.cuda.is_available():
+    """Numerical tests run on the GPU too: with ``-m gpu``, where there is one.
+
+    But for those marked ``numerical(gpu=False)``: a gradient by differences is thousands of calls.
+    """
+    marker = metafunc.definition.get_closest_marker("numerical")
+    if marker and marker.kwargs.get("gpu", True) and torch.cuda.is_available():
         metafunc.fixturenames.append("default_device")
         devices = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
         metafunc.parametrize("default_device", devices, indirect=True)

@@ -154,10 +154,11 @@ def _add_product_(z: Tensor, matrix: Tensor, map_: Tensor) -> Tensor:
 
 
 def _softmax_over_positions(map_: Tensor) -> Tensor:
-    """(B, D, H, W) in, (B, D, N) out, computed as the map lies in memory.
+    """(B, D, H, W) in, (B, D, N) out.
 
-    PyTorch's softmax would copy a channels-last map to walk along its positions.
+    On the CPU as the map lies in memory: PyTorch would copy a channels-last map to walk along its
+    positions. On a GPU that copy costs next to nothing, and not to make it 40 times as much.
     """
-    if map_.stride(1) == 1:
+    if map_.stride(1) == 1 and not map_.is_cuda:
         return map_.permute(0, 2, 3, 1).flatten(1, 2).softmax(dim=1).transpose(1, 2)
     return map_.flatten(2).softmax(dim=2)

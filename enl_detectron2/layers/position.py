@@ -56,8 +56,8 @@ def _dct(cell: Tensor, own: Tensor, count: int) -> Tensor:
     own = own[:, None, None]
     position = cell[:, None]
     # The cosine as a sine, which ONNX Runtime has in float64 for Python 3.10, too.
-    wave = torch.sin((position + 0.5) * frequency * math.pi / own + math.pi / 2)
-    scale = torch.sqrt(torch.where(frequency == 0, 1.0, 2.0) / own)
+    wave = torch.sin((position + 0.5) * (frequency * math.pi) / own + math.pi / 2)
+    scale = torch.sqrt((frequency.clamp(max=1) + 1) / own)
     return wave * scale * ((position < own) & (frequency < own))
 
 
@@ -78,15 +78,6 @@ class SeparablePosition(nn.Module):
         """
         raise NotImplementedError
 
-    def line_factors(self, cell: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """The kernel with normalised rows as ``up @ down``, both zero in the padding.
-
-        ``down`` (B or 1, T, length) makes T tokens of a line of cells, ``up`` (B or 1, length, T)
-        spreads them. A term of low rank can give smaller factors than these, T = length.
-        """
-        up = (cell[:, None] == cell) & (cell < own[:, None])[:, :, None]
-        return self.own_kernel(cell, own, True), up.to(cell.dtype)
-
     def own_kernel(self, cell: Tensor, own: Tensor, normalized: bool) -> Tensor:
         """:meth:`kernel`, zero in the padding; with ``normalized`` its rows sum to 1 elsewhere."""
         is_own = cell < own[:, None]
@@ -97,10 +88,18 @@ class SeparablePosition(nn.Module):
         return kernel
 
     def factors(self, map_: Tensor, extent: Tensor | None = None) -> list[Tensor]:
-        """down_h, up_h, down_w, up_w for the size, type and device of a map (B, C, H, W)."""
-        down_h, up_h = self.line_factors(*_line(map_, 0, extent))
-        down_w, up_w = self.line_factors(*_line(map_, 1, extent))
-        return [factor.to(map_.dtype) for factor in [down_h, up_h, down_w, up_w]]
+        """down_h, up_h, down_w, up_w for the size, type and device of a map (B, C, H, W).
+
+        ``up @ down`` is the kernel along one direction, its rows normalised, zero in the padding:
+        ``down`` (B or 1, T, length) makes T tokens of a line of cells, ``up`` (B or 1, length, T)
+        spreads them. A term of low rank can give smaller factors than these, T = length.
+        """
+        factors: list[Tensor] = []
+        for direction in range(2):
+            cell, own = _line(map_, direction, extent)
+            up = (cell[:, None] == cell) & (cell < own[:, None])[:, :, None]
+            factors += [self.own_kernel(cell, own, True).to(map_.dtype), up.to(map_.dtype)]
+        return factors
 
     def pool(self, x: Tensor, factors: list[Tensor]) -> Tensor:
         """The tokens of a map: (B, C, H, W) in, (B, C, T_h, T_w) out."""
@@ -149,13 +148,25 @@ class CosPosition(SeparablePosition):
         basis = _dct(cell, own, self.num_frequencies)
         return basis @ basis.transpose(1, 2)
 
-    def line_factors(self, cell: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        count = self.num_frequencies
-        sample = torch.arange(count, dtype=cell.dtype, device=cell.device)
-        samples = _dct(sample, sample[-1:] + 1, count)
-        up = _dct(cell, own, count) @ samples.transpose(1, 2)
-        scale = torch.sqrt(own / count)[:, None, None]
-        return up.transpose(1, 2) / scale, up * scale
+    def factors(self, map_: Tensor, extent: Tensor | None = None) -> list[Tensor]:
+        # The bases of heights, widths and samples as one batch: a GPU is asked for a third of the
+        # operations, which cost it more than the numbers do.
+        height, width, count = map_.shape[2], map_.shape[3], self.num_frequencies
+        cell = _cells(height + width + count, map_)  # as long as the longest, whichever that is
+        own_h, own_w = _own(cell, height, 0, extent), _own(cell, width, 1, extent)
+        own = torch.cat([own_h, own_w, cell[count - 1 : count] + 1])
+        bases = _dct(cell, own, count)
+        own = own[:-1, None, None]
+        up = bases[:-1] @ bases[-1, :count].T * torch.sqrt(own / count)
+        down = (up * (count / own)).transpose(1, 2).to(map_.dtype)
+        up = up.to(map_.dtype)
+        images = own_h.shape[0]
+        return [
+            down[:images, :, :height],
+            up[:images, :height],
+            down[images:, :, :width],
+            up[images:, :width],
+        ]
 
     def extra_repr(self) -> str:
         return f"num_frequencies={self.num_frequencies}"
@@ -199,13 +210,21 @@ def position_term(position: str, **options: float) -> SeparablePosition | None:
 
 def _line(map_: Tensor, direction: int, extent: Tensor | None) -> tuple[Tensor, Tensor]:
     """The cells of a map along its height (0) or width (1), and how many are the images' own."""
-    dtype = torch.float32 if map_.device.type == "mps" else torch.float64
     length = map_.shape[2 + direction]
-    cell = torch.arange(length, dtype=dtype, device=map_.device)
-    own = cell[-1:] + 1
-    if extent is not None:
-        own = torch.minimum(extent[:, direction].to(own), own)
-    return cell, own
+    cell = _cells(length, map_)
+    return cell, _own(cell, length, direction, extent)
+
+
+def _cells(length: int, map_: Tensor) -> Tensor:
+    """0, 1, … on the device of a map, in the most exact type there."""
+    dtype = torch.float32 if map_.device.type == "mps" else torch.float64
+    return torch.arange(length, dtype=dtype, device=map_.device)
+
+
+def _own(cell: Tensor, length: int, direction: int, extent: Tensor | None) -> Tensor:
+    """(B or 1,): how many of ``length`` cells in a direction are each image's own."""
+    own = cell[length - 1 : length] + 1
+    return own if extent is None else torch.minimum(extent[:, direction].to(own), own)
 
 
 def _times_height(matrix: Tensor, map_: Tensor, onto: Tensor | None = None) -> Tensor:

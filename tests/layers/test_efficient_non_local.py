@@ -65,6 +65,7 @@ def test_every_position_reaches_every_other():
     assert ((block(changed) - block(x)).abs().sum(dim=1) > 0).all()
 
 
+@pytest.mark.numerical(gpu=False)
 @pytest.mark.parametrize("phi_norm, theta_norm, position", VARIANTS)
 def test_gradients_are_those_of_the_function(phi_norm, theta_norm, position):
     options = {"phi_norm": phi_norm, "theta_norm": theta_norm, "position": position}

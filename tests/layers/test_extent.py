@@ -109,6 +109,7 @@ def test_an_extent_of_another_form_is_named(block_class, extent):
         block_class(6)(torch.randn(4, 6, 7, 10), extent)
 
 
+@pytest.mark.numerical(gpu=False)
 @pytest.mark.parametrize("variant", ENL_VARIANTS)
 def test_enl_gradients_are_those_of_the_function(variant):
     block = randomized(ENLBlock(4, num_frequencies=2, **enl_options(variant)))
@@ -120,6 +121,7 @@ def test_enl_gradients_are_those_of_the_function(variant):
     assert torch.autograd.gradcheck(function, arguments)
 
 
+@pytest.mark.numerical(gpu=False)
 @pytest.mark.parametrize(
     "variant", [("softmax", "none"), ("mean", "cos_mul"), ("softmax", "l1_mul")]
 )
@@ -140,6 +142,7 @@ def test_autocast_agrees_with_float32_to_its_own_accuracy():
     assert relative_error(output, block(x, own_extent())) < 0.02
 
 
+@pytest.mark.numerical(gpu=False)
 @pytest.mark.parametrize("block_class", [ENLBlock, NonLocalBlock])
 def test_graphs_hold_for_other_sizes_and_extents(block_class):
     block = randomized(block_class(6)).eval().requires_grad_(False)

@@ -51,6 +51,7 @@ def test_memory_layout_does_not_matter(affinity_norm, position):
     assert relative_error(block(channels_last), block(x)) < 1e-12
 
 
+@pytest.mark.numerical(gpu=False)
 @pytest.mark.parametrize("affinity_norm, position", VARIANTS)
 def test_gradients_are_those_of_the_function(affinity_norm, position):
     block = randomized(
