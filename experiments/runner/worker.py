@@ -118,8 +118,7 @@ def _is_tested(grid: Grid, run: Run) -> bool:
 def train_command(grid: Grid, run: Run, gpus: int) -> list[str]:
     """What trains a run; typed by hand it does the same."""
     words = grid.words(run)
-    if not gpus:
-        words["MODEL.DEVICE"] = "cpu"
+    words["MODEL.DEVICE"] = "cuda" if gpus else "cpu"
     command = [sys.executable, "-W", "ignore", str(grid.train)]
     command += ["--config-file", str(grid.config_of(run.system)), "--resume"]
     # "auto": a free port for each, as trainings run side by side.
