@@ -12,7 +12,7 @@ unexport PYTHONPATH PYTHONHOME
 OPTIONAL := PYTHONPATH=$(CURDIR)/.venv-optional
 endif
 
-.PHONY: help demo test test-slow test-faults test-soak test-browser optional test-official lint clean
+.PHONY: help demo look test test-slow test-faults test-soak test-browser optional test-official lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -20,9 +20,12 @@ help: ## this list
 	@echo "The first of them builds .venv (Python 3.10 to 3.13); PYTHON=/path/to/python make … uses your environment instead."
 
 # One thread in each of the demo's processes. The warnings are detectron2's, of its calls of PyTorch.
-demo: ## make the demo's data, train on CPU, evaluate, draw the detections
-	$(SETUP) demo
+demo: look ## look, then make the digits' data, train on CPU, evaluate, draw the detections
 	OMP_NUM_THREADS=1 $(PY) -W ignore -m enl_detectron2.digits.demo
+
+look: ## find cell nuclei on six photographs with the trained detector, and see what it looks at
+	$(SETUP) demo
+	$(PY) -W ignore -m enl_detectron2.look
 
 # One thread in each worker: two workers with a pool of threads each would only get in each other's way.
 test: lint ## lint, then all tests but the slow ones

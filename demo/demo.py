@@ -5,6 +5,8 @@
         --output detections --opts MODEL.WEIGHTS enl.pth
     python demo/demo.py --config-file configs/lazy/enl_rcnn_R50.py --video-input film.mp4 \\
         --output film_detections.mp4 --opts train.init_checkpoint=enl.pth
+    python demo/demo.py --config-file trained/nuclei_enl_rcnn_lite0.yaml --input cells/ \\
+        --output nuclei
 
 Runs on the configuration's device, or on the CPU if that is a GPU and there is none. Inputs that
 can't be read are named and left out; the exit status is then 1.
@@ -14,7 +16,7 @@ import argparse
 import os
 import sys
 
-from enl_detectron2.analysis.command_line import score
+from enl_detectron2.analysis.command_line import load_named_config, score
 from enl_detectron2.training.command_line import run
 from enl_detectron2.training.imports import add_import_option
 
@@ -23,7 +25,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help=".yaml or LazyConfig .py")
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        help=".yaml or LazyConfig .py, or a name of the model zoo that has trained weights",
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", nargs="+", help="image files, folders of them, or 'patterns'")
     source.add_argument("--video-input", help="video file")
@@ -68,7 +74,6 @@ def main() -> None:
 
     from enl_detectron2.analysis.detections import batch
     from enl_detectron2.analysis.detector import load_detector
-    from enl_detectron2.training.config import load_config
 
     setup_logger(name="fvcore")  # which weights the checkpoint lacks, for one
     if args.input:  # what is wrong with them is said before the model is loaded
@@ -76,7 +81,7 @@ def main() -> None:
         targets = batch.new_files(images, args.output) if args.output else None
         if not images:
             sys.exit("\n".join(["there is no image to look at:", *errors]))
-    detector = load_detector(load_config(args.config_file, args.opts))
+    detector = load_detector(load_named_config(args.config_file, args.opts))
     draw = batch.make_drawer(detector, args.confidence_threshold, args.tile)
     if args.input:
         if args.output:

@@ -25,6 +25,7 @@ RINGS = {
     "training": TRAINING,
     "analysis": ANALYSIS,
     "digits": DIGITS,
+    "look": DIGITS,
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 

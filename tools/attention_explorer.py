@@ -13,7 +13,7 @@ import logging
 import sys
 from pathlib import Path
 
-from enl_detectron2.analysis.command_line import require_new, score
+from enl_detectron2.analysis.command_line import load_named_config, require_new, score
 from enl_detectron2.training.command_line import run
 from enl_detectron2.training.imports import add_import_option
 
@@ -22,7 +22,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help=".yaml or LazyConfig .py")
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        help=".yaml or LazyConfig .py, or a name of the model zoo that has trained weights",
+    )
     parser.add_argument("--input", nargs="+", required=True, help="image files")
     parser.add_argument("--output", type=Path, required=True, help="folder, new or empty")
     parser.add_argument(
@@ -44,12 +48,11 @@ def main() -> None:
 
     from enl_detectron2.analysis.attention.explorer import write_explorer
     from enl_detectron2.analysis.detector import load_detector
-    from enl_detectron2.training.config import load_config
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("enl_detectron2").setLevel(logging.INFO)
     left_out = write_explorer(
-        load_detector(load_config(args.config_file, args.opts)),
+        load_detector(load_named_config(args.config_file, args.opts)),
         args.input,
         args.output,
         score_threshold=args.confidence_threshold,

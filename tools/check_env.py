@@ -17,6 +17,8 @@ NEEDS = {
     "cv2": "opencv-python",
     "sklearn": "scikit-learn",
     "matplotlib": "matplotlib",
+    "safetensors": "safetensors",
+    "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
 }
 TEST_NEEDS = {
     "pytest": "pytest",
@@ -27,7 +29,6 @@ TEST_NEEDS = {
     "mypy": "mypy",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
-    "safetensors": "safetensors",
 }
 
 python = sys.executable

@@ -2,7 +2,8 @@
 
 import argparse
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from .palette import MODEL_COLOURS
 
@@ -30,6 +31,31 @@ def folder(argument: str) -> str:
     if not os.path.isdir(argument):
         raise argparse.ArgumentTypeError(f"there is no folder {argument}")
     return argument
+
+
+def load_named_config(config: str, opts: Sequence[str]) -> Any:
+    """The configuration of a file, or of a name of the model zoo with its trained weights, if any.
+
+    Args:
+        config: a .yaml or LazyConfig .py, or such a name, as "trained/nuclei_enl_rcnn_lite0.yaml".
+        opts: overrides, as of ``load_config``.
+
+    Raises:
+        ConfigError, MissingFile: as ``load_config``.
+    """
+    from enl_detectron2 import model_zoo  # seconds, which a wrong command line needn't wait for
+    from enl_detectron2.training.config import load_config
+
+    if not os.path.exists(config):
+        try:
+            file, weights = model_zoo.get_config_file(config), model_zoo.get_checkpoint_file(config)
+        except RuntimeError:  # no name, or one without weights of its own
+            pass
+        else:
+            key = ["MODEL.WEIGHTS", weights]
+            lazy = [f"train.init_checkpoint={weights}"]
+            return load_config(file, [*(lazy if file.endswith(".py") else key), *opts])
+    return load_config(config, opts)
 
 
 def score(argument: str) -> float:

