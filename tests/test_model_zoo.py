@@ -1,13 +1,18 @@
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import CfgNode
 from omegaconf import DictConfig
 
 import enl_detectron2
 from enl_detectron2 import model_zoo
+from enl_detectron2.analysis.command_line import load_named_config
+from enl_detectron2.analysis.detector import load_detector
 from enl_detectron2.modeling import ENL_FPN
+from enl_detectron2.training.config import load_config
 
+TRAINED = "trained/nuclei_enl_rcnn_lite0.yaml"
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
@@ -30,3 +35,42 @@ def test_a_model_by_its_configurations_name(name):
     model = model_zoo.get(name, device="cpu")
     assert isinstance(model.backbone, ENL_FPN) and model.training
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+
+
+def test_trained_weights_are_named_as_a_configuration_does():
+    weights = model_zoo.get_checkpoint_file(TRAINED)
+    assert weights == "enl_detectron2://nuclei_enl_rcnn_lite0.safetensors"
+    assert weights == model_zoo.get_config(TRAINED, trained=True).MODEL.WEIGHTS
+    assert model_zoo.get_config(TRAINED).MODEL.WEIGHTS == ""
+    for name in ("enl_rcnn_R50.yaml", "lazy/enl_rcnn_R50.py"):
+        with pytest.raises(RuntimeError, match=f"{name} has no trained weights .*; {TRAINED} has"):
+            model_zoo.get_checkpoint_file(name)
+        with pytest.raises(RuntimeError, match="no trained weights"):
+            model_zoo.get(name, trained=True)
+
+
+def test_a_trained_model_is_what_the_checkpointer_loads():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    model = model_zoo.get(TRAINED, trained=True, device="cpu")
+    assert model.training and {p.dtype for p in model.parameters()} == {torch.float32}
+    options = ["MODEL.WEIGHTS", model_zoo.get_checkpoint_file(TRAINED), "MODEL.DEVICE", "cpu"]
+    other = load_detector(load_config(model_zoo.get_config_file(TRAINED), options)).model
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_a_command_takes_a_name_of_the_zoo_for_a_file():
+    cfg = load_named_config(TRAINED, ["TEST.DETECTIONS_PER_IMAGE", "7"])
+    assert model_zoo.get_checkpoint_file(TRAINED) == cfg.MODEL.WEIGHTS
+    assert cfg.TEST.DETECTIONS_PER_IMAGE == 7
+    assert load_named_config(TRAINED, ["MODEL.WEIGHTS", "mine.pth"]).MODEL.WEIGHTS == "mine.pth"
+    assert load_named_config(str(CONFIGS / TRAINED), []).MODEL.WEIGHTS == ""  # a file is that file
+    with pytest.raises(FileNotFoundError, match="there is no file 'no_such.yaml'"):
+        load_named_config("no_such.yaml", [])
+
+
+def test_weights_come_with_a_card_and_are_small():
+    folder = Path(model_zoo.__file__).parent / "weights"
+    for file in folder.glob("*.safetensors"):
+        assert file.stat().st_size <= 8e6
+        assert file.with_suffix(".md").read_text().startswith(f"# {file.stem}\n")

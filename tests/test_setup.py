@@ -46,7 +46,8 @@ echo "$*" >> "$CALLS"
 exec "{sys.executable}" -S "$@"
 """
 OWN_MODULES = ["numpy", "torch", "torchvision", "fvcore", "pycocotools"]
-OWN_MODULES += ["cv2", "sklearn", "matplotlib", "detectron2"]
+OWN_MODULES += ["cv2", "sklearn", "matplotlib", "safetensors", "efficientnet_lite_pytorch"]
+OWN_MODULES += ["detectron2"]
 OWN_TEST_MODULES = [
     "pytest",
     "xdist",

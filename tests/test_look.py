@@ -1,0 +1,31 @@
+"""make look: what the trained detector that comes with the package finds."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("efficientnet_lite_pytorch", reason="pip install efficientnet-lite-pytorch")
+
+from enl_detectron2 import look  # noqa: E402
+
+
+def test_it_finds_most_nuclei_and_writes_what_it_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(look, "OUTPUT", tmp_path / "look")
+    look.main()
+    said = capsys.readouterr().out
+    counts = re.findall(r"^  ([a-z ]+?) +(\d+) of (\d+)$", said, re.MULTILINE)
+    assert len(counts) == 6
+    found, there = (sum(int(row[place]) for row in counts) for place in (1, 2))
+    truth = json.loads((look.PHOTOGRAPHS / "nuclei.json").read_text())
+    assert there == len(truth["annotations"]) and 0.6 < found / there < 1
+    card = Path(look.model_zoo.__file__).parent / "weights" / f"{Path(look.NAME).stem}.md"
+    for number in re.search(
+        r"AP (\S+ \[.*?\]), AP50 (\S+ \[.*?\]).* AP (\S+ \[.*?\])\.", said
+    ).groups():
+        assert number in card.read_text()
+    for file in re.search(
+        r"Look at (\S+), and in a browser at (\S+)\.$", said, re.MULTILINE
+    ).groups():
+        assert Path(file).stat().st_size > 10_000
