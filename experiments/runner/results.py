@@ -88,7 +88,9 @@ def _code(program: Path) -> str:
 def _configuration(grid: Grid, run: Run, cfg: CfgNode) -> str:
     differences = dict(_differences(cfg, get_training_cfg()))
     start = grid.start_of(run)
-    weights = _configuration(grid, start, grid.configuration(start)) if start else cfg.MODEL.WEIGHTS
+    # What the grid itself has made is the same wherever its output is.
+    own = cfg.MODEL.WEIGHTS.removeprefix(f"{grid.output}/")
+    weights = _configuration(grid, start, grid.configuration(start)) if start else own
     text = json.dumps([sorted(differences.items()), weights], default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

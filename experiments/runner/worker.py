@@ -92,8 +92,8 @@ def _train(grid: Grid, run: Run, gpus: int, held: int, log: Path) -> Origin:
     grid.prepare(run)
     made_with = origin(grid, run)
     _require_same(folder, made_with, grid)
-    if _is_tested(grid, run):  # on another machine, perhaps
-        return made_with
+    if _is_tested(grid, run):  # on another machine, perhaps, and by code that is as good
+        return Origin(**begun_with(folder))
     command = train_command(grid, run, gpus)
     print(f"$ {shlex.join(command)}", flush=True)
     training = subprocess.Popen(command, pass_fds=[held])

@@ -8,7 +8,7 @@ from relations.report import section
 from runner.results import accepted
 from runner.statistics import with_interval
 
-from .measures import BASELINE, FOLDER, GROUPS, MEASURES, load_drone
+from visdrone.measures import BASELINE, FOLDER, GROUPS, MEASURES, load_drone
 
 PAGE = FOLDER.parent / "docs" / "evidence.md"
 RESULTS = FOLDER / "results"

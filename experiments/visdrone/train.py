@@ -7,6 +7,7 @@ is told which objects a photograph shows: what context could add at most.
 
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetCatalog
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from enl_detectron2.layers import RelationBlock
 from enl_detectron2.modeling import RELATION_BLOCK_REGISTRY, relation_blocks
+from enl_detectron2.training.data import register_coco_format
 from enl_detectron2.training.launch import main
 
 STEM_CHANNELS = 16
@@ -178,20 +180,21 @@ class OracleRCNN(GeneralizedRCNN):
     """
 
     @configurable
-    def __init__(self, *, histograms: dict[str, Tensor], num_classes: int, **parts: Any):
+    def __init__(self, *, histograms: dict[str, np.ndarray], num_classes: int, **parts: Any):
         super().__init__(**parts)
         self.histograms = histograms
-        self.unknown = torch.zeros(num_classes)
+        self.unknown = np.zeros(num_classes, dtype=np.float32)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         num_classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
         histograms = {}
+        register_coco_format(cfg.DATASETS.COCO_FORMAT)  # wherever the model is built
         for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             for record in DatasetCatalog.get(name):
                 classes = [a["category_id"] for a in record["annotations"] if not a["iscrowd"]]
-                counts = torch.bincount(torch.tensor(classes, dtype=int), minlength=num_classes)
-                histograms[record["file_name"]] = counts.float().log1p()
+                counts = np.bincount(np.array(classes, dtype=int), minlength=num_classes)
+                histograms[record["file_name"]] = np.log1p(counts, dtype=np.float32)
         own = {"histograms": histograms, "num_classes": num_classes}
         return super().from_config(cfg) | own
 
@@ -200,7 +203,7 @@ class OracleRCNN(GeneralizedRCNN):
             self.histograms.get(each.get("file_name"), self.unknown) for each in batched_inputs
         ]
         for block in relation_blocks(self).values():
-            block.histogram = torch.stack(of_images).to(self.device)
+            block.histogram = torch.from_numpy(np.stack(of_images)).to(self.device)
         return super().preprocess_image(batched_inputs)
 
 
