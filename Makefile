@@ -28,8 +28,9 @@ look: ## find cell nuclei on six photographs with the trained detector, and see 
 	$(PY) -W ignore -m enl_detectron2.look
 
 # One thread in each worker: two workers with a pool of threads each would only get in each other's way.
-test: lint ## lint, then all tests but the slow ones
+test: lint ## lint, then all tests but the slow ones; with a GPU also those of it
 	OMP_NUM_THREADS=1 $(OPTIONAL) $(PY) -m pytest -n 2
+	@if nvidia-smi -L >/dev/null 2>&1; then set -x; $(PY) -m pytest -m gpu; fi
 
 test-slow: ## the slow tests (they train)
 	$(SETUP) test
