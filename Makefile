@@ -12,7 +12,7 @@ unexport PYTHONPATH PYTHONHOME
 OPTIONAL := PYTHONPATH=$(CURDIR)/.venv-optional
 endif
 
-.PHONY: help demo look test test-slow test-faults test-soak test-browser optional test-official lint clean
+.PHONY: help demo look test test-slow test-faults test-gpu test-soak test-browser optional test-official lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
