@@ -12,7 +12,7 @@ unexport PYTHONPATH PYTHONHOME
 OPTIONAL := PYTHONPATH=$(CURDIR)/.venv-optional
 endif
 
-.PHONY: help demo look test test-slow test-faults test-soak test-browser optional test-official lint clean
+.PHONY: help demo look test test-slow test-faults test-gpu test-soak test-browser optional test-official lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -28,8 +28,9 @@ look: ## find cell nuclei on six photographs with the trained detector, and see 
 	$(PY) -W ignore -m enl_detectron2.look
 
 # One thread in each worker: two workers with a pool of threads each would only get in each other's way.
-test: lint ## lint, then all tests but the slow ones
+test: lint ## lint, then all tests but the slow ones; with a GPU also those of it
 	OMP_NUM_THREADS=1 $(OPTIONAL) $(PY) -m pytest -n 2
+	@if nvidia-smi -L >/dev/null 2>&1; then set -x; $(PY) -m pytest -m gpu; fi
 
 test-slow: ## the slow tests (they train)
 	$(SETUP) test

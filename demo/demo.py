@@ -12,6 +12,10 @@ Runs on the configuration's device, or on the CPU if that is a GPU and there is 
 can't be read are named and left out; the exit status is then 1.
 """
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
+
 import argparse
 import os
 import sys

@@ -8,7 +8,6 @@ Takes some seconds on a CPU; writes output/look/nuclei.png and output/look/atten
 import contextlib
 import io
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -90,5 +89,4 @@ def read_card(weights: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(line_buffering=True)
     run(main)

@@ -9,6 +9,10 @@ equally good. Results are in the file's metadata and in the card; their interval
 photographs, by a bootstrap.
 """
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
+
 import argparse
 import sys
 from pathlib import Path

@@ -6,6 +6,10 @@
 Weights aren't loaded: the models are random.
 """
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
+
 import argparse
 import dataclasses
 import itertools

@@ -8,6 +8,10 @@
 Prints the tables, and for each model whether repetition helps it; writes errors.csv and errors.png.
 """
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
+
 import argparse
 from pathlib import Path
 

@@ -8,6 +8,10 @@ Open a page from disk in any browser; with several images, index.html links them
 be used are named and left out; the exit status is then 1.
 """
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
+
 import argparse
 import logging
 import sys

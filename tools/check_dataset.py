@@ -9,6 +9,10 @@ Exit status: 0 if there are no errors (warnings only are fine), 1 if there are, 
 file can't be read at all.
 """
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
+
 import argparse
 from pathlib import Path
 

@@ -9,6 +9,10 @@ Writes a PNG for each image, and index.html, which shows them all: those first o
 differ most. `train_net.py --eval-only` writes the results.
 """
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
+
 import argparse
 import sys
 

@@ -1,6 +1,10 @@
 #!/usr/bin/env python
 """Writes the model of a checkpoint (.pth, .pkl, .pyth, .safetensors) as .safetensors or .pth."""
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
+
 import argparse
 
 from enl_detectron2.training.checkpoint_files import convert_checkpoint

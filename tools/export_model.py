@@ -11,6 +11,10 @@ onnx        the backbone: image (B, 3, H, W), normalised and padded → p2, p3, 
 All are for images of any height and width; load TorchScript with torchvision imported.
 """
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
+
 import argparse
 
 from enl_detectron2.analysis.command_line import require_new

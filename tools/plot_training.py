@@ -5,6 +5,10 @@
         --output curves.png
 """
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
+
 import argparse
 
 from enl_detectron2.analysis.command_line import by_name, named_path, require_new

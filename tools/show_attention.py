@@ -6,6 +6,10 @@
     python tools/show_attention.py filters --size 25 34 --size 100 136 --output filters.png
 """
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
+
 import argparse
 from pathlib import Path
 

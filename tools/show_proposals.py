@@ -10,6 +10,10 @@ writes a PNG for each image, index.html, and recall.csv: the recall by size at 1
 proposals.
 """
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
+
 import argparse
 import sys
 from pathlib import Path

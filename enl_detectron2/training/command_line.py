@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,9 @@ def run(main: Callable[[], None]) -> None:
         main: the command. What takes long to import is best imported in it: then Ctrl-C meanwhile
             is one line, too.
     """
+    # A command has had Ctrl-C end it silently until here. In a thread it stays as it is.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # None where there is no terminal at all
             stream.reconfigure(errors="backslashreplace")

@@ -249,3 +249,26 @@ def test_the_linear_answers_find_what_is_there():
     assert torch.allclose(linear(features, shares, "shares")(features), shares, atol=0.1)
     assert auc(torch.tensor([1.0, 2, 3, 4]), torch.tensor([0.0, 0, 1, 1])) == 1
     assert auc(torch.tensor([1.0, 1, 1, 1]), torch.tensor([0.0, 0, 1, 1])) == 0.5
+
+
+def test_the_tables_pair_systems_by_seed_and_leave_out_what_is_not_found():
+    from visdrone.report import by_system, called_rows, main_rows, paired
+
+    def line(system, seed, ap50):
+        run = {"system": system, "data": "test", "variant": "main", "seed": seed}
+        called = {name: {} for name in ("car", "van", "truck", "pedestrian", "people")}
+        called |= {"tricycle": {"tricycle": 1}, "awning-tricycle": {"": 1}}
+        called["car"] = {"car": 6, "van": 1, "": 3}
+        called["pedestrian"] = {"people": 1, "pedestrian": 3}
+        return {"run": run, "AP50": ap50, "APs": 10.0, "called": called}
+
+    seeds = {"+3ENL TD": (31.0, 33.5), "baseline": (30.0, 31.5)}
+    lines = [line(name, seed, ap) for name, aps in seeds.items() for seed, ap in enumerate(aps)]
+    measured = by_system({"baseline": {}, "+3ENL TD": {}, "oracle": {}}, lines[::-1])
+    assert list(measured) == ["baseline", "+3ENL TD"]
+    assert paired(measured, "+3ENL TD", "AP50") == [1.0, 2.0]
+    rows = main_rows(measured, {"+3ENL TD": {"AP50": (-0.5, 3.5), "APs": (0.0, 0.0)}})
+    assert rows[1]["AP50 to baseline, seeds"].startswith("+1.5 ± ")
+    assert rows[1]["AP50 to baseline, sequences"] == "-0.5 to +3.5"
+    cars = called_rows(measured)[0]
+    assert cars["found, %"].startswith("70.0") and cars["called a look-alike, %"].startswith("14.3")

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,22 @@ def test_success_and_statuses_pass_through():
     with pytest.raises(SystemExit, match="some left out"):
         run(lambda: sys.exit("some left out"))
     assert one_line("a\n b") == "a b"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["train_net.py", "demo/demo.py", "tools/check_dataset.py", "experiments/run.py"],
+)
+def test_ctrl_c_while_pytorch_is_imported_is_no_traceback(command):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / command), "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    maps = Path(f"/proc/{process.pid}/maps")
+    while process.poll() is None and "libtorch" not in maps.read_text():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130)
+    assert out == b"" and err.count(b"\n") <= 1 and b"Traceback" not in err
