@@ -5,6 +5,7 @@ has them.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
@@ -96,7 +97,7 @@ class EfficientNetLite(Backbone):
         }
 
 
-def _network(pretrained: bool) -> nn.Module:
+def _network(pretrained: bool) -> Any:
     try:
         from efficientnet_lite_pytorch import EfficientNet
 

@@ -1,6 +1,7 @@
 """Configurations and trained weights by their names, as ``detectron2.model_zoo`` has its own."""
 
 from pathlib import Path
+from typing import IO
 
 import torch
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
@@ -32,7 +33,7 @@ class _Weights(PathHandler):
     def _isfile(self, path: str, **kwargs: object) -> bool:
         return Path(self._get_local_path(path)).is_file()
 
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: object):
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: object) -> IO:
         return open(self._get_local_path(path), mode, buffering=buffering)
 
 
