@@ -23,9 +23,7 @@ def run(main: Callable[[], None]) -> None:
         main: the command. What takes long to import is best imported in it: then Ctrl-C meanwhile
             is one line, too.
     """
-    # A command has had Ctrl-C end it silently until here. In a thread it stays as it is.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    hear_ctrl_c()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # None where there is no terminal at all
             stream.reconfigure(errors="backslashreplace")
@@ -41,6 +39,12 @@ def run(main: Callable[[], None]) -> None:
         status = _explain(error)
     if status:
         sys.exit(status)
+
+
+def hear_ctrl_c() -> None:
+    """From here on Ctrl-C is a KeyboardInterrupt; until here it has ended a command silently."""
+    if threading.current_thread() is threading.main_thread():  # others can't say what it does
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _status(main: Callable[[], None]) -> int | str | None:

@@ -3,7 +3,7 @@
 import traceback
 from pathlib import Path
 
-LONGEST = 300  # characters of another library's message
+LONGEST = 600  # characters of another library's message
 
 
 class UserError(Exception):

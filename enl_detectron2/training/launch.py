@@ -11,6 +11,7 @@ from detectron2.engine import default_argument_parser, launch
 from torch.multiprocessing import ProcessExitedException
 
 from . import lazy, trainer
+from .command_line import hear_ctrl_c
 from .errors import UserError
 from .imports import add_import_option, import_modules
 
@@ -20,6 +21,7 @@ PATIENCE = 5  # seconds that the processes of a run have to end by themselves
 
 def main() -> None:
     """Trains or evaluates as the command line says; ends with a line where the user can help."""
+    hear_ctrl_c()
     parser = default_argument_parser()
     # One port for all runs of a user, as detectron2 has it, lets the second run fail.
     parser.set_defaults(dist_url="auto")
@@ -80,6 +82,7 @@ def _run_or_explain(args: argparse.Namespace, messages: Any) -> None:
 
     With several processes, the line goes to ``messages``, whose reader says it once.
     """
+    hear_ctrl_c()
     try:
         run(args)
     except UserError as error:
