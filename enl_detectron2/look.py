@@ -28,6 +28,7 @@ from enl_detectron2.training.data import register_coco_format
 
 NAME = "trained/nuclei_enl_rcnn_lite0.yaml"
 PHOTOGRAPHS = Path(__file__).resolve().parents[1] / "demo" / "photographs"
+SET = "nuclei_photographs"
 OUTPUT = Path("output/look")
 EXPLAINED = "smear_bright_field.jpg"  # whose attention is shown
 SCORE = 0.5
@@ -36,18 +37,16 @@ SCORE = 0.5
 def main() -> None:
     """Prints what is found, beside the card's numbers, and writes the sheet and the page."""
     weights = model_zoo.get_checkpoint_file(NAME)
-    options = ["MODEL.WEIGHTS", weights, "MODEL.DEVICE", "cpu"]
+    options = ["MODEL.WEIGHTS", weights, "MODEL.DEVICE", "cpu", "DATASETS.TEST", f"({SET!r},)"]
     OUTPUT.mkdir(parents=True, exist_ok=True)
     with contextlib.redirect_stdout(io.StringIO()):  # what detectron2 and pycocotools tell
-        register_coco_format(
-            [["nuclei_photographs", str(PHOTOGRAPHS / "nuclei.json"), str(PHOTOGRAPHS)]]
-        )
-        photographs = DatasetCatalog.get("nuclei_photographs")
+        register_coco_format([[SET, str(PHOTOGRAPHS / "nuclei.json"), str(PHOTOGRAPHS)]])
+        photographs = DatasetCatalog.get(SET)
         detector = load_detector(load_config(model_zoo.get_config_file(NAME), options))
     found = [detection for each in photographs for detection in detect(detector, each)]
     results, sheet = OUTPUT / "detections.json", OUTPUT / "nuclei.png"
     results.write_text(json.dumps(found))
-    draw_contact_sheet("nuclei_photographs", results, sheet, labels=False, score_threshold=SCORE)
+    draw_contact_sheet(SET, results, sheet, labels=False, score_threshold=SCORE)
     page = write_page(detector)
 
     counts = Counter(detection["image_id"] for detection in found)
