@@ -50,10 +50,12 @@ def main() -> None:
     page = write_page(detector)
 
     counts = Counter(detection["image_id"] for detection in found)
-    print(f"Cell nuclei found by the trained detector {Path(NAME).stem}:")
+    print(f"Cell nuclei by the trained detector {Path(NAME).stem}:")
     for each in photographs:
         name = Path(each["file_name"]).stem.replace("_", " ")
-        print(f"  {name:20} {counts[each['image_id']]:4} of {len(each['annotations'])}")
+        print(
+            f"  {name:20} {counts[each['image_id']]:4} found, {len(each['annotations'])} annotated"
+        )
     card = read_card(weights)
     print(
         f"On {card['images']} photographs that it wasn't trained on: AP {card['AP']}, AP50 "

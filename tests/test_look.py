@@ -15,7 +15,7 @@ def test_it_finds_most_nuclei_and_writes_what_it_says(tmp_path, monkeypatch, cap
     monkeypatch.setattr(look, "OUTPUT", tmp_path / "look")
     look.main()
     said = capsys.readouterr().out
-    counts = re.findall(r"^  ([a-z ]+?) +(\d+) of (\d+)$", said, re.MULTILINE)
+    counts = re.findall(r"^  ([a-z ]+?) +(\d+) found, (\d+) annotated$", said, re.MULTILINE)
     assert len(counts) == 6
     found, there = (sum(int(row[place]) for row in counts) for place in (1, 2))
     truth = json.loads((look.PHOTOGRAPHS / "nuclei.json").read_text())
