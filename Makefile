@@ -54,7 +54,7 @@ test-browser: ## the attention explorer in a headless Chromium (CHROMIUM=/path/t
 	CHROMIUM="$${CHROMIUM:-chromium}" $(PY) -m pytest tests/analysis/attention/test_explorer_browser.py
 
 # SAHI's OpenCV doesn't fit beside the one that is pinned, and peft's packages are many: a folder of its own.
-optional: ## fetch SAHI and peft (some 60 MB), so that `make test` skips no test for want of them
+optional: ## fetch SAHI and peft (200 MB of disk), so that `make test` skips no test for want of them
 	$(SETUP) test
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .venv-optional --requirement requirements/optional.txt \
 		--requirement examples/sahi/requirements.txt

@@ -179,10 +179,25 @@ def evaluate(
         results = [{key: value for key, value in one.items() if key != "bbox"} for one in results]
     with contextlib.redirect_stdout(io.StringIO()):
         found = annotations.loadRes(results) if results else COCO()
-        evaluation = COCOeval(annotations, found, kind)
-        evaluation.params.maxDets = [limit]
-        if ious is not None:
-            evaluation.params.iouThrs = np.array(ious)
+    return match(annotations, found, kind, limit, ious)
+
+
+def match(
+    annotations: COCO,
+    found: COCO,
+    kind: str,
+    limit: int,
+    ious: Sequence[float] | None = None,
+    classes: Sequence[str] = (),
+) -> COCOeval:
+    """The matches of detections that are read already; of some classes, by name, or of all."""
+    evaluation = COCOeval(annotations, found, kind)
+    evaluation.params.maxDets = [limit]
+    if ious is not None:
+        evaluation.params.iouThrs = np.array(ious)
+    if classes:
+        evaluation.params.catIds = annotations.getCatIds(catNms=list(classes))
+    with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
     return evaluation
 

@@ -23,7 +23,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from runner.bootstrap import RESAMPLES, Bootstrap, percentiles
+from runner.bootstrap import RESAMPLES, Bootstrap, match, percentiles
 from runner.grid import Grid, Run, load_grid
 
 from enl_detectron2.training.data import register_coco_format
@@ -86,22 +86,11 @@ def draws_of_sequences(truth: COCO, resamples: int = RESAMPLES, seed: int = 0) -
     return np.concatenate([np.ones((1, len(names))), drawn @ member])
 
 
-def evaluation_of(truth: COCO, found: COCO, classes: tuple[str, ...], ious=None) -> COCOeval:
-    evaluation = COCOeval(truth, found, "bbox")
-    evaluation.params.catIds = truth.getCatIds(catNms=list(classes))
-    evaluation.params.maxDets = [LIMIT]
-    if ious is not None:
-        evaluation.params.iouThrs = np.array(ious)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.evaluate()
-    return evaluation
-
-
 def primary(truth: COCO, found: COCO, draws: np.ndarray) -> tuple[dict, dict[str, np.ndarray]]:
     """The primary measures, and each on the drawn sequences."""
     values, samples = {}, {}
     for name, (size, ious) in MEASURES.items():
-        bootstrap = Bootstrap(evaluation_of(truth, found, PRIMARY, ious), size)
+        bootstrap = Bootstrap(match(truth, found, "bbox", LIMIT, ious, PRIMARY), size)
         drawn = bootstrap.resampled(draws)
         values[name], samples[name] = float(drawn[0]), drawn[1:]
     return values, samples
@@ -112,7 +101,7 @@ def of_classes(truth: COCO, found: COCO) -> dict[str, float]:
     once = np.ones((1, len(truth.imgs)))
     names = [category["name"] for category in truth.dataset["categories"]]
     return {
-        name: float(Bootstrap(evaluation_of(truth, found, (name,), [0.5])).ap(once)[0])
+        name: float(Bootstrap(match(truth, found, "bbox", LIMIT, [0.5], [name])).ap(once)[0])
         for name in names
     }
 
@@ -130,12 +119,12 @@ def called(truth: COCO, found: COCO) -> dict[str, dict[str, int]]:
     grouped = set(itertools.chain(*GROUPS))
     counts = {name: Counter() for name in names.values() if name in grouped}
     for image in filter(None, evaluation.evalImgs):
-        for number, match in zip(image["gtIds"], image["gtMatches"][0]):
+        for number, matched in zip(image["gtIds"], image["gtMatches"][0]):
             annotation = truth.anns[number]
             name = names[annotation["category_id"]]
             if annotation["iscrowd"] or name not in grouped:
                 continue
-            detection = found.anns.get(int(match))
+            detection = found.anns.get(int(matched))
             known = detection is not None and detection["score"] >= SCORE
             counts[name][names[detection["category_id"]] if known else ""] += 1
     return {name: dict(of_name) for name, of_name in counts.items()}

@@ -9,12 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from enl_detectron2.training.errors import MissingFile
+from enl_detectron2.training.files import whole_file, write_whole
 
 DATASETS = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 TRUNK = "yolox_nano_coco_trunk.safetensors"
-EVERY = (
-    4  # of the training photographs' sequences one in so many is "dev": recipes are chosen there
-)
+EVERY = 4  # one in so many of the training sequences is "dev", where recipes are chosen
 
 
 class Setting(Protocol):
@@ -56,12 +55,12 @@ def prepare(run: Setting, folder: Path) -> None:
         weights = load_file(DATASETS / TRUNK)
         prefix = "backbone.bottom_up."
         model = {f"{prefix}{name}": weight.float() for name, weight in weights.items()}
-        _write(trunk, lambda file: torch.save({"model": model}, file))
+        with whole_file(trunk) as file:
+            torch.save({"model": model}, file)
     content = json.loads((DATASETS / "visdrone_train.json").read_text())
     for split, held_out in (("train", False), ("val", True)):
         if not (file := folder / f"visdrone_dev_{split}.json").exists():
-            part = json.dumps(part_of(content, held_out))
-            _write(file, lambda unfinished, part=part: unfinished.write_text(part))
+            write_whole(file, json.dumps(part_of(content, held_out)))
 
 
 def sequence(image: dict[str, Any]) -> str:
@@ -77,9 +76,3 @@ def part_of(content: dict[str, Any], held_out: bool) -> dict[str, Any]:
     ids = {image["id"] for image in images}
     objects = [each for each in content["annotations"] if each["image_id"] in ids]
     return content | {"images": images, "annotations": objects}
-
-
-def _write(file: Path, write: Any) -> None:
-    unfinished = file.with_suffix(".unfinished")
-    write(unfinished)
-    unfinished.replace(file)

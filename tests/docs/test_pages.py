@@ -11,6 +11,7 @@ PAGES = [
     *ROOT.glob("*.md"),
     *(ROOT / "docs").glob("*.md"),
     *(ROOT / "benchmarks").glob("*.md"),
+    *(ROOT / "demo").rglob("*.md"),
     *(ROOT / "examples").glob("*/*.md"),
     *(ROOT / "experiments").rglob("*.md"),
 ]

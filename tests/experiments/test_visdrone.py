@@ -272,3 +272,13 @@ def test_the_tables_pair_systems_by_seed_and_leave_out_what_is_not_found():
     assert rows[1]["AP50 to baseline, sequences"] == "-0.5 to +3.5"
     cars = called_rows(measured)[0]
     assert cars["found, %"].startswith("70.0") and cars["called a look-alike, %"].startswith("14.3")
+
+
+def test_a_run_is_the_same_wherever_its_output_is(datasets, program, tmp_path):
+    from runner.grid import load_grid
+    from runner.results import origin
+
+    folders = tmp_path / "a", tmp_path / "b"
+    grids = [load_grid(program.file, folder) for folder in folders]
+    first, second = (origin(grid, grid.runs()[0]) for grid in grids)
+    assert first == second

@@ -216,3 +216,27 @@ def test_options_are_those_it_was_made_with(kind):
     assert (options["inner_channels"], options["position"], options["l1_scale"]) == (3, "l1_add", 7)
     assert kind(8, **options).options() == options
     assert "position=l1_add" in repr(block)
+
+
+VIEWS = {"view", "_unsafe_view", "transpose", "unsqueeze", "slice", "select", "expand"}
+VIEWS |= {"permute", "numpy_T", "split", "reshape", "view_as", "alias", "detach", "t"}
+
+
+class Operations(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts those that do more than look at a tensor in another way."""
+
+    number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.number += function.overloadpacket.__name__ not in VIEWS
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.numerical(gpu=False)
+@pytest.mark.parametrize("extent, most", [(None, 55), ([[20, 30]], 70)])
+def test_a_gpu_is_asked_for_few_operations(extent, most):
+    """It takes as long to be asked for one as to do it; the position term once took 75 more."""
+    block, x = block_of_unit_size(("softmax", "none", "cos_add")), torch.randn(1, 16, 25, 34)
+    with torch.no_grad(), Operations() as operations:
+        block(x, None if extent is None else torch.tensor(extent))
+    assert 20 < operations.number <= most
