@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from detectron2.engine import HookBase, default_argument_parser
+from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
 
 from enl_detectron2.training.config import load_config
@@ -54,6 +56,20 @@ def slim_config():
     cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
     cfg.MODEL.FPN.OUT_CHANNELS = 16
     return cfg
+
+
+def photographs():
+    """Two images with objects and masks, of different sizes, as a mapper gives them."""
+    images = []
+    for seed, (height, width) in enumerate(((96, 160), (128, 90))):
+        generator = torch.Generator().manual_seed(seed)
+        instances = Instances((height, width))
+        instances.gt_boxes = Boxes(torch.tensor([[10.0, 10, 40, 40], [30, 20, 80, 70]]))
+        instances.gt_classes = torch.tensor([0, 1])
+        instances.gt_masks = BitMasks(torch.ones(2, height, width, dtype=torch.bool))
+        image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
+        images.append({"image": image, "instances": instances, "height": height, "width": width})
+    return images
 
 
 def write_config(folder):

@@ -6,7 +6,8 @@ import itertools
 import pytest
 import torch
 from detectron2.modeling import build_backbone, build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from tiny_training import photographs
 
 from enl_detectron2.layers import ENLBlock, NonLocalBlock
 from enl_detectron2.modeling import relation_blocks
@@ -89,19 +90,6 @@ def test_the_backbone_never_makes_the_gpu_wait(slim_cfg, dtype, position):
         assert level.is_cuda and torch.isfinite(level).all()
 
 
-def photographs():
-    """Two images with objects, of different sizes, as a mapper gives them."""
-    images = []
-    for seed, (height, width) in enumerate(((96, 160), (128, 90))):
-        generator = torch.Generator().manual_seed(seed)
-        instances = Instances((height, width))
-        instances.gt_boxes = Boxes(torch.tensor([[10.0, 10, 40, 40], [30, 20, 80, 70]]))
-        instances.gt_classes = torch.tensor([0, 1])
-        image = torch.randint(256, (3, height, width), dtype=torch.uint8, generator=generator)
-        images.append({"image": image, "instances": instances, "height": height, "width": width})
-    return images
-
-
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("block", ["ENLBlock", "NonLocalBlock", "Conv5x5Block"])
 @pytest.mark.parametrize("architecture", ["GeneralizedRCNN", "RetinaNet"])
@@ -120,7 +108,7 @@ def test_a_detector_trains_and_detects(slim_cfg, architecture, block, dtype):
     scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
     enabled = {"dtype": dtype or torch.float16, "enabled": dtype is not None}
     for _ in range(3):
-        with torch.autocast("cuda", **enabled):
+        with EventStorage(), torch.autocast("cuda", **enabled):
             losses = model(photographs())
         assert all(torch.isfinite(loss) for loss in losses.values())
         optimizer.zero_grad()
