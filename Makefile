@@ -21,11 +21,11 @@ help: ## this list
 
 # One thread in each of the demo's processes. The warnings are detectron2's, of its calls of PyTorch.
 demo: look ## look, then make the digits' data, train on CPU, evaluate, draw the detections
-	OMP_NUM_THREADS=1 $(PY) -W ignore -m enl_detectron2.digits.demo
+	OMP_NUM_THREADS=1 $(PY) -W ignore demo/digits.py
 
 look: ## find cell nuclei on six photographs with the trained detector, and see what it looks at
 	$(SETUP) demo
-	$(PY) -W ignore -m enl_detectron2.look
+	$(PY) -W ignore demo/look.py
 
 # One thread in each worker: two workers with a pool of threads each would only get in each other's way.
 test: lint ## lint, then all tests but the slow ones; with a GPU also those of it

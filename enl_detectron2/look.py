@@ -1,7 +1,5 @@
 """The trained detector of cell nuclei on six photographs: what it finds, and what it looks at.
 
-    python -m enl_detectron2.look
-
 Takes some seconds on a CPU; writes output/look/nuclei.png and output/look/attention.html.
 """
 
@@ -22,7 +20,6 @@ from enl_detectron2.analysis.attention.explorer import write_explorer
 from enl_detectron2.analysis.detections.contact_sheet import draw_contact_sheet
 from enl_detectron2.analysis.detections.prediction import predict
 from enl_detectron2.analysis.detector import Detector, load_detector
-from enl_detectron2.training.command_line import run
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data import register_coco_format
 
@@ -87,7 +84,3 @@ def read_card(weights: str) -> dict[str, str]:
     """The results that the weights' file says were measured with them."""
     with safetensors.safe_open(PathManager.get_local_path(weights), framework="pt") as file:
         return file.metadata()
-
-
-if __name__ == "__main__":
-    run(main)

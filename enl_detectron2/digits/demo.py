@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """Draws the relational digits, trains a slim ENL Faster R-CNN on the CPU, and shows what it finds.
 
 A run that was stopped goes on where its last checkpoint lies.
@@ -108,7 +107,3 @@ def main() -> None:
     # detectron2 would give each process a GPU if it saw one, and refuse if there are too few.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     launch(train, PROCESSES, dist_url="auto", args=(args,))
-
-
-if __name__ == "__main__":
-    main()

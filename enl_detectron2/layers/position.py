@@ -61,14 +61,6 @@ def _dct(cell: Tensor, own: Tensor, count: int) -> Tensor:
     return wave * scale * ((position < own) & (frequency < own))
 
 
-def _times_transposed(a: Tensor, b: Tensor) -> Tensor:
-    """``a bᵀ`` of (B, N, K) and (B or 1, M, K), as a sum.
-
-    ONNX Runtime for Python 3.10 has no product with a transposed matrix in float64.
-    """
-    return (a[:, :, None] * b[:, None]).sum(dim=3)
-
-
 class SeparablePosition(nn.Module):
     """``L = L_h ⊗ L_w``: a matrix over pairs of positions that splits into height and width.
 
@@ -154,7 +146,7 @@ class CosPosition(SeparablePosition):
 
     def kernel(self, cell: Tensor, own: Tensor) -> Tensor:
         basis = _dct(cell, own, self.num_frequencies)
-        return _times_transposed(basis, basis)
+        return (basis[:, :, None] * basis[:, None]).sum(dim=3)
 
     def factors(self, map_: Tensor, extent: Tensor | None = None) -> list[Tensor]:
         # The bases of heights, widths and samples as one batch: a GPU is asked for a third of the
@@ -165,7 +157,8 @@ class CosPosition(SeparablePosition):
         own = torch.cat([own_h, own_w, cell[count - 1 : count] + 1])
         bases = _dct(cell, own, count)
         own = own[:-1, None, None]
-        up = _times_transposed(bases[:-1], bases[-1:, :count]) * torch.sqrt(own / count)
+        # A sum, as ONNX Runtime for Python 3.10 has no product of transposed float64 matrices.
+        up = (bases[:-1, :, None] * bases[-1, :count]).sum(dim=3) * torch.sqrt(own / count)
         down = (up * (count / own)).transpose(1, 2).to(map_.dtype)
         up = up.to(map_.dtype)
         images = own_h.shape[0]

@@ -108,7 +108,13 @@ def test_success_and_statuses_pass_through():
 
 @pytest.mark.parametrize(
     "command",
-    ["train_net.py", "demo/demo.py", "tools/check_dataset.py", "experiments/run.py"],
+    [
+        "train_net.py",
+        "demo/demo.py",
+        "demo/digits.py",
+        "tools/check_dataset.py",
+        "experiments/run.py",
+    ],
 )
 def test_ctrl_c_while_pytorch_is_imported_is_no_traceback(command):
     process = subprocess.Popen(
