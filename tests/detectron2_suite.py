@@ -24,15 +24,19 @@ from xml.etree import ElementTree
 EXPECTED = {
     "tests.test_model_analysis.FasterRCNNTest::test_param_count": "the blocks have parameters",
     "tests.test_model_analysis.RetinaNetTest::test_param_count": "the blocks have parameters",
+    "tests.test_model_analysis.RetinaNetTest::test_flop": "the blocks have convolutions",
 }
 SWAP = "ENL_FPN_IN_PLACE_OF_FPN"
 
 
 def pytest_configure(config):
     """Has detectron2 build ENL_FPN by the names of FPN, in YAML and in a LazyConfig."""
-    # Also imports the installed detectron2, compiled, before a test could find another one.
-    from detectron2 import modeling
+    # Also imports the installed detectron2, compiled, before a test could find another one; and
+    # `export` before the swap, as it gives FPN a method.
+    from detectron2 import export, modeling  # noqa: F401
+    from detectron2.config import CfgNode
     from detectron2.modeling import BACKBONE_REGISTRY, backbone
+    from omegaconf import OmegaConf
 
     with contextlib.suppress(ImportError):
         import onnx.version  # noqa: F401 (its tests read it without importing it)
@@ -42,7 +46,8 @@ def pytest_configure(config):
 
     def build_with(top_block):
         def build(cfg, input_shape):
-            cfg = cfg.clone()
+            is_yacs = isinstance(cfg, CfgNode)  # it may be OmegaConf's
+            cfg = cfg.clone() if is_yacs else CfgNode(OmegaConf.to_container(cfg))
             cfg.defrost()
             add_enl_config(cfg)
             cfg.MODEL.ENL_FPN.TOP_BLOCK = top_block

@@ -90,7 +90,9 @@ class ENLBlock(ProjectedBlock):
             z = x + bias[..., None]
         else:
             z = x + bias[..., None] * own
-        return _add_product_(z.to(theta.dtype), carried[:, :, :width] - bias, theta)
+        if z.dtype != theta.dtype:  # under autocast; to() alone may be z itself, and an alias
+            z = z.to(theta.dtype)
+        return _add_product_(z, carried[:, :, :width] - bias, theta)
 
     def theta_hat(self, x: Tensor, own: Tensor | None = None) -> Tensor:
         """θ as it enters the affinity, (B, D, H, W); 0 in the padding, see :meth:`phi_hat`."""

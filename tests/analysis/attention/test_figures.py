@@ -43,7 +43,7 @@ def test_the_parts_lie_over_the_image_where_they_belong(kept, tmp_path):
     for axis, expected in zip(maps, (seen.appearance, seen.position, seen.total), strict=True):
         drawn = axis.images[-1]
         assert np.allclose(drawn.get_array(), expected)
-        assert drawn.get_extent() == [0, 128, 96, 0]  # 6 rows and 8 columns cover it exactly
+        assert tuple(drawn.get_extent()) == (0, 128, 96, 0)  # 6 rows and 8 columns cover it exactly
         assert drawn.colorbar is not None
         limit = expected.abs().max().item()
         assert drawn.get_clim() == pytest.approx((-limit if axis is not maps[0] else 0, limit))
