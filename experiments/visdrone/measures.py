@@ -7,8 +7,7 @@ objects or more to train on, 500 detections a photograph, ignored regions left o
 one sequence are alike, so test images are drawn by sequences. Look-alikes: of the objects that are
 found at all, at IoU 0.5 by a detection of any class, how many are called what.
 
-Needs the runs' detections, in output/; some minutes. Writes results/visdrone_measures.json, where
-the variants of which no detections are here stay as they are.
+Needs the runs' detections, in output/; some minutes. Writes results/visdrone_measures.json.
 """
 
 import contextlib
@@ -46,15 +45,6 @@ def main() -> None:
     runs = [run for run in grid.runs() if detections(grid, run).exists()]
     truth = ground_truth(grid, runs[0])
     draws = draws_of_sequences(truth)
-    content = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    for variant in dict.fromkeys(run.variant for run in runs):
-        of_variant = [run for run in runs if run.variant == variant]
-        content[variant] = measure(grid, of_variant, truth, draws)
-        RESULT.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def measure(grid: Grid, runs: list[Run], truth: COCO, draws: np.ndarray) -> dict[str, Any]:
-    """What is asked of the runs of one variant."""
     lines: dict[Run, dict[str, Any]] = {}
     samples: dict[Run, dict[str, np.ndarray]] = {}
     for run in runs:
@@ -62,10 +52,12 @@ def measure(grid: Grid, runs: list[Run], truth: COCO, draws: np.ndarray) -> dict
         lines[run], samples[run] = primary(truth, found, draws)
         lines[run] |= {"classes": of_classes(truth, found), "called": called(truth, found)}
         print(run.name, {name: round(lines[run][name], 2) for name in MEASURES}, flush=True)
-    return {
+    content = {
+        "sequences": len({sequence(image) for image in truth.dataset["images"]}),
         "runs": [{"run": asdict(run)} | line for run, line in lines.items()],
         "differences": differences(samples),
     }
+    RESULT.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def load_drone() -> Grid:

@@ -23,19 +23,15 @@ def write() -> None:
     lines, refused = accepted(grid)
     for run, different in refused.items():
         print(f"left out, {run.name}: it comes from other {', '.join(different)}")
-    measures, probed = _read("measures"), by_system(grid.systems, _read("probe"))
-    tables = {}
-    for variant, write_tables in (("main", report), ("cores", report_of_cores)):
-        recorded = [line for line in lines if line["run"]["variant"] == variant]
-        tables[variant] = write_tables(
-            by_system(grid.systems, measures[variant]["runs"]),
-            by_system(grid.systems, recorded),
-            measures[variant]["differences"],
-        )
-    tables["probe"] = section("Drone: what a cell of P3's background knows", probe_rows(probed))
+    measures = _read("measures")
+    measured = by_system(grid.systems, measures["runs"])
+    recorded = by_system(grid.systems, lines)
+    tables = report(
+        measured, recorded, measures["differences"], by_system(grid.systems, _read("probe"))
+    )
     page = PAGE.read_text()
     start, end = (page.index(marker) for marker in MARKERS)
-    PAGE.write_text(page[:start] + MARKERS[0] + "\n".join(tables.values()) + page[end:])
+    PAGE.write_text(page[:start] + MARKERS[0] + tables + page[end:])
     print(f"{PAGE} is written")
 
 
@@ -55,7 +51,7 @@ def by_system(systems: dict[str, Any], lines: list[dict[str, Any]]) -> Lines:
     return {system: of_system for system, of_system in found.items() if of_system}
 
 
-def report(measured: Lines, recorded: Lines, moved: dict[str, dict[str, Any]]) -> str:
+def report(measured: Lines, recorded: Lines, moved: dict, probed: Lines) -> str:
     return "\n".join(
         [
             section("Drone: the primary measures", main_rows(measured, moved)),
@@ -69,15 +65,7 @@ def report(measured: Lines, recorded: Lines, moved: dict[str, dict[str, Any]]) -
                     ("recall_by_count", "recall of small objects by the number of their class"),
                 )
             ),
-        ]
-    )
-
-
-def report_of_cores(measured: Lines, recorded: Lines, moved: dict[str, dict[str, Any]]) -> str:
-    return "\n".join(
-        [
-            section("Drone: more systems, trained on CPU cores", main_rows(measured, moved)),
-            section("Drone: what else was measured of these", other_rows(recorded)),
+            section("Drone: what a cell of P3's background knows", probe_rows(probed)),
         ]
     )
 
