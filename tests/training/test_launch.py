@@ -1,6 +1,7 @@
 """The command line: what ends a run, and what two processes have in common."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -73,7 +74,9 @@ def test_ctrl_c_ends_a_run_with_a_line(run, tmp_path, processes, to_all):
     assert status == 130
     # Python's own tracker of shared memory may have a word after it.
     assert INTERRUPTED in said.splitlines() and said.count("train_net.py:") == 1
-    assert "Traceback" not in said
+    for line, following in itertools.pairwise(said.splitlines()):
+        # Python's thread that hands over a worker's images says so if it is cut off meanwhile.
+        assert not line.startswith("Traceback") or "multiprocessing/resource_sharer.py" in following
     assert (tmp_path / (tmp_path / "last_checkpoint").read_text()).exists()
 
 
