@@ -339,10 +339,10 @@ def test_make_runs_the_checkout_in_an_own_environment(checkout):
     """The package is not installed there, so make must put the checkout on the path."""
     (checkout.folder / "enl_detectron2").mkdir()
     (checkout.folder / "enl_detectron2" / "__init__.py").touch()
-    (checkout.folder / "enl_detectron2" / "digits").mkdir()
+    (checkout.folder / "demo").mkdir()
     script = "import detectron2, enl_detectron2; print('package:', enl_detectron2.__file__)"
-    (checkout.folder / "enl_detectron2" / "look.py").touch()
-    (checkout.folder / "enl_detectron2" / "digits" / "demo.py").write_text(script)
+    (checkout.folder / "demo" / "look.py").touch()
+    (checkout.folder / "demo" / "digits.py").write_text(script)
     own = checkout.give_own_modules(OWN_MODULES)
     status, out, err, _ = checkout.run("make", "demo", **own)
     assert (status, err) == (0, "")

@@ -9,28 +9,24 @@ the same ink but are nothing and carry no label. Small, faint and noisy enough, 
 hardly be recognised, whereas the scene still identifies it. `SceneConfig.relation` takes the cues
 apart.
 
-    python -m enl_detectron2.digits.scenes FOLDER
-
-writes a train and a test split in COCO format, deterministic from a seed.
+tools/draw_digits.py writes a train and a test split in COCO format, deterministic from a seed.
 
 The digits are real handwriting: the 1,797 samples of 8×8 pixels that scikit-learn ships, the test
 part of "Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, 1998, UCI Machine
 Learning Repository, https://doi.org/10.24432/C50P49, licence CC BY 4.0).
 """
 
-import argparse
 import itertools
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from enl_detectron2.training.command_line import run
 from enl_detectron2.training.files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -348,34 +344,3 @@ def _write_split(folder, split, count, seed, config):
     content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
     # Last, so that where this file is, all of the split is.
     write_whole(folder / f"{split}.json", json.dumps(content))
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The command `python -m enl_detectron2.digits.scenes`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m enl_detectron2.digits.scenes",
-        description="Write the relational digits, a data set of scenes in COCO format.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("folder", help="where to write; a new or empty one, or one to complete")
-    parser.add_argument("--num-train", type=int, default=1000, help="number of training scenes")
-    parser.add_argument("--num-test", type=int, default=200, help="number of test scenes")
-    parser.add_argument("--seed", type=int, default=0, help="what the scenes are drawn from")
-    for setting in fields(SceneConfig):
-        option, default = "--" + setting.name.replace("_", "-"), setting.default
-        shape = {"type": type(default)}
-        if isinstance(default, tuple):
-            shape = {"type": int, "nargs": 2, "metavar": ("LOWEST", "HIGHEST")}
-        parser.add_argument(option, default=default, help=setting.metadata["help"], **shape)
-    options = vars(parser.parse_args(arguments))
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        config = SceneConfig(**{s.name: options.pop(s.name) for s in fields(SceneConfig)})
-        write_relational_digits(**options, config=config)
-    except (ValueError, FileExistsError, ImportError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -18,11 +19,11 @@ from enl_detectron2.digits.scenes import (
     SceneConfig,
     draw_scene,
     load_digit_samples,
-    main,
     scene_rng,
     write_relational_digits,
 )
 
+TOOL = Path(__file__).parents[2] / "tools/draw_digits.py"
 SMALL = SceneConfig(
     image_size=128, large_side=(32, 48), num_tiny=(2, 5), num_distractors=(1, 3), tiny_side=(10, 14)
 )
@@ -425,19 +426,18 @@ def test_missing_scikit_learn_is_named_with_its_extra(monkeypatch):
 # The command
 
 
-def test_command_takes_every_setting(data_set, tmp_path):
+def test_command_takes_every_setting(data_set, tmp_path, run_tool):
     options = (
         "--num-train 4 --num-test 3 --seed 5 --image-size 128 --tiny-side 10 14 --large-side 32 48"
         " --num-tiny 2 5 --num-distractors 1 3 --large-probability 0.8 --contrast 0.35 --noise 0.13"
         " --relation both"
     )
-    main([str(tmp_path / "small"), *options.split()])
+    assert run_tool(TOOL, tmp_path / "small", *options.split())[0] == 0
     assert contents(tmp_path / "small") == contents(data_set)
 
 
-def test_command_says_what_is_wrong(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main([str(tmp_path / "new"), "--noise", "2"])
-    assert stopped.value.code == 2
-    assert "error: noise must be from 0 to 1, but it is 2.0." in capsys.readouterr().err
+def test_command_says_what_is_wrong(tmp_path, run_tool):
+    status, _, said = run_tool(TOOL, tmp_path / "new", "--noise", "2")
+    assert status == 2
+    assert "error: noise must be from 0 to 1, but it is 2.0." in said
     assert not (tmp_path / "new").exists()
