@@ -71,21 +71,15 @@ class ENLBlock(ProjectedBlock):
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         """(B, C, H, W) in, the same out; ``extent`` as in :class:`RelationBlock`."""
         own = None if extent is None else inside(extent, x)
-        tokens, phi_sums = self._summary(x, own)
-        width = tokens.shape[2]
+        factors: list[Tensor] = []
         if self.position_term is not None:
             factors = self.position_term.factors(x, extent)
-            thumbnail = self.position_term.pool(x, factors)
-            tokens = torch.cat([tokens, thumbnail.flatten(2)], dim=2)
-        values, bias = _values_and_bias(self.g(_as_map(tokens)))
-        if self.phi_norm != "softmax":  # whose φ̂ sum to 1: g's bias counts Σφ̂ times
-            values = values + F.pad(phi_sums - 1, (0, tokens.shape[2] - width)) * bias
-        carried, bias = _values_and_bias(self.out(_as_map(values)))
-
+        carried, bias = self._carried(x, own, factors)
         theta = self.theta_hat(x, own)
+        width = theta.shape[1]
         # L keeps constants and is zero in the padding, and so out's bias goes with its tokens.
         if self.position_term is not None:
-            z = self.position_term.spread(carried[:, :, width:].reshape_as(thumbnail), factors, x)
+            z = self.position_term.spread(carried[:, :, width:], factors, x)
         elif own is None:
             z = x + bias[..., None]
         else:
@@ -122,6 +116,19 @@ class ENLBlock(ProjectedBlock):
             else:
                 phi = phi / own.to(phi.dtype).sum(dim=(2, 3), keepdim=True)
         return phi.flatten(2)
+
+    def _carried(
+        self, x: Tensor, own: Tensor | None, factors: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """What the tokens carry through g and out, (B, C, D + K²), and out's bias (B, C, 1)."""
+        tokens, phi_sums = self._summary(x, own)
+        if self.position_term is not None:
+            tokens = torch.cat([tokens, self.position_term.pool(x, factors)], dim=2)
+        values, bias = _values_and_bias(self.g(_as_map(tokens)))
+        if self.phi_norm != "softmax":  # whose φ̂ sum to 1: g's bias counts Σφ̂ times
+            more = tokens.shape[2] - phi_sums.shape[2]
+            values = values + F.pad(phi_sums - 1, (0, more)) * bias
+        return _values_and_bias(self.out(_as_map(values)))
 
     def _summary(self, x: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
         """x φ̂ᵀ (B, C, D), and Σφ̂ over the positions (B, 1, D)."""

@@ -101,14 +101,32 @@ class SeparablePosition(nn.Module):
             factors += [self.own_kernel(cell, own, True).to(map_.dtype), up.to(map_.dtype)]
         return factors
 
+    # Without a copy: of a channels-last map (H, W·C) is one matrix in memory, of a contiguous one
+    # (H, W) is, once for each channel.
+
     def pool(self, x: Tensor, factors: list[Tensor]) -> Tensor:
-        """The tokens of a map: (B, C, H, W) in, (B, C, T_h, T_w) out."""
-        # The height first: that product reads the map as it lies in memory.
-        return _times_height(factors[0], x) @ factors[2].transpose(1, 2)[:, None]
+        """The tokens of a map: (B, C, H, W) in, (B, C, T_h·T_w) out."""
+        batch, channels, _, width = x.shape
+        down_h, down_w = factors[0], factors[2]
+        if x.stride(1) == 1:
+            rows = x.permute(0, 2, 3, 1).flatten(2)
+            lines = (down_h.expand(batch, -1, -1) @ rows).view(batch, -1, width, channels)
+            return (down_w[:, None] @ lines).flatten(1, 2).transpose(1, 2)
+        return (down_h[:, None] @ x @ down_w.transpose(1, 2)[:, None]).flatten(2)
 
     def spread(self, tokens: Tensor, factors: list[Tensor], onto: Tensor) -> Tensor:
         """``onto + up tokens``, a new map (B, C, H, W); with the tokens of x ``onto + L x``."""
-        return _times_height(factors[1], tokens @ factors[3].transpose(1, 2)[:, None], onto)
+        batch, channels, height, width = onto.shape
+        up_h, up_w = factors[1], factors[3]
+        tokens = tokens.reshape(batch, channels, up_h.shape[2], up_w.shape[2])
+        if onto.stride(1) == 1:
+            lines = up_w[:, None] @ tokens.permute(0, 2, 3, 1)
+            rows = onto.permute(0, 2, 3, 1).flatten(2)
+            z = torch.baddbmm(rows, up_h.expand(batch, -1, -1), lines.flatten(2))
+            return z.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        lines = tokens @ up_w.transpose(1, 2)[:, None]
+        up_h = up_h[:, None].expand(batch, channels, -1, -1).flatten(0, 1)
+        return torch.baddbmm(onto.flatten(0, 1), up_h, lines.flatten(0, 1)).view_as(onto)
 
     def kernels(
         self, map_: Tensor, extent: Tensor | None = None, normalized: bool = False
@@ -226,24 +244,3 @@ def _own(cell: Tensor, length: int, direction: int, extent: Tensor | None) -> Te
     """(B or 1,): how many of ``length`` cells in a direction are each image's own."""
     own = cell[length - 1 : length] + 1
     return own if extent is None else torch.minimum(extent[:, direction].to(own), own)
-
-
-def _times_height(matrix: Tensor, map_: Tensor, onto: Tensor | None = None) -> Tensor:
-    """``onto +`` a matrix (B or 1, T, H) times each column of a map (B, C, H, W): (B, C, T, W).
-
-    Without a copy: a channels-last map is one matrix (H, W·C) in memory, a contiguous one is C
-    of them, (H, W). The result is a new tensor in the memory format of ``onto``, or of ``map_``.
-    """
-    batch, channels, _, width = map_.shape
-    if (map_ if onto is None else onto).stride(1) == 1:
-        matrix = matrix.expand(batch, -1, -1)
-        lines = map_.permute(0, 2, 3, 1).flatten(2)
-        if onto is None:
-            lines = matrix @ lines
-        else:
-            lines = torch.baddbmm(onto.permute(0, 2, 3, 1).flatten(2), matrix, lines)
-        return lines.view(batch, lines.shape[1], width, channels).permute(0, 3, 1, 2)
-    if onto is None:
-        return matrix[:, None] @ map_
-    matrix = matrix[:, None].expand(batch, channels, -1, -1).flatten(0, 1)
-    return torch.baddbmm(onto.flatten(0, 1), matrix, map_.flatten(0, 1)).view_as(onto)
