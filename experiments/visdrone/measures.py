@@ -1,15 +1,16 @@
 """What the drone's grid was asked, of the detections that its runs left.
 
-    cd experiments; python -m visdrone.measures
+    cd experiments; python -m visdrone.measures visdrone.yaml
 
 The primary measure, fixed before any system was compared: AP50 and APs over the classes with 1,000
 objects or more to train on, 500 detections a photograph, ignored regions left out. Photographs of
 one sequence are alike, so test images are drawn by sequences. Look-alikes: of the objects that are
 found at all, at IoU 0.5 by a detection of any class, how many are called what.
 
-Needs the runs' detections, in output/; some minutes. Writes results/visdrone_measures.json.
+Needs the runs' detections, in output/; some minutes. Writes results/<the grid>_measures.json.
 """
 
+import argparse
 import contextlib
 import io
 import itertools
@@ -31,7 +32,6 @@ from enl_detectron2.training.data import register_coco_format
 from .prepare import sequence
 
 FOLDER = Path(__file__).resolve().parents[1]
-RESULT = FOLDER / "results" / "visdrone_measures.json"
 BASELINE = "baseline"
 PRIMARY = ("pedestrian", "people", "car", "van", "motor")  # 1,000 training objects or more
 MEASURES = {"AP50": ("all", [0.5]), "APs": ("small", None)}  # sizes, and IoUs if not COCO's
@@ -41,7 +41,7 @@ SCORE = 0.3  # what a detection needs to call an object something
 
 
 def main() -> None:
-    grid = load_drone()
+    grid = grid_of_command("Measures what the drone's runs have detected.")
     runs = [run for run in grid.runs() if detections(grid, run).exists()]
     truth = ground_truth(grid, runs[0])
     draws = draws_of_sequences(truth)
@@ -57,11 +57,19 @@ def main() -> None:
         "runs": [{"run": asdict(run)} | line for run, line in lines.items()],
         "differences": differences(samples),
     }
-    RESULT.write_text(json.dumps(content, indent=1) + "\n")
+    result_file(grid, "measures").write_text(json.dumps(content, indent=1) + "\n")
 
 
-def load_drone() -> Grid:
-    return load_grid(FOLDER / "visdrone.yaml")
+def grid_of_command(does: str) -> Grid:
+    """The grid that the command line names."""
+    parser = argparse.ArgumentParser(description=does)
+    parser.add_argument("grid", help="visdrone.yaml or visdrone_others.yaml")
+    return load_grid(parser.parse_args().grid)
+
+
+def result_file(grid: Grid, name: str) -> Path:
+    """Where a program of this folder leaves what it found for a grid."""
+    return grid.results.with_name(f"{grid.title}_{name}.json")
 
 
 def detections(grid: Grid, run: Run) -> Path:

@@ -1,6 +1,6 @@
 """What a single cell of a trained detector's P3 knows of the rest of its photograph.
 
-    cd experiments; python -m visdrone.probe
+    cd experiments; python -m visdrone.probe visdrone.yaml
 
 Two questions to cells of the background, which show no object: is there a bus, and if so one far
 away from this cell; and which shares have the ten classes among the photograph's objects. Linear
@@ -8,7 +8,7 @@ answers, learned on training photographs and tested on test photographs. What a 
 the rest of the photograph is what a cell knows more than the baseline's.
 
 Needs the runs' weights, in output/; some minutes a run on a core. Writes
-results/visdrone_probe.json.
+results/<the grid>_probe.json.
 """
 
 import json
@@ -25,10 +25,8 @@ from torch.nn import functional as F
 from enl_detectron2.analysis.detector import load_detector
 from enl_detectron2.training.data import register_coco_format
 
-from .measures import FOLDER, load_drone
+from .measures import grid_of_command, result_file
 
-RESULT = FOLDER / "results" / "visdrone_probe.json"
-SYSTEMS = ("baseline", "+3conv5 TD", "+3ENL TD", "oracle")
 SEEDS = (1, 2, 3)
 LEVEL, STRIDE = "p3", 8
 CELLS = 20  # a photograph
@@ -39,14 +37,14 @@ PENALTY = 1e-2  # of the squared weights, features being of variance 1
 
 
 def main() -> None:
-    grid = load_drone()
+    grid = grid_of_command("Asks single cells what they know of their photograph.")
     grid.register()
     rows = []
     for run in grid.runs():
-        if run.system in SYSTEMS and run.seed in SEEDS and grid.weights(run).exists():
+        if run.seed in SEEDS and grid.weights(run).exists():
             rows.append({"run": asdict(run)} | measure(grid, run))
             print(run.name, {key: round(rows[-1][key], 3) for key in ("bus_auc", "shares_r2")})
-            RESULT.write_text(json.dumps(rows, indent=1) + "\n")
+            result_file(grid, "probe").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def measure(grid: Grid, run: Run) -> dict[str, float]:

@@ -5,13 +5,14 @@ import statistics
 from typing import Any
 
 from relations.report import section
+from runner.grid import Grid, load_grid
 from runner.results import accepted
 from runner.statistics import with_interval
 
-from visdrone.measures import BASELINE, FOLDER, GROUPS, MEASURES, load_drone
+from visdrone.measures import BASELINE, FOLDER, GROUPS, MEASURES, result_file
 
 PAGE = FOLDER.parent / "docs" / "evidence.md"
-RESULTS = FOLDER / "results"
+GRIDS = {"visdrone.yaml": "Drone", "visdrone_others.yaml": "Drone, other systems"}
 MARKERS = "<!-- written by experiments/report.py, drone -->\n", "<!-- end, drone -->"
 
 Lines = dict[str, list[dict[str, Any]]]  # of each system, by seed
@@ -19,24 +20,11 @@ Lines = dict[str, list[dict[str, Any]]]  # of each system, by seed
 
 def write() -> None:
     """Writes the tables from the lines of all runs."""
-    grid = load_drone()
-    lines, refused = accepted(grid)
-    for run, different in refused.items():
-        print(f"left out, {run.name}: it comes from other {', '.join(different)}")
-    measures = _read("measures")
-    measured = by_system(grid.systems, measures["runs"])
-    recorded = by_system(grid.systems, lines)
-    tables = report(
-        measured, recorded, measures["differences"], by_system(grid.systems, _read("probe"))
-    )
+    tables = "\n".join(report(load_grid(FOLDER / file), title) for file, title in GRIDS.items())
     page = PAGE.read_text()
     start, end = (page.index(marker) for marker in MARKERS)
     PAGE.write_text(page[:start] + MARKERS[0] + tables + page[end:])
     print(f"{PAGE} is written")
-
-
-def _read(name: str) -> Any:
-    return json.loads((RESULTS / f"visdrone_{name}.json").read_text())
 
 
 def by_system(systems: dict[str, Any], lines: list[dict[str, Any]]) -> Lines:
@@ -51,23 +39,28 @@ def by_system(systems: dict[str, Any], lines: list[dict[str, Any]]) -> Lines:
     return {system: of_system for system, of_system in found.items() if of_system}
 
 
-def report(measured: Lines, recorded: Lines, moved: dict, probed: Lines) -> str:
-    return "\n".join(
-        [
-            section("Drone: the primary measures", main_rows(measured, moved)),
-            section("Drone: what else was measured of these runs", other_rows(recorded)),
-            section("Drone: AP50 of each class", class_rows(measured)),
-            section("Drone: what objects of look-alike classes are called", called_rows(measured)),
-            *(
-                section(f"Drone: {title}", recall_rows(recorded, key))
-                for key, title in (
-                    ("recall_by_side", "recall by box side, px"),
-                    ("recall_by_count", "recall of small objects by the number of their class"),
-                )
-            ),
-            section("Drone: what a cell of P3's background knows", probe_rows(probed)),
-        ]
-    )
+def report(grid: Grid, title: str) -> str:
+    """A grid's tables."""
+    lines, refused = accepted(grid)
+    for run, different in refused.items():
+        print(f"left out, {run.name}: it comes from other {', '.join(different)}")
+    found = {name: json.loads(result_file(grid, name).read_text()) for name in ("measures", "probe")}
+    measured = by_system(grid.systems, found["measures"]["runs"])
+    recorded = by_system(grid.systems, lines)
+    tables = {
+        "the primary measures": main_rows(measured, found["measures"]["differences"]),
+        "what else was measured of these runs": other_rows(recorded),
+        "AP50 of each class": class_rows(measured),
+        "what objects of look-alike classes are called": called_rows(measured),
+        "recall by box side, px": recall_rows(recorded, "recall_by_side"),
+        "recall of small objects by the number of their class": recall_rows(
+            recorded, "recall_by_count"
+        ),
+        "what a cell of P3's background knows": probe_rows(
+            by_system(grid.systems, found["probe"])
+        ),
+    }
+    return "\n".join(section(f"{title}: {name}", rows) for name, rows in tables.items())
 
 
 def main_rows(measured: Lines, moved: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
