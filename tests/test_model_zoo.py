@@ -13,6 +13,7 @@ from enl_detectron2.modeling import ENL_FPN
 from enl_detectron2.training.config import load_config
 
 TRAINED = "trained/nuclei_enl_rcnn_lite0.yaml"
+PLAIN = "trained/nuclei_rcnn_lite0.yaml"
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
@@ -43,18 +44,19 @@ def test_trained_weights_are_named_as_a_configuration_does():
     assert weights == model_zoo.get_config(TRAINED, trained=True).MODEL.WEIGHTS
     assert model_zoo.get_config(TRAINED).MODEL.WEIGHTS == ""
     for name in ("enl_rcnn_R50.yaml", "lazy/enl_rcnn_R50.py"):
-        with pytest.raises(RuntimeError, match=f"{name} has no trained weights .*; {TRAINED} has"):
+        with pytest.raises(RuntimeError, match=f"{name} has no trained weights .*; {TRAINED}, "):
             model_zoo.get_checkpoint_file(name)
         with pytest.raises(RuntimeError, match="no trained weights"):
             model_zoo.get(name, trained=True)
 
 
-def test_a_trained_model_is_what_the_checkpointer_loads():
+@pytest.mark.parametrize("name", [TRAINED, PLAIN])
+def test_a_trained_model_is_what_the_checkpointer_loads(name):
     pytest.importorskip("efficientnet_lite_pytorch")
-    model = model_zoo.get(TRAINED, trained=True, device="cpu")
+    model = model_zoo.get(name, trained=True, device="cpu")
     assert model.training and {p.dtype for p in model.parameters()} == {torch.float32}
-    options = ["MODEL.WEIGHTS", model_zoo.get_checkpoint_file(TRAINED), "MODEL.DEVICE", "cpu"]
-    other = load_detector(load_config(model_zoo.get_config_file(TRAINED), options)).model
+    options = ["MODEL.WEIGHTS", model_zoo.get_checkpoint_file(name), "MODEL.DEVICE", "cpu"]
+    other = load_detector(load_config(model_zoo.get_config_file(name), options)).model
     for name, value in model.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
 

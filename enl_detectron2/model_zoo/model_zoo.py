@@ -72,7 +72,7 @@ def get_checkpoint_file(config_path: str) -> str:
         files = _CONFIGS.rglob("*.yaml")
         trained = [f for f in files if (_WEIGHTS / f"{f.stem}.safetensors").is_file()]
         known = ", ".join(sorted(str(file.relative_to(_CONFIGS)) for file in trained))
-        raise RuntimeError(f"{config_path} has no trained weights in enl_detectron2; {known} has")
+        raise RuntimeError(f"{config_path} has no trained weights in enl_detectron2; {known} have")
     return PREFIX + name
 
 

@@ -44,11 +44,12 @@ def report(grid: Grid, title: str) -> str:
     lines, refused = accepted(grid)
     for run, different in refused.items():
         print(f"left out, {run.name}: it comes from other {', '.join(different)}")
-    found = {name: json.loads(result_file(grid, name).read_text()) for name in ("measures", "probe")}
-    measured = by_system(grid.systems, found["measures"]["runs"])
+    measures = json.loads(result_file(grid, "measures").read_text())
+    probed = json.loads(result_file(grid, "probe").read_text())
+    measured = by_system(grid.systems, measures["runs"])
     recorded = by_system(grid.systems, lines)
     tables = {
-        "the primary measures": main_rows(measured, found["measures"]["differences"]),
+        "the primary measures": main_rows(measured, measures["differences"]),
         "what else was measured of these runs": other_rows(recorded),
         "AP50 of each class": class_rows(measured),
         "what objects of look-alike classes are called": called_rows(measured),
@@ -56,9 +57,7 @@ def report(grid: Grid, title: str) -> str:
         "recall of small objects by the number of their class": recall_rows(
             recorded, "recall_by_count"
         ),
-        "what a cell of P3's background knows": probe_rows(
-            by_system(grid.systems, found["probe"])
-        ),
+        "what a cell of P3's background knows": probe_rows(by_system(grid.systems, probed)),
     }
     return "\n".join(section(f"{title}: {name}", rows) for name, rows in tables.items())
 
