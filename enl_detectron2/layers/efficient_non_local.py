@@ -74,19 +74,12 @@ class ENLBlock(ProjectedBlock):
         factors: list[Tensor] = []
         if self.position_term is not None:
             factors = self.position_term.factors(x, extent)
-        carried, bias = self._carried(x, own, factors)
-        theta = self.theta_hat(x, own)
-        width = theta.shape[1]
+        by_affinity, by_position, bias = self._carried(x, own, factors)
+        z = _add_product(x, by_affinity, self.theta_hat(x, own))
         # L keeps constants and is zero in the padding, and so out's bias goes with its tokens.
         if self.position_term is not None:
-            z = self.position_term.spread(carried[:, :, width:], factors, x)
-        elif own is None:
-            z = x + bias[..., None]
-        else:
-            z = x + bias[..., None] * own
-        if z.dtype != theta.dtype:  # under autocast; to() alone may be z itself, and an alias
-            z = z.to(theta.dtype)
-        return _add_product_(z, carried[:, :, :width] - bias, theta)
+            return self.position_term.spread_(by_position, factors, z)
+        return z.add_(bias[..., None] if own is None else bias[..., None] * own)
 
     def theta_hat(self, x: Tensor, own: Tensor | None = None) -> Tensor:
         """θ as it enters the affinity, (B, D, H, W); 0 in the padding, see :meth:`phi_hat`."""
@@ -119,16 +112,18 @@ class ENLBlock(ProjectedBlock):
 
     def _carried(
         self, x: Tensor, own: Tensor | None, factors: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """What the tokens carry through g and out, (B, C, D + K²), and out's bias (B, C, 1)."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What the affinity's tokens carry through g and out without out's bias (B, C, D), the
+        position term's with it (B, C, K²), and that bias (B, C, 1)."""
         tokens, phi_sums = self._summary(x, own)
+        width = tokens.shape[2]
         if self.position_term is not None:
             tokens = torch.cat([tokens, self.position_term.pool(x, factors)], dim=2)
         values, bias = _values_and_bias(self.g(_as_map(tokens)))
         if self.phi_norm != "softmax":  # whose φ̂ sum to 1: g's bias counts Σφ̂ times
-            more = tokens.shape[2] - phi_sums.shape[2]
-            values = values + F.pad(phi_sums - 1, (0, more)) * bias
-        return _values_and_bias(self.out(_as_map(values)))
+            values = values + F.pad(phi_sums - 1, (0, tokens.shape[2] - width)) * bias
+        carried, bias = _values_and_bias(self.out(_as_map(values)))
+        return carried[:, :, :width] - bias, carried[:, :, width:], bias
 
     def _summary(self, x: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
         """x φ̂ᵀ (B, C, D), and Σφ̂ over the positions (B, 1, D)."""
@@ -149,17 +144,17 @@ def _values_and_bias(map_: Tensor) -> tuple[Tensor, Tensor]:
     return map_[:, :, 0, :-1], map_[:, :, 0, -1:]
 
 
-def _add_product_(z: Tensor, matrix: Tensor, map_: Tensor) -> Tensor:
-    """``z +`` a matrix (B, C, D) times each position of a map (B, D, H, W), in the memory of z.
+def _add_product(x: Tensor, matrix: Tensor, map_: Tensor) -> Tensor:
+    """``x +`` a matrix (B, C, D) times each position of a map (B, D, H, W): a new map.
 
-    z is new, and nothing that autograd keeps. Positions are taken as they lie in memory, so that
-    one image has the strides of its format, too.
+    In the map's type, which under autocast is not x's. Positions are taken as they lie in memory,
+    so that one image has the strides of its format, too.
     """
-    if z.stride(1) == 1:
-        rows, factor = z.permute(0, 2, 3, 1), map_.permute(0, 2, 3, 1).flatten(1, 2)
-        product = rows.flatten(1, 2).baddbmm_(factor, matrix.transpose(1, 2))
+    if x.stride(1) == 1:
+        rows, factor = x.permute(0, 2, 3, 1), map_.permute(0, 2, 3, 1).flatten(1, 2)
+        product = torch.bmm(factor, matrix.transpose(1, 2)).add_(rows.flatten(1, 2))
         return product.view_as(rows).permute(0, 3, 1, 2)
-    return z.flatten(2).baddbmm_(matrix, map_.flatten(2)).view_as(z)
+    return torch.bmm(matrix, map_.flatten(2)).add_(x.flatten(2)).view_as(x)
 
 
 def _softmax_over_positions(map_: Tensor) -> Tensor:

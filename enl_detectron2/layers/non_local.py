@@ -64,7 +64,8 @@ class NonLocalBlock(ProjectedBlock):
         y = self._attend(self.theta(x), self.phi(x), g, own, extent)
         if self.position_term is not None and not self.multiply:
             factors = self.position_term.factors(g, extent)
-            y = self.position_term.spread(self.position_term.pool(g, factors), factors, y)
+            # Into a copy, as autograd needs what the attention gave.
+            y = self.position_term.spread_(self.position_term.pool(g, factors), factors, y.clone())
         z = x + self.out(y)
         return z if own is None else torch.where(own, z, x)
 

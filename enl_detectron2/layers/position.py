@@ -114,19 +114,20 @@ class SeparablePosition(nn.Module):
             return (down_w[:, None] @ lines).flatten(1, 2).transpose(1, 2)
         return (down_h[:, None] @ x @ down_w.transpose(1, 2)[:, None]).flatten(2)
 
-    def spread(self, tokens: Tensor, factors: list[Tensor], onto: Tensor) -> Tensor:
-        """``onto + up tokens``, a new map (B, C, H, W); with the tokens of x ``onto + L x``."""
-        batch, channels, height, width = onto.shape
-        up_h, up_w = factors[1], factors[3]
+    def spread_(self, tokens: Tensor, factors: list[Tensor], z: Tensor) -> Tensor:
+        """``z + up tokens`` in the memory of the map z (B, C, H, W): with the tokens of x,
+        ``z + L x``. Autograd must not need z itself."""
+        batch, channels, height, width = z.shape
+        up_h, up_w = factors[1].to(z.dtype), factors[3].to(z.dtype)
         tokens = tokens.reshape(batch, channels, up_h.shape[2], up_w.shape[2])
-        if onto.stride(1) == 1:
+        if z.stride(1) == 1:
             lines = up_w[:, None] @ tokens.permute(0, 2, 3, 1)
-            rows = onto.permute(0, 2, 3, 1).flatten(2)
-            z = torch.baddbmm(rows, up_h.expand(batch, -1, -1), lines.flatten(2))
-            return z.view(batch, height, width, channels).permute(0, 3, 1, 2)
+            rows = z.permute(0, 2, 3, 1).flatten(2)
+            rows = rows.baddbmm_(up_h.expand(batch, -1, -1), lines.flatten(2))
+            return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
         lines = tokens @ up_w.transpose(1, 2)[:, None]
         up_h = up_h[:, None].expand(batch, channels, -1, -1).flatten(0, 1)
-        return torch.baddbmm(onto.flatten(0, 1), up_h, lines.flatten(0, 1)).view_as(onto)
+        return z.flatten(0, 1).baddbmm_(up_h, lines.flatten(0, 1)).view_as(z)
 
     def kernels(
         self, map_: Tensor, extent: Tensor | None = None, normalized: bool = False

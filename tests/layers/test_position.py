@@ -20,7 +20,7 @@ SIZES = [(1, 1), (1, 7), (6, 1), (3, 5), (9, 9), (12, 17)]
 def apply(term, x, extent=None):
     """L x."""
     factors = term.factors(x, extent)
-    return term.spread(term.pool(x, factors), factors, torch.zeros_like(x))
+    return term.spread_(term.pool(x, factors), factors, torch.zeros_like(x))
 
 
 def as_matrix(term, height, width):

@@ -94,10 +94,9 @@ def _attention(inputs: list, outputs: list) -> int:
     return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-# What the blocks do and fvcore 0.1.5 can't count: it has no rule for the first three, and its own
+# What the blocks do and fvcore 0.1.5 can't count: it has no rule for the first two, and its own
 # for matmul misses the leading dimensions that only the right factor has.
 HANDLES: Mapping[str, Handle] = {
-    "aten::baddbmm": _matrix_product(left=1),
     "aten::baddbmm_": _matrix_product(left=1),
     "aten::scaled_dot_product_attention": _attention,
     "aten::matmul": _matrix_product(left=0),
