@@ -45,7 +45,6 @@ def report(grid: Grid, title: str) -> str:
     for run, different in refused.items():
         print(f"left out, {run.name}: it comes from other {', '.join(different)}")
     measures = json.loads(result_file(grid, "measures").read_text())
-    probed = json.loads(result_file(grid, "probe").read_text())
     measured = by_system(grid.systems, measures["runs"])
     recorded = by_system(grid.systems, lines)
     tables = {
@@ -57,8 +56,10 @@ def report(grid: Grid, title: str) -> str:
         "recall of small objects by the number of their class": recall_rows(
             recorded, "recall_by_count"
         ),
-        "what a cell of P3's background knows": probe_rows(by_system(grid.systems, probed)),
     }
+    if (probe := result_file(grid, "probe")).exists():  # of the systems whose weights were asked
+        probed = by_system(grid.systems, json.loads(probe.read_text()))
+        tables["what a cell of P3's background knows"] = probe_rows(probed)
     return "\n".join(section(f"{title}: {name}", rows) for name, rows in tables.items())
 
 
