@@ -228,6 +228,15 @@ def test_every_system_has_both_forms():
     assert {yaml_of(path) for path in LAZY_FILES} == systems
 
 
+@pytest.mark.parametrize("folder", ["configs", "examples"])
+def test_no_grey_passes_for_padding(folder):
+    for path in (CONFIGS.parent / folder).rglob("*.yaml"):
+        cfg = get_training_cfg()
+        cfg.set_new_allowed(True)  # an example may have keys of its own
+        cfg.merge_from_file(str(path))
+        assert not all(float(value).is_integer() for value in cfg.MODEL.PIXEL_MEAN), path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", YAML_FILES, ids=relative)
 def test_yaml_trains_a_step_and_infers_at_full_width(path):
