@@ -15,6 +15,7 @@ import contextlib
 import io
 import itertools
 import json
+import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +44,8 @@ SCORE = 0.3  # what a detection needs to call an object something
 def main() -> None:
     grid = grid_of_command("Measures what the drone's runs have detected.")
     runs = [run for run in grid.runs() if detections(grid, run).exists()]
+    if not runs:
+        sys.exit(f"no run of {grid.file.name} has left its detections in {grid.output}")
     truth = ground_truth(grid, runs[0])
     draws = draws_of_sequences(truth)
     lines: dict[Run, dict[str, Any]] = {}
