@@ -102,7 +102,8 @@ class SeparablePosition(nn.Module):
         return factors
 
     # Without a copy: of a channels-last map (H, W·C) is one matrix in memory, of a contiguous one
-    # (H, W) is, once for each channel.
+    # (H, W) is, once for each channel. A product's left factor is expanded, as matmul would do, so
+    # that fvcore counts all of it.
 
     def pool(self, x: Tensor, factors: list[Tensor]) -> Tensor:
         """The tokens of a map: (B, C, H, W) in, (B, C, T_h·T_w) out."""
@@ -111,8 +112,10 @@ class SeparablePosition(nn.Module):
         if x.stride(1) == 1:
             rows = x.permute(0, 2, 3, 1).flatten(2)
             lines = (down_h.expand(batch, -1, -1) @ rows).view(batch, -1, width, channels)
-            return (down_w[:, None] @ lines).flatten(1, 2).transpose(1, 2)
-        return (down_h[:, None] @ x @ down_w.transpose(1, 2)[:, None]).flatten(2)
+            down_w = down_w[:, None].expand(batch, lines.shape[1], -1, -1)
+            return (down_w @ lines).flatten(1, 2).transpose(1, 2)
+        down_h = down_h[:, None].expand(batch, channels, -1, -1)
+        return (down_h @ x @ down_w.transpose(1, 2)[:, None]).flatten(2)
 
     def spread_(self, tokens: Tensor, factors: list[Tensor], z: Tensor) -> Tensor:
         """``z + up tokens`` in the memory of the map z (B, C, H, W): with the tokens of x,
@@ -121,7 +124,8 @@ class SeparablePosition(nn.Module):
         up_h, up_w = factors[1].to(z.dtype), factors[3].to(z.dtype)
         tokens = tokens.reshape(batch, channels, up_h.shape[2], up_w.shape[2])
         if z.stride(1) == 1:
-            lines = up_w[:, None] @ tokens.permute(0, 2, 3, 1)
+            up_w = up_w[:, None].expand(batch, tokens.shape[2], -1, -1)
+            lines = up_w @ tokens.permute(0, 2, 3, 1)
             rows = z.permute(0, 2, 3, 1).flatten(2)
             rows = rows.baddbmm_(up_h.expand(batch, -1, -1), lines.flatten(2))
             return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)

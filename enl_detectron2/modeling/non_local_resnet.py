@@ -11,7 +11,7 @@ from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ResNet, build_resnet_backbone
 from torch import Tensor, nn
 
-from enl_detectron2.layers import image_extent, map_extent
+from enl_detectron2.layers import EmptyBlock, RelationBlock, image_extent, map_extent
 
 from .build import build_relation_block, options_of, require_node
 
@@ -19,8 +19,9 @@ from .build import build_relation_block, options_of, require_node
 class NonLocalResNet(ResNet):
     """detectron2's ResNet with a non-local block right before the last residual block of a stage.
 
-    The residual blocks keep their names, so a plain ResNet's checkpoint fits; the new block's
-    parameters are ``<stage>.non_local.*``. It is trained whatever ``freeze_at`` freezes.
+    The residual blocks keep their names, so a plain ResNet's checkpoint fits; the new block is
+    ``<stage>.non_local``, where the other stages have an ``EmptyBlock`` without parameters. It is
+    trained whatever ``freeze_at`` freezes.
 
     The first five arguments are those of :class:`detectron2.modeling.ResNet`.
 
@@ -51,24 +52,31 @@ class NonLocalResNet(ResNet):
         super().__init__(stem, stages, num_classes, out_features, freeze_at)
         _check_stage(stage, self.stage_names, "stage")
         self.attend_to_padding = attend_to_padding
-        self.non_local_stride = int(stem.stride)  # of the map that the block sees, in pixels
+        stride = int(stem.stride)  # of the map that comes next, in pixels
         for index, name in enumerate(self.stage_names):
-            children = list(self.stages[index].named_children())
-            if name != stage:
-                self._replace_stage(index, Stage(OrderedDict(children)))
-                continue
-            before = [b for s in self.stages[:index] for b in s] + [b for _, b in children[:-1]]
-            self.non_local_stride *= math.prod(int(block.stride) for block in before)
-            channels = children[-1][1].in_channels
-            block = build_relation_block(
-                "NonLocalBlock", channels, block_options, zero_init=zero_init_residual
-            )
-            children.insert(-1, ("non_local", block))
-            self._replace_stage(index, NonLocalStage(OrderedDict(children)))
+            *blocks, (last_name, last) = self.stages[index].named_children()
+            stride *= math.prod(int(block.stride) for _, block in blocks)
+            channels = last.in_channels
+            relation: nn.Module = EmptyBlock(channels)
+            if name == stage:
+                self.non_local_stride = stride
+                relation = build_relation_block(
+                    "NonLocalBlock", channels, block_options, zero_init=zero_init_residual
+                )
+            stride *= int(last.stride)
+            blocks += [("non_local", relation), (last_name, last)]
+            self.stages[index] = StageWithBlock(OrderedDict(blocks))
+            setattr(self, name, self.stages[index])
 
-    def _replace_stage(self, index: int, stage: nn.Module) -> None:
-        setattr(self, self.stage_names[index], stage)
-        self.stages[index] = stage
+    def freeze(self, freeze_at: int = 0) -> "NonLocalResNet":
+        """As detectron2's ``ResNet.freeze``, but for the block, which stays as it is."""
+        if freeze_at >= 1:
+            self.stem.freeze()
+        for stage in self.stages[: max(freeze_at - 1, 0)]:
+            for block in stage:
+                if not isinstance(block, RelationBlock):
+                    block.freeze()
+        return self
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """
@@ -96,18 +104,8 @@ class NonLocalResNet(ResNet):
         return outputs
 
 
-class Stage(nn.Sequential):
-    """A stage without a non-local block, called as one with."""
-
-    def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) in, (B, C', H', W') out; ``extent`` isn't read."""
-        for block in self:
-            x = block(x)
-        return x
-
-
-class NonLocalStage(nn.Sequential):
-    """A stage with a ``non_local`` block before its last residual block."""
+class StageWithBlock(nn.Sequential):
+    """A stage of residual blocks, with the block ``non_local`` before the last of them."""
 
     def __init__(self, blocks: OrderedDict[str, nn.Module]):
         super().__init__(blocks)

@@ -128,6 +128,19 @@ def test_a_frozen_stage_does_not_freeze_the_block(cfg):
     resnet = build(cfg)
     assert not any(parameter.requires_grad for parameter in resnet.res4[0].parameters())
     assert all(parameter.requires_grad for parameter in resnet.res4.non_local.parameters())
+    assert all(parameter.requires_grad for parameter in resnet.res5.parameters())
+
+
+@pytest.mark.parametrize("freeze_at, frozen", [(0, 0), (1, 1), (3, 3), (5, 5)])
+def test_it_can_be_frozen_later_as_a_resnet_can(cfg, freeze_at, frozen):
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    resnet, plain = build(cfg), build(cfg, "build_resnet_backbone")
+    assert resnet.freeze(freeze_at) is resnet
+    plain.freeze(freeze_at)
+    expected = {name: parameter.requires_grad for name, parameter in plain.named_parameters()}
+    found = {name: parameter.requires_grad for name, parameter in resnet.named_parameters()}
+    assert found == expected | dict.fromkeys(new_keys(""), True)
+    assert len({name.split(".")[0] for name, trained in expected.items() if not trained}) == frozen
 
 
 @pytest.mark.parametrize(

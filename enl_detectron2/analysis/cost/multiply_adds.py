@@ -79,13 +79,9 @@ def count_by_module(module: nn.Module, inputs: Any) -> Counter[str]:
     )
 
 
-def _matrix_product(left: int) -> Handle:
-    """A rule for an operation whose left factor, rows to be summed over, is the input ``left``."""
-
-    def count(inputs: list, outputs: list) -> int:
-        return prod(get_shape(outputs[0])) * get_shape(inputs[left])[-1]
-
-    return count
+def _matrix_product_in_place(inputs: list, outputs: list) -> int:
+    """z + A B for z (B, M, N), A (B, M, K), B (B, K, N)."""
+    return prod(get_shape(outputs[0])) * get_shape(inputs[1])[-1]
 
 
 def _attention(inputs: list, outputs: list) -> int:
@@ -94,10 +90,8 @@ def _attention(inputs: list, outputs: list) -> int:
     return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-# What the blocks do and fvcore 0.1.5 can't count: it has no rule for the first two, and its own
-# for matmul misses the leading dimensions that only the right factor has.
+# What the blocks do and fvcore 0.1.5 has no rule for.
 HANDLES: Mapping[str, Handle] = {
-    "aten::baddbmm_": _matrix_product(left=1),
+    "aten::baddbmm_": _matrix_product_in_place,
     "aten::scaled_dot_product_attention": _attention,
-    "aten::matmul": _matrix_product(left=0),
 }

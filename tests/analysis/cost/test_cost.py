@@ -96,10 +96,6 @@ def test_trainable_parameters_are_the_papers(name):
     "function, shape, expected",
     [
         # By rules of ours.
-        (lambda x: torch.ones(3, 4) @ x, (2, 5, 4, 6), 2 * 5 * 3 * 4 * 6),
-        (lambda x: x @ torch.ones(6, 3), (2, 5, 4, 6), 2 * 5 * 4 * 6 * 3),
-        (lambda x: x @ torch.ones(6), (5, 4, 6), 5 * 4 * 6),
-        (lambda x: torch.ones(4) @ x, (4,), 4),
         (
             lambda x: torch.ones(2, 3, 5).baddbmm_(x, torch.ones(2, 4, 5)),
             (2, 3, 4),
@@ -113,6 +109,8 @@ def test_trainable_parameters_are_the_papers(name):
             2 * 3 * 5 * (4 + 6),
         ),
         # By fvcore's.
+        (lambda x: torch.ones(2, 5, 3, 4) @ x, (2, 5, 4, 6), 2 * 5 * 3 * 4 * 6),
+        (lambda x: x @ torch.ones(6, 3), (2, 5, 4, 6), 2 * 5 * 4 * 6 * 3),
         (lambda x: torch.mm(x, torch.ones(4, 5)), (3, 4), 3 * 4 * 5),
         (lambda x: torch.bmm(x, torch.ones(2, 4, 5)), (2, 3, 4), 2 * 3 * 4 * 5),
         (lambda x: torch.addmm(torch.ones(5), x, torch.ones(4, 5)), (3, 4), 3 * 4 * 5),
@@ -132,24 +130,22 @@ def test_what_has_no_rule_is_named(caplog):
 
 
 @pytest.mark.parametrize(
-    "operation, function, unknown",
+    "operation, function",
     [
-        ("aten::baddbmm_", lambda x: (x + 1).baddbmm_(x, x), True),
+        ("aten::baddbmm_", lambda x: (x + 1).baddbmm_(x, x)),
         (
             "aten::scaled_dot_product_attention",
             lambda x: F.scaled_dot_product_attention(x, x, x),
-            True,
         ),
-        ("aten::matmul", lambda x: torch.ones(4, 4) @ x, False),
     ],
 )
-def test_there_are_rules_for_what_fvcore_gets_wrong_only(operation, function, unknown):
+def test_there_are_rules_for_what_fvcore_does_not_know_only(operation, function):
     """If one of these fails, fvcore has learnt it, and the rule can go."""
     module, x = Call(function), torch.ones(2, 4, 4)
     analysis = fvcore.nn.FlopCountAnalysis(module, x).unsupported_ops_warnings(False)
     assert analysis.total() < count_by_module(module, x)[""]
-    assert (operation in analysis.unsupported_ops()) == unknown
-    assert operation in HANDLES and len(HANDLES) == 3
+    assert operation in analysis.unsupported_ops()
+    assert operation in HANDLES and len(HANDLES) == 2
 
 
 # ---- relation blocks
@@ -199,7 +195,9 @@ def test_fvcore_itself_counts_a_block(block):
     counts = count_by_module(block, x)
     for name in ("theta", "phi", "g", "out"):  # each is called as a module
         assert bare.by_module()[name] == counts[name] > 0
-    assert bare.total() <= counts[""]
+    if isinstance(block, ENLBlock):  # without a rule it lacks one of ten products, K to D
+        last = 16 * 12 * 20 * block.num_frequencies
+        assert bare.total() == counts[""] - last
     assert bare.set_op_handle(**HANDLES).total() == counts[""]
 
 
@@ -269,12 +267,8 @@ def test_detectron2_counts_the_same_for_a_whole_model(slim_cfg):
         analysis = FlopCountAnalysis(model, inputs).set_op_handle(**HANDLES)
         assert sum(parts.values()) == analysis.total()
     ours = {name: count / 1e9 for name, count in analysis.by_operator().items()}
-    # Alone it lacks the products that HANDLES are for, which only the blocks have.
-    lacking = {name.removeprefix("aten::") for name in HANDLES}
-    for name in by_operator.keys() - lacking:
-        assert by_operator[name] == ours[name]
-    assert ours.keys() - by_operator.keys() == {"baddbmm_"}
-    assert by_operator["matmul"] < ours["matmul"]
+    # Alone it lacks one product of each block, added in place.
+    assert ours == by_operator | {"baddbmm_": ours["baddbmm_"]}
 
 
 def test_parts_of_a_one_stage_detector(slim_cfg):
