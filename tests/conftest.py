@@ -24,14 +24,16 @@ def pytest_generate_tests(metafunc):
     """
     marker = metafunc.definition.get_closest_marker("numerical")
     if marker and marker.kwargs.get("gpu", True) and torch.cuda.is_available():
-        metafunc.fixturenames.append("default_device")
-        devices = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+        devices = ["cpu", pytest.param("cuda:0", marks=pytest.mark.gpu)]
         metafunc.parametrize("default_device", devices, indirect=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True)
 def default_device(request):
-    """Where new tensors and modules are, as if each test had said so."""
+    """Where a numerical test's new tensors and modules are, as if it had said so."""
+    if not hasattr(request, "param"):
+        yield
+        return
     tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     with torch.device(request.param):
