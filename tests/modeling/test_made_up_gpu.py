@@ -1,13 +1,15 @@
 """Whole detectors on a GPU that isn't there: nothing is left on the CPU or becomes another type."""
 
 import copy
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from made_up_gpu import OnGPU, made_up_gpu
-from tiny_training import photographs
+from made_up_gpu import OnGPU, made_up_gpu, trainable_device
+from tiny_training import photographs, slim_config
 
 from enl_detectron2.layers import ENLBlock
 from enl_detectron2.modeling import relation_blocks
@@ -100,6 +102,48 @@ def test_under_autocast(slim_cfg, monkeypatch, architecture, block, dtype):
         for found in detections_of(model):
             assert isinstance(found.scores, OnGPU) and torch.isfinite(found.scores).all()
     assert set(types.values()) == {dtype}
+
+
+@pytest.fixture(scope="module")
+def elsewhere():
+    """A process of its own, which the made-up device stays in."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=trainable_device) as pool:
+        yield pool
+
+
+def gradients(architecture, block):
+    """Those of a training step's parameters, on the made-up device and on the CPU."""
+    cfg = configured(slim_config(), architecture, block)
+    model = built(cfg, "cpu")
+    state = copy.deepcopy(model.state_dict())
+    expected = take_step(model)
+    with pytest.MonkeyPatch.context() as monkeypatch, made_up_gpu(monkeypatch):
+        there = built(cfg, "made_up:0")
+        there.load_state_dict(state)
+        return {name: each.values for name, each in take_step(there).items()}, expected
+
+
+def take_step(model):
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    sum(losses_of(model).values()).backward()
+    optimizer.step()
+    return {name: each.grad for name, each in model.named_parameters() if each.requires_grad}
+
+
+@pytest.mark.parametrize(
+    "architecture, block",
+    [
+        *(("Faster R-CNN", block) for block in BLOCKS),
+        *((architecture, "ENLBlock") for architecture in ARCHITECTURES[1:]),
+    ],
+)
+def test_a_training_step_is_the_cpus(elsewhere, architecture, block):
+    actual, expected = elsewhere.submit(gradients, architecture, block).result()
+    assert actual.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert (actual[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-6, name
+    assert any(gradient.any() for name, gradient in actual.items() if "relation3" in name)
 
 
 def test_what_is_left_on_the_cpu_is_found(slim_cfg, monkeypatch):
