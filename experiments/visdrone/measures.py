@@ -7,7 +7,8 @@ objects or more to train on, 500 detections a photograph, ignored regions left o
 one sequence are alike, so test images are drawn by sequences. Look-alikes: of the objects that are
 found at all, at IoU 0.5 by a detection of any class, how many are called what.
 
-Needs the runs' detections, in output/; some minutes. Writes results/<the grid>_measures.json.
+Needs the runs' detections, in output/; some minutes. Writes results/<the grid>_measures.json, where
+the lines of runs stay that were measured elsewhere.
 """
 
 import argparse
@@ -55,12 +56,15 @@ def main() -> None:
         lines[run], samples[run] = primary(truth, found, draws)
         lines[run] |= {"classes": of_classes(truth, found), "called": called(truth, found)}
         print(run.name, {name: round(lines[run][name], 2) for name in MEASURES}, flush=True)
+    file = result_file(grid, "measures")
+    before = json.loads(file.read_text()) if file.exists() else {"runs": [], "differences": {}}
+    measured = [{"run": asdict(run)} | line for run, line in lines.items()]
     content = {
         "sequences": len({sequence(image) for image in truth.dataset["images"]}),
-        "runs": [{"run": asdict(run)} | line for run, line in lines.items()],
-        "differences": differences(samples),
+        "runs": with_others(measured, before["runs"]),
+        "differences": before["differences"] | differences(samples),
     }
-    result_file(grid, "measures").write_text(json.dumps(content, indent=1) + "\n")
+    file.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def grid_of_command(does: str) -> Grid:
@@ -73,6 +77,12 @@ def grid_of_command(does: str) -> Grid:
 def result_file(grid: Grid, name: str) -> Path:
     """Where a program of this folder leaves what it found for a grid."""
     return grid.results.with_name(f"{grid.title}_{name}.json")
+
+
+def with_others(lines: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines, and after them those from before of other runs, whose output is elsewhere."""
+    measured = [line["run"] for line in lines]
+    return lines + [line for line in before if line["run"] not in measured]
 
 
 def detections(grid: Grid, run: Run) -> Path:

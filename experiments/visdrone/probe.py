@@ -8,7 +8,7 @@ answers, learned on training photographs and tested on test photographs. What a 
 the rest of the photograph is what a cell knows more than the baseline's.
 
 Needs the runs' weights, in output/; some minutes a run on a core. Writes
-results/<the grid>_probe.json.
+results/<the grid>_probe.json, where the lines of runs stay that were measured elsewhere.
 """
 
 import json
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from enl_detectron2.analysis.detector import load_detector
 from enl_detectron2.training.data import register_coco_format
 
-from .measures import grid_of_command, result_file
+from .measures import grid_of_command, result_file, with_others
 
 SEEDS = (1, 2, 3)
 LEVEL, STRIDE = "p3", 8
@@ -39,12 +39,14 @@ PENALTY = 1e-2  # of the squared weights, features being of variance 1
 def main() -> None:
     grid = grid_of_command("Asks single cells what they know of their photograph.")
     grid.register()
+    file = result_file(grid, "probe")
+    before = json.loads(file.read_text()) if file.exists() else []
     rows = []
     for run in grid.runs():
         if run.seed in SEEDS and grid.weights(run).exists():
             rows.append({"run": asdict(run)} | measure(grid, run))
             print(run.name, {key: round(rows[-1][key], 3) for key in ("bus_auc", "shares_r2")})
-            result_file(grid, "probe").write_text(json.dumps(rows, indent=1) + "\n")
+            file.write_text(json.dumps(with_others(rows, before), indent=1) + "\n")
 
 
 def measure(grid: Grid, run: Run) -> dict[str, float]:

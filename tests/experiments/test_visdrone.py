@@ -224,6 +224,19 @@ def test_a_difference_moves_with_the_sequences_that_both_are_tested_on():
     assert of_enl["AP50"] == pytest.approx((2, 2))
 
 
+def test_lines_of_runs_that_were_measured_elsewhere_stay():
+    from visdrone.measures import with_others
+
+    def line(seed, ap50):
+        return {"run": {"system": "baseline", "seed": seed}, "AP50": ap50}
+
+    before = [line(1, 30.0), line(2, 31.0)]
+    assert with_others([line(2, 32.0), line(3, 33.0)], before) == [
+        *(line(2, 32.0), line(3, 33.0)),
+        line(1, 30.0),
+    ]
+
+
 def test_background_cells_keep_away_from_objects():
     from visdrone.probe import MARGIN, STRIDE, background, bus_labels
 
