@@ -42,7 +42,7 @@ def test_runs_on_the_cpu_only():
 def test_numerical_tests_are_on_the_gpu_where_there_is_one(tmp_path):
     (tmp_path / "pretended_gpu.py").write_text(PRETENDED)
     (tmp_path / "test_numerical.py").write_text(NUMERICAL)
-    paths = os.pathsep.join([str(tmp_path), str(TESTS)])
+    paths = os.pathsep.join([str(tmp_path), str(TESTS), os.environ.get("PYTHONPATH", "")])
     settings = ["-c", TESTS.parent / "pyproject.toml", "-m", "gpu"]
     plugins = ["-p", "pretended_gpu", "-p", "conftest", "-p", "no:cacheprovider"]
     done = subprocess.run(
