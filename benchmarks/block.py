@@ -28,7 +28,7 @@ SIZES = ((50, 68), (100, 136), (200, 272))  # strides 16 to 4 of an 800×1088 im
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 THREADS = (1, 2)
 GROWTH_SIZES = ((25, 34), *SIZES, (400, 544))
-PRECISIONS = ("float32", "TF32", "bfloat16")  # of a GPU
+PRECISIONS = ("float32", "TF32", "float16")  # of a GPU
 SECONDS = {"cpu": 3, "cuda": 0.4}  # for the rounds of one line of a table
 SLOWEST = 60  # seconds of one call; slower ones are left out
 LARGEST_AFFINITY = 8e9  # bytes of one call; larger ones are left out
@@ -113,11 +113,13 @@ def inference(block: ENLBlock, x: Tensor, call: Callable) -> dict[str, Callable]
     def infer(function: Callable, *arguments: Tensor) -> Tensor:
         return call(function, *arguments)
 
-    return {
+    functions = {
         "four": partial(infer, four_convolutions, block, x),
         "enl": partial(infer, block, x),
         "padded": partial(infer, block, x, own),
     }
+    graphs = {f"{name}_graph": harness.captured(functions[name]) for name in functions if x.is_cuda}
+    return functions | graphs
 
 
 def training(block: ENLBlock, x: Tensor, call: Callable) -> dict[str, Callable]:
@@ -172,6 +174,8 @@ def timed_row(
         "enl_to_four": ratio(times, "enl", "four"),
         "padded_to_enl": ratio(times, "padded", "enl"),
     }
+    if "enl_graph" in times:
+        row["graph_enl_to_four"] = ratio(times, "enl_graph", "four_graph")
     print(measure.__name__, row, flush=True)
     return row
 
@@ -290,7 +294,19 @@ def time_columns(row: Row) -> Row:
         "ENL ms": row["ms"]["enl"],
         "ENL ÷ four": row["enl_to_four"],
         "with an extent ÷ without": row["padded_to_enl"],
+        **graph_columns(row),
         "rounds": row["rounds"],
+    }
+
+
+def graph_columns(row: Row) -> Row:
+    """Of a GPU's inference: the same as CUDA graphs."""
+    if "graph_enl_to_four" not in row:
+        return {}
+    return {
+        "four, graph ms": row["ms"]["four_graph"],
+        "ENL, graph ms": row["ms"]["enl_graph"],
+        "ENL ÷ four, graph": row["graph_enl_to_four"],
     }
 
 

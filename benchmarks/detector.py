@@ -42,7 +42,7 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channel
 IMAGE_SIZE = (800, 1066)
 # Steps so small that the weights stay as they are, and the work of all steps the same.
 OPTIONS = ["SOLVER.BASE_LR", "1e-9"]
-PRECISIONS = {"cpu": ("float32",), "cuda": ("float32", "TF32", "bfloat16")}
+PRECISIONS = {"cpu": ("float32",), "cuda": ("float32", "TF32", "float16")}
 INFERENCE_SECONDS = {"cpu": 60, "cuda": 2}
 TRAINING_SECONDS = {"cpu": 80, "cuda": 4}
 

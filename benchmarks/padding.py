@@ -1,170 +1,127 @@
 #!/usr/bin/env python
-"""What being batched with larger images changes in an image's features.
+"""What being batched with a larger photograph changes in a photograph's features and detections.
 
     python benchmarks/padding.py
 
-detectron2 pads a batch to its largest image. An image's P3 to P5 are compared, alone and beside a
-larger image, for the plain FPN, for blocks that leave the padding out and for blocks that attend to
-it, as the papers' do. Takes some 2 minutes on two cores; results/padding.md says what came out.
+detectron2 pads a batch to its largest image. The model zoo's two trained detectors, without blocks
+and with ENL blocks, see each of the demo's photographs alone, and beside itself at twice its size;
+ENL also with blocks that attend to the padding, as the papers' do. Takes half a minute on a CPU;
+results/padding.md says what came out.
 """
 
 import math
+import statistics
 from pathlib import Path
 from typing import Any
 
 import harness
 import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import build_backbone
-from detectron2.structures import ImageList
+from detectron2.structures import Instances, pairwise_iou
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from enl_detectron2.modeling import relation_blocks
+from enl_detectron2 import model_zoo
+from enl_detectron2.analysis.detector import Detector, load_detector
 from enl_detectron2.training.config import load_config
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+PHOTOGRAPHS = Path(__file__).parents[1] / "demo" / "photographs"
 LEVELS = {"p3": 8, "p4": 16, "p5": 32}  # strides
-SIZES = [((472, 630), (608, 800)), ((200, 260), (608, 800))]  # of an image, and of one beside it
-CALIBRATION = (10, (4, 3, 128, 160))  # batches of noise, and their shape
-SYSTEMS = {
-    "plain FPN": "rcnn_R50.yaml",
-    "ENL": "enl_rcnn_R50.yaml",
-    "NL top-down": "nl_rcnn_R50.yaml",
-    "NL in res4": "nl_bu_rcnn_R50.yaml",
+PLAIN, ENL = "trained/nuclei_rcnn_lite0.yaml", "trained/nuclei_enl_rcnn_lite0.yaml"
+ATTEND = ["MODEL.ENL_FPN.ATTEND_TO_PADDING", "True"]
+SYSTEMS: dict[str, tuple[str, list[str]]] = {
+    "plain FPN": (PLAIN, []),
+    "ENL": (ENL, []),
+    "ENL, padding attended to": (ENL, ATTEND),
 }
-ATTEND_KEYS = ("MODEL.ENL_FPN.ATTEND_TO_PADDING", "MODEL.NON_LOCAL_RESNET.ATTEND_TO_PADDING")
+SCORE, IOU = 0.5, 0.5  # of detections that count, and of two that are the same
 
 Row = dict[str, Any]
 
 
 def main() -> None:
     results = {"machine": harness.machine()}
-    results["differences"] = [
-        row for size, other_size in SIZES for row in differences(size, other_size, load_configs())
-    ]
+    photographs = sorted(PHOTOGRAPHS.glob("*.jpg"))
+    results["photographs"] = [row for each in SYSTEMS for row in rows(each, photographs)]
     harness.write_results("padding", results, tables(results))
+
+
+def trained(system: str) -> Detector:
+    file, options = SYSTEMS[system]
+    weights = ["MODEL.WEIGHTS", model_zoo.get_checkpoint_file(file), "MODEL.DEVICE", "cpu"]
+    return load_detector(load_config(model_zoo.get_config_file(file), [*weights, *options]))
 
 
 # ---------------------------------------------------------------------------- difference
 
 
-def load_configs() -> dict[str, CfgNode]:
-    """The compared systems; those with blocks in both forms."""
-    configs = {}
-    for system, file in SYSTEMS.items():
-        for attend in (False,) if system == "plain FPN" else (False, True):
-            keys = [part for key in ATTEND_KEYS for part in (key, attend)]
-            name = f"{system}, padding attended to" if attend else system
-            configs[name] = load_config(str(CONFIGS / file), [*keys, "MODEL.DEVICE", "cpu"])
-    return configs
-
-
-def differences(
-    size: tuple[int, int], other_size: tuple[int, int], configs: dict[str, CfgNode]
-) -> list[Row]:
-    """A row a system, the plain FPN's first: its differences, and the largest in multiples of the
-    plain FPN's."""
-    rows: list[Row] = []
-    for system, cfg in configs.items():
-        by_level = difference(build(cfg), size, other_size)
-        largest = max(by_level.values())
-        plain = rows[0]["largest"] if rows else largest
-        rows.append(
-            {
-                "size": size,
-                "other_size": other_size,
-                "system": system,
-                "by_level": by_level,
-                "largest": largest,
-                "to_plain": largest / plain,
-            }
-        )
-    return rows
-
-
-def build(cfg: CfgNode) -> nn.Module:
-    """A backbone with random weights, whose batch norm knows noise and whose blocks add about as
-    much as their input."""
-    cfg = cfg.clone()
-    cfg.MODEL.RESNETS.NORM = "BN"
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    torch.manual_seed(0)
-    backbone = build_backbone(cfg)
-    blocks = [block for block in relation_blocks(backbone).values() if list(block.parameters())]
-    for block in blocks:
-        harness.randomized(block)
-    backbone.train()
-    batches, shape = CALIBRATION
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for _ in range(batches):
-            backbone(torch.randn(shape, generator=generator))
-        backbone.eval()
-        for block in blocks:  # from coarse to fine, as each changes what the next is given
-            scale(block, backbone, torch.randn(shape, generator=generator))
-    return backbone
-
-
-def scale(block: nn.Module, backbone: nn.Module, images: Tensor) -> None:
-    """Makes what the block adds to these images' maps as large as its input."""
-
-    def mend(_, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ratio = (output - inputs[0]).norm() / inputs[0].norm()
-        block.out.weight /= ratio
-        block.out.bias /= ratio
-
-    hook = block.register_forward_hook(mend)
-    backbone(images)
-    hook.remove()
+def rows(system: str, photographs: list[Path]) -> list[Row]:
+    """A row a photograph."""
+    detector = trained(system)
+    return [
+        {
+            "system": system,
+            "photograph": each.stem,
+            **difference(detector.model, detector.read(each)),
+        }
+        for each in photographs
+    ]
 
 
 @torch.no_grad()
-def difference(
-    backbone: nn.Module, size: tuple[int, int], other_size: tuple[int, int]
-) -> dict[str, float]:
-    """The largest absolute difference inside the image, alone and batched, in multiples of the
-    level's largest value; by level."""
-    generator = torch.Generator().manual_seed(0)
-    image, other = (torch.randn(3, *each, generator=generator) for each in (size, other_size))
-    alone, batched = (backbone(padded(*images)) for images in ([image], [image, other]))
+def difference(model: nn.Module, record: Row) -> Row:
+    """Of a photograph alone and beside itself at twice its size.
+
+    ``by_level``: the largest absolute difference of the features inside it, in multiples of the
+    level's largest value. ``alone``, ``beside``: how many objects are found; ``in_both``: how many
+    of them are the same.
+    """
+    larger = F.interpolate(record["image"][None].float(), scale_factor=2.0)[0]
+    batches = [record], [record, {"image": larger}]
+    alone, beside = (features(model, batch) for batch in batches)
     by_level = {}
     for level, stride in LEVELS.items():
-        height, width = (math.ceil(length / stride) for length in size)
-        a, b = (features[level][0, :, :height, :width] for features in (alone, batched))
+        height, width = (math.ceil(length / stride) for length in record["image"].shape[1:])
+        a, b = (each[level][0, :, :height, :width] for each in (alone, beside))
         by_level[level] = ((a - b).abs().max() / a.abs().max()).item()
-    return by_level
+    found, also = (model(batch)[0]["instances"] for batch in batches)
+    return {"by_level": by_level, **common(found, also)}
 
 
-def padded(*images: Tensor) -> Tensor:
-    """The batch that detectron2 makes of them."""
-    return ImageList.from_tensors(list(images), size_divisibility=32).tensor
+def features(model: nn.Module, batch: list[Row]) -> dict[str, Tensor]:
+    return model.backbone(model.preprocess_image(batch).tensor)
+
+
+def common(found: Instances, also: Instances) -> dict[str, int]:
+    """How many objects two calls found, and how many of the first are among the second's."""
+    found, also = (each[each.scores >= SCORE] for each in (found, also))
+    overlap = pairwise_iou(found.pred_boxes, also.pred_boxes)
+    in_both = int((overlap >= IOU).any(dim=1).sum()) if len(also) else 0
+    return {"alone": len(found), "beside": len(also), "in_both": in_both}
 
 
 # ---------------------------------------------------------------------------- tables
 
 
 def tables(results: Row) -> list[str]:
+    systems = list(dict.fromkeys(row["system"] for row in results["photographs"]))
+    title = "Each photograph alone, and beside itself at twice its size"
     return [
-        harness.table(
-            "Largest difference of an image's features, alone and batched with a larger one",
-            [difference_columns(row) for row in results["differences"]],
-        ),
+        harness.table(title, [columns(system, results["photographs"]) for system in systems]),
     ]
 
 
-def by(size: tuple[int, int]) -> str:
-    height, width = size
-    return f"{height}×{width}"
-
-
-def difference_columns(row: Row) -> Row:
-    return {
-        "image": by(row["size"]),
-        "beside": by(row["other_size"]),
-        "system": row["system"],
-        **{level.upper(): f"{value:.2f}" for level, value in row["by_level"].items()},
-        "largest": f"{row['largest']:.2f}",
-        "largest, to plain FPN's": f"{row['to_plain']:.2f}",
+def columns(system: str, photographs: list[Row]) -> Row:
+    """One system's line: of the levels the median over the photographs, and the largest."""
+    own = [row for row in photographs if row["system"] == system]
+    columns: Row = {"system": system}
+    for level in LEVELS:
+        values = [row["by_level"][level] for row in own]
+        columns[f"{level.upper()}, median"] = statistics.median(values)
+        columns[f"{level.upper()}, largest"] = max(values)
+    return columns | {
+        "found alone": sum(row["alone"] for row in own),
+        "found beside": sum(row["beside"] for row in own),
+        "found in both": sum(row["in_both"] for row in own),
     }
 
 

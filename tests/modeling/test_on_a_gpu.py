@@ -61,6 +61,26 @@ def test_a_block_gives_what_it_gives_on_the_cpu(kind, options, extent, layout):
         assert (one.cpu() - other).norm() < 1e-4 * other.norm().clamp(min=least)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [ENLBlock, NonLocalBlock])
+def test_a_cuda_graph_of_a_block_takes_other_maps_and_extents(kind):
+    block = kind(32).cuda().eval()
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=32**-0.5)
+    x, extent = torch.randn(3, 32, 25, 34, device="cuda"), EXTENT.cuda()
+    beside = torch.cuda.Stream()
+    with torch.cuda.stream(beside):  # PyTorch wants a first call on another stream
+        block(x, extent)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = block(x, extent)
+    x.normal_()
+    extent.copy_(EXTENT.flip(0))
+    graph.replay()
+    torch.testing.assert_close(captured, block(x, extent), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("position", ["cos_add", "l1_add", "none"])
 def test_the_backbone_never_makes_the_gpu_wait(slim_cfg, dtype, position):

@@ -1,6 +1,7 @@
 """An image's features alone and batched with a larger one: how the backbones treat the padding."""
 
 import math
+import statistics
 import threading
 
 import detectron2.export  # noqa: F401  makes ResNet and FPN fit for TorchScript
@@ -103,11 +104,11 @@ def test_what_blocks_add_does_not_depend_on_the_batch(block):
             assert torch.allclose(a, b, rtol=1e-10, atol=1e-12) == expected_same
 
 
-def build(cfg, **keys):
+def build(cfg, seed=0, **keys):
     """A backbone with random weights in its blocks and batch norms calibrated on noise."""
     cfg = cfg.clone()
     cfg.MODEL.ENL_FPN.merge_from_list([item for pair in keys.items() for item in pair])
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     backbone = build_backbone(cfg)
     for level in LEVELS:
         randomized(getattr(backbone, f"fpn_relation{level}", nn.Identity()))
@@ -130,12 +131,15 @@ def largest_difference(backbone, size, other_size):
     return max(differences)
 
 
-@pytest.mark.numerical
 @pytest.mark.parametrize("size, other_size", [((160, 160), (224, 320)), ((224, 288), (256, 384))])
 def test_enl_differs_with_its_batch_no_more_than_the_plain_pyramid(slim_cfg, size, other_size):
-    plain = largest_difference(build(slim_cfg, BLOCK=""), size, other_size)
-    assert plain > 0  # its convolutions look over the image's edge
-    assert largest_difference(build(slim_cfg), size, other_size) <= 1.1 * plain
+    """In the median of random weights: single draws lie between half and several times as much."""
+    ratios = []
+    for seed in range(7):
+        plain = largest_difference(build(slim_cfg, seed, BLOCK=""), size, other_size)
+        assert plain > 0  # its convolutions look over the image's edge
+        ratios.append(largest_difference(build(slim_cfg, seed), size, other_size) / plain)
+    assert statistics.median(ratios) <= 1.1
 
 
 def test_the_papers_behaviour_is_one_key_away(slim_cfg):
