@@ -35,6 +35,9 @@ def module_name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+PLUG_IN_FILES = [path for path in FILES if path.parent.name in ("layers", "modeling")]
+
+
 def imports(source, module, is_package):
     """(line, imported module) of each import anywhere in the source, functions included.
 
@@ -86,6 +89,15 @@ def test_imports_go_inwards_only(name):
         if room(module) == name:
             wrong += outward(path.read_text(encoding="utf-8"), module, path.stem == "__init__")
     assert wrong == []
+
+
+@pytest.mark.parametrize("path", PLUG_IN_FILES, ids=module_name)
+def test_the_blocks_and_the_pyramid_can_be_read_at_a_sitting(path):
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 250
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 40, node.name
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,8 @@ def dct_basis(
     if not 1 <= count <= length:
         raise ValueError(f"count must lie within 1 and length={length}, got {count}")
     cell = torch.arange(length, dtype=torch.float64)
-    return _dct(cell, cell[-1:] + 1, count)[0].to(
-        device=device, dtype=dtype or torch.get_default_dtype()
-    )
+    basis = _dct(cell, cell[-1:] + 1, count)[0]
+    return basis.to(device=device, dtype=dtype or torch.get_default_dtype())
 
 
 def _dct(cell: Tensor, own: Tensor, count: int) -> Tensor:

@@ -88,13 +88,7 @@ class ENL_FPN(FPN):
             # detectron2 fixes it to p5, which a pyramid that ends elsewhere doesn't have.
             top_block.in_feature = level_name(strides[in_features[-1]])
         super().__init__(
-            bottom_up,
-            in_features,
-            out_channels,
-            norm=norm,
-            top_block=top_block,
-            fuse_type=fuse_type,
-            square_pad=square_pad,
+            bottom_up, in_features, out_channels, norm, top_block, fuse_type, square_pad
         )
         self._top_block_reads_bottom_up = reads_bottom_up(top_block, bottom_up, strides)
         self.attend_to_padding = attend_to_padding or not block
