@@ -115,23 +115,17 @@ class ENLBlock(ProjectedBlock):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What the affinity's tokens carry through g and out without out's bias (B, C, D), the
         position term's with it (B, C, K²), and that bias (B, C, 1)."""
-        tokens, phi_sums = self._summary(x, own)
+        phi = self.phi_hat(x, own)
+        tokens = (phi.to(x.dtype) @ x.flatten(2).transpose(1, 2)).transpose(1, 2)
         width = tokens.shape[2]
         if self.position_term is not None:
             tokens = torch.cat([tokens, self.position_term.pool(x, factors)], dim=2)
         values, bias = _values_and_bias(self.g(_as_map(tokens)))
         if self.phi_norm != "softmax":  # whose φ̂ sum to 1: g's bias counts Σφ̂ times
-            values = values + F.pad(phi_sums - 1, (0, tokens.shape[2] - width)) * bias
+            more = phi.sum(dim=2)[:, None].to(x.dtype) - 1
+            values = values + F.pad(more, (0, tokens.shape[2] - width)) * bias
         carried, bias = _values_and_bias(self.out(_as_map(values)))
         return carried[:, :, :width] - bias, carried[:, :, width:], bias
-
-    def _summary(self, x: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x φ̂ᵀ (B, C, D), and Σφ̂ over the positions (B, 1, D)."""
-        phi = self.phi_hat(x, own)
-        tokens = phi.to(x.dtype) @ x.flatten(2).transpose(1, 2)
-        # A softmax's sum to 1, which is no reason to read the map once more.
-        sums = torch.ones_like(phi[:, :, 0]) if self.phi_norm == "softmax" else phi.sum(dim=2)
-        return tokens.transpose(1, 2), sums[:, None].to(x.dtype)
 
 
 def _as_map(tokens: Tensor) -> Tensor:

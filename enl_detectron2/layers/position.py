@@ -42,12 +42,12 @@ def dct_basis(
     if not 1 <= count <= length:
         raise ValueError(f"count must lie within 1 and length={length}, got {count}")
     cell = torch.arange(length, dtype=torch.float64)
-    basis = _dct(cell, cell[-1:] + 1, count)[0]
+    basis = _cosines(cell, cell[-1:] + 1, count)[0] / math.sqrt(length)
     return basis.to(device=device, dtype=dtype or torch.get_default_dtype())
 
 
-def _dct(cell: Tensor, own: Tensor, count: int) -> Tensor:
-    """(B, length, count): :func:`dct_basis` over the first ``own`` (B,) cells of each image.
+def _cosines(cell: Tensor, own: Tensor, count: int) -> Tensor:
+    """(B, length, count): √length times :func:`dct_basis` over each image's ``own`` (B,) cells.
 
     Beyond them it is zero, and so are the frequencies that so few cells don't have.
     """
@@ -56,7 +56,7 @@ def _dct(cell: Tensor, own: Tensor, count: int) -> Tensor:
     position = cell[:, None]
     # The cosine as a sine, which ONNX Runtime has in float64 for Python 3.10, too.
     wave = torch.sin((position + 0.5) * (frequency * math.pi) / own + math.pi / 2)
-    scale = torch.sqrt((frequency.clamp(max=1) + 1) / own)
+    scale = torch.sqrt(frequency.clamp(max=1) + 1)
     return wave * scale * ((position < own) & (frequency < own))
 
 
@@ -167,22 +167,21 @@ class CosPosition(SeparablePosition):
         self.num_frequencies = num_frequencies
 
     def kernel(self, cell: Tensor, own: Tensor) -> Tensor:
-        basis = _dct(cell, own, self.num_frequencies)
-        return (basis[:, :, None] * basis[:, None]).sum(dim=3)
+        waves = _cosines(cell, own, self.num_frequencies)
+        return (waves[:, :, None] * waves[:, None]).sum(dim=3) / own[:, None, None]
 
     def factors(self, map_: Tensor, extent: Tensor | None = None) -> list[Tensor]:
-        # The bases of heights, widths and samples as one batch: a GPU is asked for a third of the
+        # The cosines of heights, widths and samples as one batch: a GPU is asked for a third of the
         # operations, which cost it more than the numbers do.
         height, width, count = map_.shape[2], map_.shape[3], self.num_frequencies
         cell = _cells(height + width + count, map_)  # as long as the longest, whichever that is
         own_h, own_w = _own(cell, height, 0, extent), _own(cell, width, 1, extent)
-        own = torch.cat([own_h, own_w, cell[count - 1 : count] + 1])
-        bases = _dct(cell, own, count)
-        own = own[:-1, None, None]
+        own = torch.cat([own_h, own_w, cell[count : count + 1]])
+        waves = _cosines(cell, own, count)
         # A sum, as ONNX Runtime for Python 3.10 has no product of transposed float64 matrices.
-        up = (bases[:-1, :, None] * bases[-1, :count]).sum(dim=3) * torch.sqrt(own / count)
-        down = (up * (count / own)).transpose(1, 2).to(map_.dtype)
-        up = up.to(map_.dtype)
+        up = (waves[:-1, :, None] * waves[-1, :count]).sum(dim=3)  # K up, and length downᵀ
+        down = (up / own[:-1, None, None]).transpose(1, 2).to(map_.dtype)
+        up = (up / count).to(map_.dtype)
         images = own_h.shape[0]
         return [
             down[:images, :, :height],
@@ -234,17 +233,17 @@ def position_term(position: str, **options: float) -> SeparablePosition | None:
 def _line(map_: Tensor, direction: int, extent: Tensor | None) -> tuple[Tensor, Tensor]:
     """The cells of a map along its height (0) or width (1), and how many are the images' own."""
     length = map_.shape[2 + direction]
-    cell = _cells(length, map_)
-    return cell, _own(cell, length, direction, extent)
+    cell = _cells(length + 1, map_)
+    return cell[:length], _own(cell, length, direction, extent)
 
 
-def _cells(length: int, map_: Tensor) -> Tensor:
+def _cells(count: int, map_: Tensor) -> Tensor:
     """0, 1, … on the device of a map, in the most exact type there."""
     dtype = torch.float32 if map_.device.type == "mps" else torch.float64
-    return torch.arange(length, dtype=dtype, device=map_.device)
+    return torch.arange(count, dtype=dtype, device=map_.device)
 
 
 def _own(cell: Tensor, length: int, direction: int, extent: Tensor | None) -> Tensor:
-    """(B or 1,): how many of ``length`` cells in a direction are each image's own."""
-    own = cell[length - 1 : length] + 1
+    """(B or 1,): how many of ``length`` cells are each image's own; ``cell`` counts on to it."""
+    own = cell[length : length + 1]
     return own if extent is None else torch.minimum(extent[:, direction].to(own), own)
