@@ -15,6 +15,7 @@ from enl_detectron2.layers import (
     NonLocalBlock,
     RelationBlock,
 )
+from enl_detectron2.layers.relation_block import check_choice
 
 RELATION_BLOCK_REGISTRY = Registry("RELATION_BLOCK")
 RELATION_BLOCK_REGISTRY.__doc__ = """
@@ -71,9 +72,7 @@ def relation_blocks(model: nn.Module) -> dict[str, RelationBlock]:
 
 def check_registered(registry: Registry, name: str, key: str) -> None:
     """Raises ValueError, with the names that there are, unless ``registry`` knows ``name``."""
-    if name not in registry:
-        known = ", ".join(sorted(registered for registered, _ in registry))
-        raise ValueError(f"{key} must name one of {known}; got {name!r}")
+    check_choice(key, name, sorted(registered for registered, _ in registry))
 
 
 def option_names(block: str) -> list[str]:

@@ -12,6 +12,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, ResNet, build_resnet_backbone
 from torch import Tensor, nn
 
 from enl_detectron2.layers import EmptyBlock, RelationBlock, image_extent, map_extent
+from enl_detectron2.layers.relation_block import check_choice
 
 from .build import build_relation_block, options_of, require_node
 
@@ -50,7 +51,7 @@ class NonLocalResNet(ResNet):
         attend_to_padding: bool = False,
     ):
         super().__init__(stem, stages, num_classes, out_features, freeze_at)
-        _check_stage(stage, self.stage_names, "stage")
+        check_choice("stage", stage, self.stage_names)
         self.attend_to_padding = attend_to_padding
         stride = int(stem.stride)  # of the map that comes next, in pixels
         for index, name in enumerate(self.stage_names):
@@ -131,7 +132,7 @@ def build_non_local_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Non
     """
     node, key = require_node(cfg, "NON_LOCAL_RESNET"), "MODEL.NON_LOCAL_RESNET."
     resnet = build_resnet_backbone(cfg, input_shape)  # frozen where the configuration says so
-    _check_stage(node.STAGE, resnet.stage_names, key + "STAGE")
+    check_choice(key + "STAGE", node.STAGE, resnet.stage_names)
     options = options_of(node.BLOCK_OPTIONS)
     with torch.device("meta"):  # which draws no random numbers
         build_relation_block("NonLocalBlock", 2, options, words=("", key + "BLOCK_OPTIONS"))
@@ -144,11 +145,3 @@ def build_non_local_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Non
         zero_init_residual=node.ZERO_INIT_RESIDUAL,
         attend_to_padding=node.ATTEND_TO_PADDING,
     )
-
-
-def _check_stage(stage: str, stages: Sequence[str], key: str) -> None:
-    if stage not in stages:
-        raise ValueError(
-            f"{key} must be one of {', '.join(stages)}, the stages that this ResNet has, "
-            f"got {stage!r}"
-        )

@@ -9,6 +9,8 @@ from detectron2.modeling import Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
+from enl_detectron2.layers.relation_block import check_choice
+
 logger = logging.getLogger(__name__)
 
 
@@ -85,6 +87,7 @@ def build_top_block(
 ) -> nn.Module | None:
     """What extends the pyramid beyond its coarsest level, as MODEL.ENL_FPN.TOP_BLOCK names it."""
     name, source = cfg.MODEL.ENL_FPN.TOP_BLOCK, cfg.MODEL.ENL_FPN.TOP_BLOCK_IN_FEATURE
+    check_choice("MODEL.ENL_FPN.TOP_BLOCK", name, ("LastLevelMaxPool", "LastLevelP6P7", ""))
     if name == "LastLevelMaxPool":
         if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
             levels = [level_name(s) for stride in strides.values() for s in (stride, 2 * stride)]
@@ -96,11 +99,7 @@ def build_top_block(
         shapes = bottom_up.output_shape()
         channels = shapes[source].channels if source in shapes else width
         return LastLevelP6P7(channels, width, in_feature=source)
-    if name == "":
-        return None
-    raise ValueError(
-        f"MODEL.ENL_FPN.TOP_BLOCK must be 'LastLevelMaxPool', 'LastLevelP6P7' or '', got {name!r}"
-    )
+    return None
 
 
 def warn_of_black_padding(pixel_mean: Sequence[float]) -> None:

@@ -23,7 +23,7 @@ LAZY = ROOT / "configs/lazy/enl_rcnn_R50.py"
 
 # Options, and a pattern of the answer. This project's own checks name key and value.
 NAMED = [
-    ("MODEL.ENL_FPN.BLOCK ENLBlok", "MODEL.ENL_FPN.BLOCK .*ENLBlock.*'ENLBlok'"),
+    ("MODEL.ENL_FPN.BLOCK ENLBlok", "MODEL.ENL_FPN.BLOCK must be .*ENLBlock.*'ENLBlok'"),
     ("MODEL.ENL_FPN.BOTTOM_UP build_resnet", "BOTTOM_UP .*build_resnet_backbone.*'build_resnet'"),
     ("MODEL.ENL_FPN.TOP_BLOCK LastLevelP7", "LastLevelP6P7.*LastLevelP7"),
     ("MODEL.ENL_FPN.BLOCK_FEATURES ['res3','p4']", "BLOCK_FEATURES.*res4.*p4|p4.*res4"),
@@ -82,7 +82,7 @@ BUILT = [
     ("TEST.AUG.ENABLED True MODEL.META_ARCHITECTURE RetinaNet", "can't be built"),
 ]
 LAZY_OPTIONS = [
-    ("model.backbone.block=ENLBlok", "ENLBlock.*ENLBlok"),
+    ("model.backbone.block=ENLBlok", "block must be .*ENLBlock.*ENLBlok"),
     ("model.backbone.blok=ENLBlock", "model.backbone.blok can't be set to 'ENLBlock'.*block"),
     ("+model.backbone.block_options={phi:softmax}", "phi"),
     ("model.backbone.block_features=[res3,res9]", "res9"),
