@@ -48,7 +48,11 @@ def built(cfg, device):
     model = build_model(cfg)
     for block in relation_blocks(model).values():
         for parameter in block.parameters():
-            torch.nn.init.normal_(parameter, std=0.1)
+            # With larger ones what a block adds, which grows with its input's cube, may overflow.
+            torch.nn.init.normal_(parameter, std=0.03)
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        # Whose first scores are equal but for rounding, on which their order would depend.
+        torch.nn.init.normal_(model.head.cls_score.weight)
     return model
 
 
