@@ -2,7 +2,8 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-PHOTOGRAPH = "fluorescence_small"  # 256×256, the least work
+SMALL = ("fluorescence_small", "smear_bright_field", "tissue_pink")  # the least work
+COUNTS = ("alone", "beside", "in_both")
 
 
 @pytest.fixture
@@ -18,19 +19,30 @@ def instances(boxes, scores):
     return found
 
 
-def test_every_system_gives_a_line(script, monkeypatch):
-    monkeypatch.setattr(script, "SYSTEMS", {name: script.SYSTEMS[name] for name in ["ENL"]})
-    [row] = script.rows("ENL", [script.PHOTOGRAPHS / f"{PHOTOGRAPH}.jpg"])
-    assert set(row["by_level"]) == {"p3", "p4", "p5"}
-    assert all(0 < value < 1 for value in row["by_level"].values())
-    assert row["in_both"] <= row["alone"]
-    other = row | {"by_level": row["by_level"] | {"p3": 9.0}}
-    line = script.columns("ENL", [row, other])
-    assert line["P3, largest"] == 9.0
-    assert line["P4, median"] == row["by_level"]["p4"]
-    assert line["found alone"] == 2 * row["alone"]
-    [table] = script.tables({"photographs": [row, other]})
-    assert "ENL" in table
+def test_trained_enl_differs_with_its_batch_no_more_than_the_plain_pyramid(script):
+    photographs = [script.PHOTOGRAPHS / f"{name}.jpg" for name in SMALL]
+    rows = {system: script.rows(system, photographs) for system in ("plain FPN", "ENL")}
+    largest = {
+        system: max(value for row in own for value in row["by_level"].values())
+        for system, own in rows.items()
+    }
+    # Its convolutions look over the image's edge.
+    assert 0 < largest["ENL"] <= 1.1 * largest["plain FPN"] < 1.1
+    for own in rows.values():
+        found, in_both = (sum(row[name] for row in own) for name in ("alone", "in_both"))
+        assert 0.95 * found < in_both <= found
+    [table] = script.tables({"photographs": rows["plain FPN"] + rows["ENL"]})
+    assert "plain FPN" in table and "| ENL |" in table.replace("  ", "")
+
+
+def test_a_system_s_line_sums_up_its_photographs(script):
+    def row(p3, found):
+        by_level = {"p3": p3, "p4": 0.2, "p5": 0.1}
+        return {"system": "ENL", "by_level": by_level} | dict.fromkeys(COUNTS, found)
+
+    line = script.columns("ENL", [row(0.1, 3), row(0.5, 4), row(0.2, 5), {"system": "other"}])
+    assert (line["P3, median"], line["P3, largest"], line["P4, median"]) == (0.2, 0.5, 0.2)
+    assert line["found alone"] == line["found beside"] == line["found in both"] == 12
 
 
 def test_objects_are_the_same_if_they_overlap_by_half(script):

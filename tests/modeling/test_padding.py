@@ -1,7 +1,6 @@
 """An image's features alone and batched with a larger one: how the backbones treat the padding."""
 
 import math
-import statistics
 import threading
 
 import detectron2.export  # noqa: F401  makes ResNet and FPN fit for TorchScript
@@ -104,11 +103,11 @@ def test_what_blocks_add_does_not_depend_on_the_batch(block):
             assert torch.allclose(a, b, rtol=1e-10, atol=1e-12) == expected_same
 
 
-def build(cfg, seed=0, **keys):
+def build(cfg, **keys):
     """A backbone with random weights in its blocks and batch norms calibrated on noise."""
     cfg = cfg.clone()
     cfg.MODEL.ENL_FPN.merge_from_list([item for pair in keys.items() for item in pair])
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     backbone = build_backbone(cfg)
     for level in LEVELS:
         randomized(getattr(backbone, f"fpn_relation{level}", nn.Identity()))
@@ -117,29 +116,6 @@ def build(cfg, seed=0, **keys):
         for _ in range(10):
             backbone(torch.randn(4, 3, 128, 160))
     return backbone.eval()
-
-
-@torch.no_grad()
-def largest_difference(backbone, size, other_size):
-    """Of P3 to P5 inside the image, alone and batched; 1 is the level's largest value."""
-    image, other = noise(*size), noise(*other_size, seed=1)
-    alone, batched = backbone(batch(image)), backbone(batch(image, other))
-    differences = []
-    for level in LEVELS:
-        a, b = inside(alone, level, image), inside(batched, level, image)
-        differences.append(((a - b).abs().max() / a.abs().max()).item())
-    return max(differences)
-
-
-@pytest.mark.parametrize("size, other_size", [((160, 160), (224, 320)), ((224, 288), (256, 384))])
-def test_enl_differs_with_its_batch_no_more_than_the_plain_pyramid(slim_cfg, size, other_size):
-    """In the median of random weights: single draws lie between half and several times as much."""
-    ratios = []
-    for seed in range(7):
-        plain = largest_difference(build(slim_cfg, seed, BLOCK=""), size, other_size)
-        assert plain > 0  # its convolutions look over the image's edge
-        ratios.append(largest_difference(build(slim_cfg, seed), size, other_size) / plain)
-    assert statistics.median(ratios) <= 1.1
 
 
 def test_the_papers_behaviour_is_one_key_away(slim_cfg):
