@@ -179,9 +179,9 @@ class CosPosition(SeparablePosition):
         own = torch.cat([own_h, own_w, cell[count : count + 1]])
         waves = _cosines(cell, own, count)
         # A sum, as ONNX Runtime for Python 3.10 has no product of transposed float64 matrices.
-        up = (waves[:-1, :, None] * waves[-1, :count]).sum(dim=3)  # K up, and length downᵀ
-        down = (up / own[:-1, None, None]).transpose(1, 2).to(map_.dtype)
-        up = (up / count).to(map_.dtype)
+        products = (waves[:-1, :, None] * waves[-1, :count]).sum(dim=3)
+        up = (products / count).to(map_.dtype)
+        down = (products / own[:-1, None, None]).transpose(1, 2).to(map_.dtype)
         images = own_h.shape[0]
         return [
             down[:images, :, :height],
