@@ -118,7 +118,9 @@ def inference(block: ENLBlock, x: Tensor, call: Callable) -> dict[str, Callable]
         "enl": partial(infer, block, x),
         "padded": partial(infer, block, x, own),
     }
-    graphs = {f"{name}_graph": harness.captured(functions[name]) for name in functions if x.is_cuda}
+    if not x.is_cuda:
+        return functions
+    graphs = {f"{name}_graph": harness.captured(each) for name, each in functions.items()}
     return functions | graphs
 
 

@@ -5,7 +5,7 @@
 
 detectron2 pads a batch to its largest image. The model zoo's two trained detectors, without blocks
 and with ENL blocks, see each of the demo's photographs alone, and beside itself at twice its size;
-ENL also with blocks that attend to the padding, as the papers' do. Takes half a minute on a CPU;
+ENL also with blocks that attend to the padding, as the papers' do. Takes a minute on two cores;
 results/padding.md says what came out.
 """
 

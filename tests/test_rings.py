@@ -28,14 +28,12 @@ RINGS = {
     "look": DIGITS,
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
+PLUG_IN_FILES = [path for path in FILES if path.parent.name in ("layers", "modeling")]
 
 
 def module_name(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-PLUG_IN_FILES = [path for path in FILES if path.parent.name in ("layers", "modeling")]
 
 
 def imports(source, module, is_package):
