@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .padding import inside
-from .position import position_choices, position_term
+from .position import position_term
 from .relation_block import INIT_STD, ProjectedBlock, check_choice
 
 
@@ -23,13 +23,9 @@ class NonLocalBlock(ProjectedBlock):
     formed only for a mean or a product with L: PyTorch's fused attention needs O(N) memory.
 
     Args:
-        channels: C, of the block's input and output.
-        inner_channels: D, inside the block. None means ``channels // 2``.
         affinity_norm: "softmax" over the positions j, or "mean", a division by N.
         position: how L enters, "none", "cos_add", "cos_mul", "l1_add" or "l1_mul".
-        num_frequencies: K of the cosine term, along each direction.
-        l1_scale: of the l1 term, in cells of the map.
-        init_std: σ of the Gaussian that the projections' weights start from.
+        others: as those of :class:`~enl_detectron2.layers.ENLBlock`.
 
     Raises:
         InvalidOption: (a ValueError) if an option has none of these values.
@@ -48,14 +44,13 @@ class NonLocalBlock(ProjectedBlock):
     ):
         super().__init__(channels, inner_channels, init_std)
         check_choice("affinity_norm", affinity_norm, ("softmax", "mean"))
-        check_choice("position", position, position_choices("add", "mul"))
         self.affinity_norm, self.position = affinity_norm, position
         self.num_frequencies, self.l1_scale = num_frequencies, l1_scale
         self.softmax_rows = affinity_norm == "softmax"
-        self.multiply = position.endswith("_mul")
         self.position_term = position_term(
-            position, num_frequencies=num_frequencies, l1_scale=l1_scale
+            position, ["add", "mul"], num_frequencies=num_frequencies, l1_scale=l1_scale
         )
+        self.multiply = position.endswith("_mul")
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         """(B, C, H, W) in, the same out; ``extent`` as in :class:`RelationBlock`."""

@@ -39,13 +39,9 @@ def map_extent(extent: Tensor, stride: int) -> Tensor:
 
 
 def inside(extent: Tensor, map_: Tensor) -> Tensor:
-    """Where a map (B, C, H, W) is its image's own, by an extent (B, 2) in its cells.
+    """(B, 1, H, W), bool: where a map (B, C, H, W) is its image's own, by an extent in its cells.
 
-    Returns:
-        (B, 1, H, W), bool: False in the padding.
-
-    Raises:
-        TypeError: if ``extent`` is no tensor (B, 2).
+    Raises TypeError if ``extent`` is no tensor (B, 2).
     """
     if not isinstance(extent, Tensor) or extent.dim() != 2:
         raise TypeError(

@@ -2,8 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Iterable, Sequence
-from numbers import Real
+from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,29 +12,25 @@ INIT_STD = 0.01  # in both papers
 
 
 class InvalidOption(ValueError):
-    """An argument is wrong: ``option`` "must be" what is ``expected``, and is ``value``."""
+    """``option``, the name of an argument, has a ``problem``: "must be …", what it names …"""
 
-    def __init__(self, option: str, expected: str, value: object):
-        super().__init__(f"{option} must be {expected}, got {value!r}")
-        self.option = option
+    def __init__(self, option: str, problem: str):
+        super().__init__(f"{option} {problem}")
+        self.option, self.problem = option, problem
 
 
 def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
     """Raises :class:`InvalidOption` unless ``value`` is one of ``choices``."""
     if value not in choices:
-        raise InvalidOption(option, "one of " + ", ".join(map(repr, choices)), value)
+        expected = ", ".join(map(repr, choices))
+        raise InvalidOption(option, f"must be one of {expected}, got {value!r}")
 
 
-def check_number(option: str, value: object) -> None:
-    """Raises :class:`InvalidOption` unless ``value`` is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
-        raise InvalidOption(option, "a number above 0", value)
-
-
-def check_count(option: str, value: object) -> None:
-    """Raises :class:`InvalidOption` unless ``value`` is a whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidOption(option, "a whole number of at least 1", value)
+def check_positive(option: str, value: Any, kind: Any = Real) -> None:
+    """Raises :class:`InvalidOption` unless ``value`` is above 0, finite, and Real or Integral."""
+    if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < math.inf:
+        expected = "a whole number of at least 1" if kind is Integral else "a number above 0"
+        raise InvalidOption(option, f"must be {expected}, got {value!r}")
 
 
 class RelationBlock(nn.Module):
@@ -45,16 +41,12 @@ class RelationBlock(nn.Module):
     """
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
-        """
-        Args:
-            x: (B, C, H, W).
-            extent: (B, 2), which part of the map is each image's own, see
-                :mod:`enl_detectron2.layers.padding`; None is all of it. A block that relates
-                positions works as if each image had come alone: it looks at nothing in the
-                padding, and leaves there what it finds.
+        """(B, C, H, W) in, the same out, in the memory format of ``x``.
 
-        Returns:
-            (B, C, H, W), in the memory format of ``x``.
+        ``extent`` (B, 2) says which part of the map is each image's own, see
+        :mod:`enl_detectron2.layers.padding`; None is all of it. A block that relates positions
+        works as if each image had come alone: it looks at nothing in the padding, and leaves there
+        what it finds.
         """
         raise NotImplementedError
 
@@ -94,7 +86,7 @@ class Conv5x5Block(RelationBlock):
         super().__init__()
         self.init_std = init_std
         self.conv = nn.Conv2d(channels, channels, kernel_size=5, padding=2)
-        init_gaussian((self.conv,), init_std)
+        init_gaussian(self.conv, init_std)
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         return x + self.conv(x)
@@ -115,28 +107,25 @@ class ProjectedBlock(RelationBlock):
 
     def __init__(self, channels: int, inner_channels: int | None, init_std: float):
         super().__init__()
-        if inner_channels is None:
-            inner_channels = channels // 2
-        check_count("inner_channels", inner_channels)
-        self.inner_channels = inner_channels
-        self.init_std = init_std
+        inner_channels = channels // 2 if inner_channels is None else inner_channels
+        check_positive("inner_channels", inner_channels, Integral)
+        self.inner_channels, self.init_std = inner_channels, init_std
         self.theta = nn.Conv2d(channels, inner_channels, kernel_size=1)
         self.phi = nn.Conv2d(channels, inner_channels, kernel_size=1)
         self.g = nn.Conv2d(channels, inner_channels, kernel_size=1)
         self.out = nn.Conv2d(inner_channels, channels, kernel_size=1)
-        init_gaussian((self.theta, self.phi, self.g, self.out), init_std)
+        for layer in (self.theta, self.phi, self.g, self.out):
+            init_gaussian(layer, init_std)
 
     def zero_init(self) -> None:
         zero_layer(self.out)
 
 
-def init_gaussian(layers: Iterable[nn.Conv2d], std: float) -> None:
-    """Gaussian weights with σ = ``std``, which must be above 0, and biases at zero."""
-    check_number("init_std", std)
-    for layer in layers:
-        nn.init.normal_(layer.weight, std=std)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
+def init_gaussian(layer: nn.Conv2d, init_std: float) -> None:
+    """Gaussian weights with σ = ``init_std``, which must be above 0, and biases at zero."""
+    check_positive("init_std", init_std)
+    zero_layer(layer)
+    nn.init.normal_(layer.weight, std=init_std)
 
 
 def zero_layer(layer: nn.Module) -> None:

@@ -1,21 +1,18 @@
 """Relation blocks by name, and the step from a configuration to a block."""
 
+import functools
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from enl_detectron2.layers import (
-    Conv5x5Block,
-    ENLBlock,
-    InvalidOption,
-    NonLocalBlock,
-    RelationBlock,
-)
-from enl_detectron2.layers.relation_block import check_choice
+from enl_detectron2.layers import Conv5x5Block, ENLBlock, NonLocalBlock, RelationBlock
+from enl_detectron2.layers.relation_block import InvalidOption, check_choice
+
+Function = TypeVar("Function", bound=Callable)
 
 RELATION_BLOCK_REGISTRY = Registry("RELATION_BLOCK")
 RELATION_BLOCK_REGISTRY.__doc__ = """
@@ -48,10 +45,8 @@ class MapBlock(RelationBlock):
         return self.module(x)
 
     def zero_init(self) -> None:
-        raise ValueError(
-            f"starting as the identity (zero_init_residual) needs a RelationBlock with its "
-            f"zero_init; {type(self.module).__name__} is none"
-        )
+        problem = f"needs a RelationBlock, and {type(self.module).__name__} is none"
+        raise InvalidOption("zero_init_residual", problem)
 
 
 def as_relation_block(module: nn.Module) -> nn.Module:
@@ -65,14 +60,7 @@ def as_relation_block(module: nn.Module) -> nn.Module:
 
 def relation_blocks(model: nn.Module) -> dict[str, RelationBlock]:
     """The relation blocks within ``model`` by their names, in the order of its modules."""
-    return {
-        name: module for name, module in model.named_modules() if isinstance(module, RelationBlock)
-    }
-
-
-def check_registered(registry: Registry, name: str, key: str) -> None:
-    """Raises ValueError, with the names that there are, unless ``registry`` knows ``name``."""
-    check_choice(key, name, sorted(registered for registered, _ in registry))
+    return {name: m for name, m in model.named_modules() if isinstance(m, RelationBlock)}
 
 
 def option_names(block: str) -> list[str]:
@@ -81,47 +69,59 @@ def option_names(block: str) -> list[str]:
 
 
 def build_relation_block(
-    block: str,
-    channels: int,
-    options: Mapping[str, Any] | None = None,
-    *,
-    zero_init: bool = False,
-    words: Sequence[str] = ("block", "block_options"),
+    block: str, channels: int, block_options: Mapping[str, Any] | None, zero_init_residual: bool
 ) -> nn.Module:
-    """The block that is registered as ``block``, which ``zero_init`` makes the identity.
+    """The block that is registered as ``block``, which ``zero_init_residual`` makes the identity.
 
-    Raises:
-        ValueError: if the block or an option is unknown or wrong, or the block can't start as the
-            identity; a sentence in the user's ``words`` for the two.
+    Raises InvalidOption (a ValueError), which names the argument that is wrong.
     """
-    check_registered(RELATION_BLOCK_REGISTRY, block, words[0])
-    names, options = option_names(block), dict(options or {})
+    check_choice("block", block, sorted(name for name, _ in RELATION_BLOCK_REGISTRY))
+    names, options = option_names(block), dict(block_options or {})
     for name, value in options.items():
         if name not in names:
-            raise ValueError(
-                f"{words[1]}: {block} has no option {name!r} (got {value!r}); "
-                f"it takes {', '.join(names)}"
-            )
+            wrong = f"{name}={value!r}, but {block} has no option {name!r}"
+            raise InvalidOption("block_options", f"holds {wrong}; it takes {', '.join(names)}")
     try:
-        module = RELATION_BLOCK_REGISTRY.get(block)(channels, **options)
+        module = as_relation_block(RELATION_BLOCK_REGISTRY.get(block)(channels, **options))
     except InvalidOption as error:
-        raise ValueError(f"{words[1]} of {block}: {error}") from error
-    module = as_relation_block(module)
-    if zero_init:
+        raise InvalidOption("block_options", f"of {block}: {error}") from error
+    if zero_init_residual:
         module.zero_init()  # type: ignore[operator]
     return module
 
 
-def options_of(node: CfgNode) -> dict[str, Any]:
-    """What a node ``BLOCK_OPTIONS`` sets; None leaves an option at the block's own default."""
-    return {name: value for name, value in node.items() if value is not None}
-
-
-def require_node(cfg: CfgNode, name: str) -> CfgNode:
+def config_node(cfg: CfgNode, name: str) -> CfgNode:
     """``cfg.MODEL.<name>``; raises ValueError if add_enl_config hasn't put it there."""
     if name not in cfg.MODEL:
-        raise ValueError(
-            f"there is no MODEL.{name}: call enl_detectron2.add_enl_config(cfg) before "
-            "cfg.merge_from_file(...)"
-        )
+        remedy = "call enl_detectron2.add_enl_config(cfg) before cfg.merge_from_file(...)"
+        raise ValueError(f"there is no MODEL.{name}: {remedy}")
     return cfg.MODEL[name]
+
+
+def block_arguments(node: CfgNode) -> dict[str, Any]:
+    """The arguments that both backbones take from a node; an option None is the block's default."""
+    return {
+        "block_options": {k: value for k, value in node.BLOCK_OPTIONS.items() if value is not None},
+        "zero_init_residual": node.ZERO_INIT_RESIDUAL,
+        "attend_to_padding": node.ATTEND_TO_PADDING,
+    }
+
+
+def naming_keys(node: str, **keys: str) -> Callable[[Function], Function]:
+    """Decorates what is called with a CfgNode, or else with arguments, so that its errors name the
+    key ``MODEL.<node>.<ARGUMENT>``, or what ``keys`` say, if it was called with a CfgNode."""
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except InvalidOption as error:
+                if not any(isinstance(value, CfgNode) for value in (*args, *kwargs.values())):
+                    raise
+                key = f"MODEL.{node}.{error.option.upper().replace('.', '_')}"
+                raise ValueError(f"{keys.get(error.option, key)} {error.problem}") from error
+
+        return wrapped  # type: ignore[return-value]
+
+    return decorate

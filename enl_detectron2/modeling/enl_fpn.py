@@ -4,29 +4,27 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
+from detectron2.modeling.backbone.fpn import FPN
 from torch import Tensor, nn
 
 from enl_detectron2.layers import EmptyBlock, image_extent, map_extent
+from enl_detectron2.layers.relation_block import check_choice
 
 from .build import (
     as_relation_block,
+    block_arguments,
     build_relation_block,
-    check_registered,
-    options_of,
-    require_node,
+    config_node,
+    naming_keys,
 )
 from .pyramid import (
-    block_name,
     build_top_block,
-    level_name,
-    levels_with_blocks,
-    pyramid_strides,
+    features_with_blocks,
+    pyramid_levels,
     reads_bottom_up,
     warn_of_black_padding,
 )
@@ -40,17 +38,13 @@ class ENL_FPN(FPN):
     passes through its block before anything else reads it: both the level's 3×3 output convolution
     and the next interpolation see the refined map. Levels without a block are FPN's own.
 
-    Unless ``attend_to_padding``, blocks get where each image ends, so that its features don't
-    depend on how large the other images of its batch are, see
-    :mod:`enl_detectron2.layers.padding`.
-
     Parameters have FPN's names, so a plain FPN's checkpoint fits. The block at stride 2^k is the
     attribute ``fpn_relation{k}``, which may be replaced or wrapped; a level without one has an
     ``EmptyBlock`` there, which has no parameters.
 
-    The first seven arguments are those of :class:`detectron2.modeling.backbone.fpn.FPN`.
-
     Args:
+        bottom_up, in_features, out_channels, norm, top_block, fuse_type, square_pad: as those of
+            :class:`detectron2.modeling.backbone.fpn.FPN`.
         block: a name in ``RELATION_BLOCK_REGISTRY``, or "" for a plain FPN.
         block_features: the members of ``in_features`` whose merged level gets a block; None or
             empty means those at strides 8 and above, as in the papers.
@@ -58,13 +52,15 @@ class ENL_FPN(FPN):
         zero_init_residual: whether every block starts as the identity, so that a plain FPN's
             checkpoint gives its own outputs until training goes on.
         attend_to_padding: whether the blocks relate all positions of the padded batch, as the
-            papers' do.
+            papers' do. Otherwise they get where each image ends, and its features don't depend on
+            how large the others of its batch are: :mod:`enl_detectron2.layers.padding`.
 
     Raises:
         ValueError: if the bottom-up network can't carry the pyramid, a feature is not there to be
             used, or a block can't be built; names the argument, or the configuration's key.
     """
 
+    @naming_keys("ENL_FPN", in_features="MODEL.FPN.IN_FEATURES")
     @configurable
     def __init__(
         self,
@@ -82,54 +78,40 @@ class ENL_FPN(FPN):
         zero_init_residual: bool = False,
         attend_to_padding: bool = False,
     ):
-        strides = pyramid_strides(bottom_up, in_features, "in_features")
-        block_features = levels_with_blocks(strides, block, block_features, "block_features")
-        if isinstance(top_block, LastLevelMaxPool):
-            # detectron2 fixes it to p5, which a pyramid that ends elsewhere doesn't have.
-            top_block.in_feature = level_name(strides[in_features[-1]])
+        levels = pyramid_levels(bottom_up, in_features)
+        features = features_with_blocks(levels, block_features) if block else []
         super().__init__(
             bottom_up, in_features, out_channels, norm, top_block, fuse_type, square_pad
         )
-        self._top_block_reads_bottom_up = reads_bottom_up(top_block, bottom_up, strides)
+        self.top_block_reads_bottom_up = reads_bottom_up(top_block, bottom_up, levels)
         self.attend_to_padding = attend_to_padding or not block
         # In top-down order, as lateral_convs and output_convs.
-        self.relation_strides = list(strides.values())[::-1]
-        for feature, stride in reversed(strides.items()):
+        self.relation_levels = list(levels.values())[::-1]
+        for feature, k in reversed(levels.items()):
             relation: nn.Module = EmptyBlock(out_channels)
-            if block and feature in block_features:
+            if feature in features:
                 relation = build_relation_block(
-                    block, out_channels, block_options, zero_init=zero_init_residual
+                    block, out_channels, block_options, zero_init_residual
                 )
-            setattr(self, block_name(stride), relation)
+            setattr(self, f"fpn_relation{k}", relation)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        node = require_node(cfg, "ENL_FPN")
-        key = "MODEL.ENL_FPN."
-        check_registered(BACKBONE_REGISTRY, node.BOTTOM_UP, key + "BOTTOM_UP")
+        node = config_node(cfg, "ENL_FPN")
+        check_choice("bottom_up", node.BOTTOM_UP, sorted(name for name, _ in BACKBONE_REGISTRY))
         bottom_up = BACKBONE_REGISTRY.get(node.BOTTOM_UP)(cfg, input_shape)
-        # What __init__ would say in the words of its arguments is said here in those of the keys.
-        strides = pyramid_strides(bottom_up, cfg.MODEL.FPN.IN_FEATURES, "MODEL.FPN.IN_FEATURES")
-        levels_with_blocks(strides, node.BLOCK, node.BLOCK_FEATURES, key + "BLOCK_FEATURES")
-        options = options_of(node.BLOCK_OPTIONS)
-        if node.BLOCK:
-            words = (key + "BLOCK", key + "BLOCK_OPTIONS")
-            with torch.device("meta"):  # which draws no random numbers
-                zero_init = node.ZERO_INIT_RESIDUAL
-                build_relation_block(node.BLOCK, 2, options, zero_init=zero_init, words=words)
+        levels = pyramid_levels(bottom_up, cfg.MODEL.FPN.IN_FEATURES)
         warn_of_black_padding(cfg.MODEL.PIXEL_MEAN)
         return {
             "bottom_up": bottom_up,
             "in_features": cfg.MODEL.FPN.IN_FEATURES,
             "out_channels": cfg.MODEL.FPN.OUT_CHANNELS,
             "norm": cfg.MODEL.FPN.NORM,
-            "top_block": build_top_block(cfg, bottom_up, strides),
+            "top_block": build_top_block(cfg, bottom_up, levels),
             "fuse_type": cfg.MODEL.FPN.FUSE_TYPE,
             "block": node.BLOCK,
             "block_features": node.BLOCK_FEATURES,
-            "block_options": options,
-            "zero_init_residual": node.ZERO_INIT_RESIDUAL,
-            "attend_to_padding": node.ATTEND_TO_PADDING,
+            **block_arguments(node),
         }
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -142,20 +124,14 @@ class ENL_FPN(FPN):
     @property
     def relation_blocks(self) -> list[nn.Module]:
         """The levels' blocks as they are now, in top-down order."""
-        return [getattr(self, block_name(stride)) for stride in self.relation_strides]
+        return [getattr(self, f"fpn_relation{k}") for k in self.relation_levels]
 
     # TorchScript is given a list of modules under this name instead.
     __jit_unused_properties__ = ["relation_blocks"]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """
-        Args:
-            x: (B, C, H, W), the input of the bottom-up network: images, normalised and then padded
-                with zeros.
-
-        Returns:
-            "p<k>" → (B, out_channels, ⌈H/2^k⌉, ⌈W/2^k⌉), from high to low resolution.
-        """
+        """The input of the bottom-up network, images (B, C, H, W) that are normalised and then
+        padded with zeros → "p<k>": (B, out_channels, ⌈H/2^k⌉, ⌈W/2^k⌉), from fine to coarse."""
         bottom_up_features = self.bottom_up(x)
         image_sizes = None if self.attend_to_padding else image_extent(x)
         results: list[Tensor] = []
@@ -165,7 +141,7 @@ class ENL_FPN(FPN):
         ):
             extent: Tensor | None = None
             if image_sizes is not None:
-                extent = map_extent(image_sizes, self.relation_strides[index])
+                extent = map_extent(image_sizes, 1 << self.relation_levels[index])
             merged = lateral_conv(bottom_up_features[self.in_features[-index - 1]])
             if index > 0:
                 merged = merged + F.interpolate(refined, scale_factor=2.0, mode="nearest")
@@ -175,7 +151,7 @@ class ENL_FPN(FPN):
             results.insert(0, output_conv(refined))
         if self.top_block is not None:
             source = self.top_block.in_feature
-            if self._top_block_reads_bottom_up:
+            if self.top_block_reads_bottom_up:
                 top_block_input = bottom_up_features[source]
             else:
                 top_block_input = results[self._out_features.index(source)]

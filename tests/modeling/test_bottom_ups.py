@@ -183,9 +183,7 @@ def test_a_top_block_on_a_feature_that_is_not_there_is_named():
 
 
 def test_what_is_no_backbone_is_named():
-    with pytest.raises(
-        ValueError, match="bottom-up network must be a detectron2 Backbone, got a Linear"
-    ):
+    with pytest.raises(ValueError, match="bottom_up must be a detectron2 Backbone, got a Linear"):
         ENL_FPN(nn.Linear(1, 1), ["res5"], CHANNELS)
 
 

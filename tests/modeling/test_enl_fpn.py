@@ -97,9 +97,9 @@ def test_a_block_without_a_last_layer_cannot_be_made_to_start_as_the_identity(
             return x
 
     monkeypatch.setitem(RELATION_BLOCK_REGISTRY._obj_map, "Gain", Gain)
-    with pytest.raises(
-        ValueError, match=r"\(zero_init_residual\) needs a RelationBlock .* Gain is"
-    ):
+    with pytest.raises(ValueError, match="zero_init_residual needs a RelationBlock, and Gain is"):
+        ENL_FPN(Maps(), ["res5"], 8, block="Gain", zero_init_residual=True)
+    with pytest.raises(ValueError, match="MODEL.ENL_FPN.ZERO_INIT_RESIDUAL needs a RelationBlock"):
         build(slim_cfg, BLOCK="Gain", ZERO_INIT_RESIDUAL=True)
 
 
@@ -276,7 +276,7 @@ def test_levels_without_names_are_those_at_strides_of_8_and_more(slim_cfg):
         ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8, block_features=[]),
     ):
         assert {n.split(".")[0] for n in fpn.state_dict() if "relation" in n} == expected
-    with pytest.raises(ValueError, match="block_features must name the levels .* none of res2 has"):
+    with pytest.raises(ValueError, match="block_features must name the levels .* none of res2 is"):
         ENL_FPN(Maps(), ["res2"], 8)
     slim_cfg.MODEL.FPN.IN_FEATURES = ["res2"]
     with pytest.raises(ValueError, match="MODEL.ENL_FPN.BLOCK_FEATURES must name the levels"):
@@ -346,7 +346,7 @@ def test_keys_that_are_there_stay(slim_cfg):
 def test_retinanet_with_the_max_pool_names_what_it_needs(slim_cfg):
     slim_cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
     slim_cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
-    with pytest.raises(ValueError, match="TOP_BLOCK must be 'LastLevelP6P7' .* names p7"):
+    with pytest.raises(ValueError, match="ENL_FPN.TOP_BLOCK must be 'LastLevelP6P7' .* names p7"):
         build(slim_cfg)
 
 

@@ -174,5 +174,7 @@ def test_it_can_be_constructed_as_a_lazy_config_does():
     assert resnet(torch.randn(1, 3, 64, 64))["res5"].shape == (1, 512, 2, 2)
     with pytest.raises(ValueError, match="stage must be one of 'res2', .* got 'res6'"):
         by_hand(stage="res6")
-    with pytest.raises(ValueError, match="block_options: NonLocalBlock has no option 'phi_norm'"):
+    with pytest.raises(
+        ValueError, match="block_options holds .*, but NonLocalBlock has no option 'phi_norm'"
+    ):
         by_hand(block_options={"phi_norm": "mean"})
