@@ -2,7 +2,8 @@
 
 from detectron2.config import CfgNode as CN
 
-from .modeling.build import RELATION_BLOCK_REGISTRY, option_names
+from .layers.relation_block import option_names
+from .modeling.build import RELATION_BLOCK_REGISTRY
 
 
 def add_enl_config(cfg: CN) -> None:
@@ -49,7 +50,8 @@ def add_enl_config(cfg: CN) -> None:
 
 def _options(*blocks: str) -> CN:
     """Every option of the blocks, so that a command line can set it; a file may name others."""
-    names = {name: None for block in blocks for name in option_names(block)}
+    kinds = [RELATION_BLOCK_REGISTRY.get(block) for block in blocks]
+    names = {name: None for kind in kinds for name in option_names(kind)}
     return CN(names, new_allowed=True)
 
 

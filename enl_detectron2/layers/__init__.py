@@ -4,15 +4,15 @@ from .efficient_non_local import ENLBlock
 from .non_local import NonLocalBlock
 from .padding import image_extent, inside, map_extent
 from .position import CosPosition, L1Position, SeparablePosition, dct_basis
-from .relation_block import Conv5x5Block, EmptyBlock, InvalidOption, RelationBlock
+from .relation_block import Conv5x5Block, InvalidOption, MapBlock, RelationBlock
 
 __all__ = [
     "Conv5x5Block",
     "CosPosition",
     "ENLBlock",
-    "EmptyBlock",
     "InvalidOption",
     "L1Position",
+    "MapBlock",
     "NonLocalBlock",
     "RelationBlock",
     "SeparablePosition",

@@ -17,9 +17,9 @@ class ENLBlock(ProjectedBlock):
         y = θᵀ (φ̂ gᵀ) + L g        z = x + out(y)
 
     ``φ̂ gᵀ`` is D×D, so the N×N affinity ``F = θᵀ φ̂`` is never formed: O(N·C·D) operations and
-    O(N) memory. ``L = L_h ⊗ L_w`` is the position term of :mod:`enl_detectron2.layers.position`,
-    ``L = up down``. In the order in which it is computed, the map is summarised by D + K² *tokens*
-    of C channels, each token passes through g and out, and each position takes its combination::
+    O(N) memory. ``L = up down`` is a term of :mod:`enl_detectron2.layers.position`. In the order
+    in which it is computed, the map is summarised by D + K² *tokens* of C channels, each token
+    passes through g and out, and each position takes its combination::
 
         tokens  = [x φ̂ᵀ | down x]                        (B, C, D + K²)
         carried = out(g(tokens))                          (B, C, D + K²)
@@ -31,8 +31,8 @@ class ENLBlock(ProjectedBlock):
     Args:
         channels: C, of the block's input and output.
         inner_channels: D, inside the block. None means ``channels // 2``.
-        phi_norm: how φ becomes φ̂. "softmax": over the N positions, for each channel; "mean": φ/N;
-            "none": φ̂ = φ (diverges in the paper).
+        phi_norm: of φ̂, "softmax" over the N positions, for each channel; "mean": φ/N; or "none":
+            φ̂ = φ (diverges in the paper).
         theta_norm: "none", or "tanh" of θ.
         position: the term added to the affinity, "cos_add", "l1_add" or "none".
         num_frequencies: K of the cosine term, along each direction.
@@ -132,8 +132,7 @@ def _values_and_bias(map_: Tensor) -> tuple[Tensor, Tensor]:
 def _add_product(x: Tensor, rows: Tensor, map_: Tensor) -> Tensor:
     """A new map: x, and at each position of a map (B, D, H, W) that combination of D rows of C.
 
-    In the map's type, which under autocast is not x's. Positions are taken as they lie in memory,
-    so that one image has the strides of its format, too.
+    In the map's type, which under autocast is not x's, and with the strides of x's format.
     """
     if x.stride(1) == 1:
         last, factor = x.permute(0, 2, 3, 1), map_.permute(0, 2, 3, 1).flatten(1, 2)
@@ -143,11 +142,9 @@ def _add_product(x: Tensor, rows: Tensor, map_: Tensor) -> Tensor:
 
 
 def _softmax_over_positions(map_: Tensor) -> Tensor:
-    """(B, D, H, W) in, (B, D, N) out.
-
-    On the CPU as the map lies in memory: PyTorch would copy a channels-last map to walk along its
-    positions. On a GPU that copy costs next to nothing, and not to make it 40 times as much.
-    """
+    """(B, D, H, W) in, (B, D, N) out."""
+    # PyTorch would copy a channels-last map to walk along its positions. On a GPU that copy costs
+    # next to nothing, and not to make it 40 times as much.
     if map_.stride(1) == 1 and not map_.is_cuda:
         return map_.permute(0, 2, 3, 1).flatten(1, 2).softmax(dim=1).transpose(1, 2)
     return map_.flatten(2).softmax(dim=2)

@@ -11,16 +11,10 @@ from torch import Tensor
 
 
 def image_extent(images: Tensor) -> Tensor:
-    """The size of each image without its padding: it ends where nothing but zeros follows.
+    """The heights and widths (B, 2), in pixels, of images (B, C, H, W) before their padding.
 
-    An image whose own last rows are the mean colour to the last bit ends before them; its features
-    still depend on nothing but the image.
-
-    Args:
-        images: (B, C, H, W), normalised, then padded with zeros at the right and lower edges.
-
-    Returns:
-        (B, 2), heights and widths in pixels; the whole (H, W) for an image of nothing but zeros.
+    They are normalised and then padded with zeros. An image ends where nothing but zeros follows,
+    so before own last rows of the very mean colour; one of nothing but zeros counts as whole.
     """
     largest = [images.abs().amax(dim=[1, 3]), images.abs().amax(dim=[1, 2])]
     return torch.stack([_end(of_line != 0) for of_line in largest], dim=1)

@@ -1,8 +1,8 @@
 """Relative position: matrices L over pairs of positions, applied in separable form.
 
-L is N×N for a map of N = H·W positions, but it is a Kronecker product, ``L = L_h ⊗ L_w``, of one
-matrix along the height and one along the width. So ``L g`` is a few small matrix products, and L
-itself is never formed where it is added to an affinity.
+L is N×N for a map of N = H·W positions, but the Kronecker product ``L_h ⊗ L_w`` of a matrix along
+the height and one along the width. So ``L g`` is a few small products, and where L is added to an
+affinity it is never formed.
 
 To add a term: derive from :class:`SeparablePosition`, name the class in :data:`POSITION_TERMS`,
 and give its options to the blocks' signatures.
@@ -56,17 +56,12 @@ class SeparablePosition(nn.Module):
     """``L = L_h ⊗ L_w``: a matrix over pairs of positions that splits into height and width.
 
     A subclass gives the matrix along one direction, :meth:`kernel`. From it follow the term that
-    is added to an affinity, with rows that sum to 1 as a softmax's do, and the matrix that
-    multiplies one.
+    is added to an affinity, with rows that sum to 1 as a softmax's do, and the one that multiplies.
     """
 
     def kernel(self, cell: Tensor, own: Tensor) -> Tensor:
-        """The matrix along one direction, (B or 1, length, length), whatever in the padding.
-
-        Args:
-            cell: (length,), the numbers 0, 1, … of the cells, floating point.
-            own: (B or 1,), how many of them are each image's own.
-        """
+        """The matrix along one direction, (B or 1, length, length), whatever in the padding, for
+        the numbers ``cell`` (length,) = 0.0, 1.0, …; ``own`` (B or 1,) are each image's own."""
         raise NotImplementedError
 
     def kernels(
@@ -95,9 +90,9 @@ class SeparablePosition(nn.Module):
     def factors(self, map_: Tensor, extent: Tensor | None = None) -> list[Tensor]:
         """down_h, up_h, down_w, up_w for the size, type and device of a map (B, C, H, W).
 
-        ``up @ down`` is the normalised kernel along one direction: ``down`` (B or 1, T, length)
-        makes T tokens of a line of cells, ``up`` (B or 1, length, T) spreads them, and nothing into
-        the padding. A term of low rank can give smaller factors than these, T = length.
+        ``down`` (B or 1, T, length) makes T tokens of a line of cells, ``up`` (B or 1, length, T)
+        spreads them, and nothing into the padding; ``up @ down`` is the normalised kernel. A term
+        of low rank can give smaller factors than these, T = length.
         """
         factors: list[Tensor] = []
         for down in self.kernels(map_, extent, normalized=True):
@@ -140,14 +135,12 @@ class SeparablePosition(nn.Module):
 class CosPosition(SeparablePosition):
     """``L = Ê Êᵀ``: a low-pass filter over the map's lowest 2-D cosine frequencies.
 
-    ``Ê = E_h ⊗ E_w`` holds the lowest ``num_frequencies``² columns of the orthonormal 2-D DCT-II;
-    a map shorter than K = ``num_frequencies`` in one direction has its own length's frequencies
-    only. Along one direction ``E Eᵀ = up down`` shrinks the line to K samples by its lowest
-    cosines and interpolates back by the same cosines, with S = dct_basis(K, K)::
+    ``Ê = E_h ⊗ E_w`` holds the lowest K² columns of the orthonormal 2-D DCT-II, K =
+    ``num_frequencies``; a shorter map has its own length's frequencies only. Along one direction
+    ``E Eᵀ = up down`` shrinks the line to K samples by its lowest cosines and interpolates back by
+    the same, with S = dct_basis(K, K) and roots that make both keep constants::
 
         down = S Eᵀ √(K/length)        up = E Sᵀ √(length/K)
-
-    The roots make both keep constants.
     """
 
     def __init__(self, num_frequencies: int = 9):
@@ -176,8 +169,7 @@ class CosPosition(SeparablePosition):
 class L1Position(SeparablePosition):
     """``L(i, j) = exp(−‖p_i − p_j‖₁ / scale)`` over the distance of two positions, in cells.
 
-    The exponent splits into height and width. What is added to an affinity has each row divided by
-    its sum: the raw rows, which sum to thousands on a large map, would swamp the affinity.
+    Only its normalised rows can be added: the raw ones, which sum to thousands, would swamp F.
     """
 
     def __init__(self, scale: float = 50.0):

@@ -1,8 +1,8 @@
-"""What all blocks have in common, and two that relate no positions: none, and the 5×5 control."""
+"""What all blocks have in common, and two kinds that relate no positions."""
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -33,6 +33,11 @@ def check_positive(option: str, value: Any, kind: Any = Real) -> None:
         raise InvalidOption(option, f"must be {expected}, got {value!r}")
 
 
+def option_names(block: Callable) -> list[str]:
+    """The options that a block's class takes: its arguments after ``channels``."""
+    return list(inspect.signature(block).parameters)[1:]
+
+
 class RelationBlock(nn.Module):
     """A block between feature maps of one size, (B, C, H, W) in and the same out.
 
@@ -56,24 +61,25 @@ class RelationBlock(nn.Module):
 
     def options(self) -> dict[str, Any]:
         """The options that the block was made with, defaults included, by their names."""
-        names = list(inspect.signature(type(self)).parameters)[1:]
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in option_names(type(self))}
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in self.options().items())
 
 
-class EmptyBlock(RelationBlock):
-    """``z = x``, for a level without a block."""
+class MapBlock(RelationBlock):
+    """``z = module(x)``: any module as a block, nn.Identity() where there is none."""
 
-    def __init__(self, channels: int):
+    def __init__(self, module: nn.Module):
         super().__init__()
+        self.module = module
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
-        return x
+        return self.module(x)
 
     def zero_init(self) -> None:
-        pass
+        kind = type(self.module).__name__
+        raise InvalidOption("zero_init_residual", f"needs a RelationBlock, and {kind} is none")
 
 
 class Conv5x5Block(RelationBlock):
@@ -110,10 +116,8 @@ class ProjectedBlock(RelationBlock):
         inner_channels = channels // 2 if inner_channels is None else inner_channels
         check_positive("inner_channels", inner_channels, Integral)
         self.inner_channels, self.init_std = inner_channels, init_std
-        self.theta = nn.Conv2d(channels, inner_channels, kernel_size=1)
-        self.phi = nn.Conv2d(channels, inner_channels, kernel_size=1)
-        self.g = nn.Conv2d(channels, inner_channels, kernel_size=1)
-        self.out = nn.Conv2d(inner_channels, channels, kernel_size=1)
+        self.theta, self.phi, self.g = (nn.Conv2d(channels, inner_channels, 1) for _ in range(3))
+        self.out = nn.Conv2d(inner_channels, channels, 1)
         for layer in (self.theta, self.phi, self.g, self.out):
             init_gaussian(layer, init_std)
 

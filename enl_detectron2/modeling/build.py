@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
-from torch import Tensor, nn
+from torch import nn
 
-from enl_detectron2.layers import Conv5x5Block, ENLBlock, NonLocalBlock, RelationBlock
-from enl_detectron2.layers.relation_block import InvalidOption, check_choice
+from enl_detectron2.layers import Conv5x5Block, ENLBlock, MapBlock, NonLocalBlock, RelationBlock
+from enl_detectron2.layers.relation_block import InvalidOption, check_choice, option_names
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -18,35 +18,18 @@ RELATION_BLOCK_REGISTRY = Registry("RELATION_BLOCK")
 RELATION_BLOCK_REGISTRY.__doc__ = """
 Blocks that relate the positions of one feature map, (B, C, H, W) in and the same out.
 
-A registered class is called as ``block(channels, **options)``: ``channels`` is C, and the options
-are those of ``MODEL.ENL_FPN.BLOCK_OPTIONS``, or a LazyConfig's ``block_options``, with the names
-and defaults of its signature.
+A registered class is called as ``block(channels, **options)`` with the C channels and what
+``MODEL.ENL_FPN.BLOCK_OPTIONS``, or a LazyConfig's ``block_options``, say by its arguments' names.
 
-A block whose ``forward(x, extent)`` takes two arguments gets where each image ends:
-:func:`enl_detectron2.layers.inside` makes the mask of it, so that a mean over an image is
+A block whose ``forward(x, extent)`` takes two arguments gets where each image ends, and
+:func:`enl_detectron2.layers.inside` makes the mask of it: an image's mean is
 ``(x * inside(extent, x)).sum((2, 3)) / inside(extent, x).sum((2, 3))``. One whose ``forward(x)``
-takes the map alone gets the padding, too. Derived from
-:class:`enl_detectron2.layers.RelationBlock` and given its ``zero_init``, it can start as the
-identity.
+takes the map alone gets the padding, too. A :class:`enl_detectron2.layers.RelationBlock` with its
+``zero_init`` can start as the identity.
 """
 RELATION_BLOCK_REGISTRY.register(ENLBlock)
 RELATION_BLOCK_REGISTRY.register(NonLocalBlock)
 RELATION_BLOCK_REGISTRY.register(Conv5x5Block)
-
-
-class MapBlock(RelationBlock):
-    """A module that is called with a map alone, as a block: ``z = module(x)``."""
-
-    def __init__(self, module: nn.Module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
-        return self.module(x)
-
-    def zero_init(self) -> None:
-        problem = f"needs a RelationBlock, and {type(self.module).__name__} is none"
-        raise InvalidOption("zero_init_residual", problem)
 
 
 def as_relation_block(module: nn.Module) -> nn.Module:
@@ -63,11 +46,6 @@ def relation_blocks(model: nn.Module) -> dict[str, RelationBlock]:
     return {name: m for name, m in model.named_modules() if isinstance(m, RelationBlock)}
 
 
-def option_names(block: str) -> list[str]:
-    """The options that the registered ``block`` takes: its arguments after ``channels``."""
-    return list(inspect.signature(RELATION_BLOCK_REGISTRY.get(block)).parameters)[1:]
-
-
 def build_relation_block(
     block: str, channels: int, block_options: Mapping[str, Any] | None, zero_init_residual: bool
 ) -> nn.Module:
@@ -76,13 +54,14 @@ def build_relation_block(
     Raises InvalidOption (a ValueError), which names the argument that is wrong.
     """
     check_choice("block", block, sorted(name for name, _ in RELATION_BLOCK_REGISTRY))
-    names, options = option_names(block), dict(block_options or {})
+    kind, options = RELATION_BLOCK_REGISTRY.get(block), dict(block_options or {})
+    names = option_names(kind)
     for name, value in options.items():
         if name not in names:
             wrong = f"{name}={value!r}, but {block} has no option {name!r}"
             raise InvalidOption("block_options", f"holds {wrong}; it takes {', '.join(names)}")
     try:
-        module = as_relation_block(RELATION_BLOCK_REGISTRY.get(block)(channels, **options))
+        module = as_relation_block(kind(channels, **options))
     except InvalidOption as error:
         raise InvalidOption("block_options", f"of {block}: {error}") from error
     if zero_init_residual:

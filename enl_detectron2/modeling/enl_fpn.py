@@ -1,18 +1,19 @@
 """A feature pyramid whose top-down stream passes through relation blocks."""
 
 import copy
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
-from detectron2.modeling.backbone.fpn import FPN
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
-from enl_detectron2.layers import EmptyBlock, image_extent, map_extent
-from enl_detectron2.layers.relation_block import check_choice
+from enl_detectron2.layers import image_extent, map_extent
+from enl_detectron2.layers.relation_block import InvalidOption, check_choice
 
 from .build import (
     as_relation_block,
@@ -21,13 +22,8 @@ from .build import (
     config_node,
     naming_keys,
 )
-from .pyramid import (
-    build_top_block,
-    features_with_blocks,
-    pyramid_levels,
-    reads_bottom_up,
-    warn_of_black_padding,
-)
+
+logger = logging.getLogger(__name__)
 
 
 @BACKBONE_REGISTRY.register()
@@ -36,18 +32,17 @@ class ENL_FPN(FPN):
 
     Each level's merged map (lateral + upsampled coarser map; the coarsest level's lateral alone)
     passes through its block before anything else reads it: both the level's 3×3 output convolution
-    and the next interpolation see the refined map. Levels without a block are FPN's own.
+    and the next interpolation see the refined map.
 
     Parameters have FPN's names, so a plain FPN's checkpoint fits. The block at stride 2^k is the
-    attribute ``fpn_relation{k}``, which may be replaced or wrapped; a level without one has an
-    ``EmptyBlock`` there, which has no parameters.
+    attribute ``fpn_relation{k}``, which may be replaced or wrapped.
 
     Args:
         bottom_up, in_features, out_channels, norm, top_block, fuse_type, square_pad: as those of
             :class:`detectron2.modeling.backbone.fpn.FPN`.
         block: a name in ``RELATION_BLOCK_REGISTRY``, or "" for a plain FPN.
-        block_features: the members of ``in_features`` whose merged level gets a block; None or
-            empty means those at strides 8 and above, as in the papers.
+        block_features: the members of ``in_features`` whose level gets a block; None or empty means
+            those at strides 8 and above, as in the papers.
         block_options: keyword arguments of every block, beside its channels.
         zero_init_residual: whether every block starts as the identity, so that a plain FPN's
             checkpoint gives its own outputs until training goes on.
@@ -56,8 +51,7 @@ class ENL_FPN(FPN):
             how large the others of its batch are: :mod:`enl_detectron2.layers.padding`.
 
     Raises:
-        ValueError: if the bottom-up network can't carry the pyramid, a feature is not there to be
-            used, or a block can't be built; names the argument, or the configuration's key.
+        ValueError: that names the argument, or the configuration's key, which is wrong.
     """
 
     @naming_keys("ENL_FPN", in_features="MODEL.FPN.IN_FEATURES")
@@ -88,7 +82,7 @@ class ENL_FPN(FPN):
         # In top-down order, as lateral_convs and output_convs.
         self.relation_levels = list(levels.values())[::-1]
         for feature, k in reversed(levels.items()):
-            relation: nn.Module = EmptyBlock(out_channels)
+            relation: nn.Module = nn.Identity()
             if feature in features:
                 relation = build_relation_block(
                     block, out_channels, block_options, zero_init_residual
@@ -165,3 +159,87 @@ class ENL_FPN(FPN):
         scriptable = super().__prepare_scriptable__()
         scriptable.relation_blocks = nn.ModuleList(map(copy.deepcopy, self.relation_blocks))
         return scriptable
+
+
+def check_names(option: str, names: Iterable[str], available: Iterable[str]) -> None:
+    """Raises InvalidOption unless all ``names`` are ``available``."""
+    available = list(available)
+    if unknown := ", ".join(name for name in names if name not in available):
+        problem = f"names {unknown}, but only {', '.join(available)} can be used here"
+        raise InvalidOption(option, problem)
+
+
+def pyramid_levels(bottom_up: Backbone, in_features: Sequence[str]) -> dict[str, int]:
+    """k of each feature's level p<k>, at stride 2^k; InvalidOption unless they count up by one."""
+    if not isinstance(bottom_up, Backbone):
+        kind = type(bottom_up).__name__
+        raise InvalidOption("bottom_up", f"must be a detectron2 Backbone, got a {kind}")
+    shapes = bottom_up.output_shape()
+    check_names("in_features", in_features, shapes)
+    strides = {name: int(shapes[name].stride) for name in in_features}
+    levels = {name: stride.bit_length() - 1 for name, stride in strides.items()}
+    finest = min(levels.values(), default=0)
+    if not levels or list(strides.values()) != [1 << (finest + i) for i in range(len(levels))]:
+        expected = "must name features whose strides are powers of 2, each twice the one before"
+        found = ", ".join(f"{name} at {stride}" for name, stride in strides.items()) or "none"
+        raise InvalidOption("in_features", f"{expected}; got {found}")
+    return levels
+
+
+def features_with_blocks(levels: Mapping[str, int], features: Sequence[str] | None) -> list[str]:
+    """The features whose level gets a block: those that are named, or all at stride 8 and above."""
+    check_names("block_features", features or [], levels)
+    chosen = list(features or [name for name, k in levels.items() if k >= 3])
+    if not chosen:
+        problem = f"none of {', '.join(levels)} is at stride 8 or above, which an empty list means"
+        raise InvalidOption("block_features", f"must name the levels that get a block: {problem}")
+    return chosen
+
+
+def build_top_block(
+    cfg: CfgNode, bottom_up: Backbone, levels: Mapping[str, int]
+) -> nn.Module | None:
+    """What extends the pyramid beyond its coarsest level, as MODEL.ENL_FPN.TOP_BLOCK names it."""
+    name, source = cfg.MODEL.ENL_FPN.TOP_BLOCK, cfg.MODEL.ENL_FPN.TOP_BLOCK_IN_FEATURE
+    check_choice("top_block", name, ("LastLevelMaxPool", "LastLevelP6P7", ""))
+    if name == "LastLevelMaxPool":
+        beyond = f"p{max(levels.values()) + 2}"
+        if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" and beyond in cfg.MODEL.RETINANET.IN_FEATURES:
+            problem = f"must be 'LastLevelP6P7' if MODEL.RETINANET.IN_FEATURES names {beyond}"
+            raise InvalidOption("top_block", problem)
+        return LastLevelMaxPool()
+    if name == "LastLevelP6P7":
+        source, width = source or cfg.MODEL.FPN.IN_FEATURES[-1], cfg.MODEL.FPN.OUT_CHANNELS
+        shapes = bottom_up.output_shape()
+        channels = shapes[source].channels if source in shapes else width
+        return LastLevelP6P7(channels, width, in_feature=source)
+    return None
+
+
+def reads_bottom_up(
+    top_block: nn.Module | None, bottom_up: Backbone, levels: Mapping[str, int]
+) -> bool:
+    """Whether the top block reads a feature of the bottom-up network, not a level of the pyramid.
+
+    A feature goes before the level of the same name, as in detectron2. The max-pool is made to read
+    the coarsest level: detectron2 fixes it to p5, which may be none, or a feature of Swin's.
+    """
+    if top_block is None:
+        return False
+    if isinstance(top_block, LastLevelMaxPool):
+        top_block.in_feature = f"p{max(levels.values())}"
+        return False
+    features, own = list(bottom_up.output_shape()), [f"p{k}" for k in levels.values()]
+    check_names("top_block.in_feature", [str(top_block.in_feature)], features + own)
+    return top_block.in_feature in features
+
+
+def warn_of_black_padding(pixel_mean: Sequence[float]) -> None:
+    """Warns if pixels, such as black bars, may be normalised to exactly what padding is."""
+    if all(float(value).is_integer() for value in pixel_mean):
+        fractions = [float(value) + 0.5 for value in pixel_mean]
+        logger.warning(
+            f"Pixels of the colour MODEL.PIXEL_MEAN {list(pixel_mean)} become exactly zero, as "
+            "padding is, so a border of them passes for padding. Set it to fractions, such as "
+            f"{fractions}, or MODEL.ENL_FPN.ATTEND_TO_PADDING True."
+        )

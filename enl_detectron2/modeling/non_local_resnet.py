@@ -9,7 +9,7 @@ from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ResNet, build_resnet_backbone
 from torch import Tensor, nn
 
-from enl_detectron2.layers import EmptyBlock, image_extent, map_extent
+from enl_detectron2.layers import MapBlock, image_extent, map_extent
 from enl_detectron2.layers.relation_block import check_choice
 
 from .build import block_arguments, build_relation_block, config_node, naming_keys
@@ -19,14 +19,13 @@ class NonLocalResNet(ResNet):
     """detectron2's ResNet with a non-local block right before the last residual block of a stage.
 
     The residual blocks keep their names, so a plain ResNet's checkpoint fits; the new block is
-    ``<stage>.non_local``, where the other stages have an ``EmptyBlock`` without parameters.
+    ``<stage>.non_local``, the identity in the other stages.
 
     Args:
         stem, stages, num_classes, out_features, freeze_at: as those of detectron2's ``ResNet``;
             the block is trained whatever is frozen.
         stage: "res2", … "res5", where the block stands.
-        block_options: keyword arguments of :class:`enl_detectron2.layers.NonLocalBlock`, beside its
-            channels.
+        block_options: keyword arguments of ``NonLocalBlock``, beside its channels.
         zero_init_residual: whether the block starts as the identity.
         attend_to_padding: whether it relates all positions of the padded batch, as in the papers.
 
@@ -52,7 +51,7 @@ class NonLocalResNet(ResNet):
         self.attend_to_padding = attend_to_padding
         for index, name in enumerate(self.stage_names):
             *blocks, (last_name, last) = self.stages[index].named_children()
-            relation: nn.Module = EmptyBlock(last.in_channels)
+            relation: nn.Module = MapBlock(nn.Identity())
             if name == stage:
                 # The strides are ResNet's own, of a stage's output; the block's map comes before.
                 self.non_local_stride = self._out_feature_strides[name] // int(last.stride)
@@ -108,11 +107,7 @@ class StageWithBlock(nn.Sequential):
 @BACKBONE_REGISTRY.register()
 @naming_keys("NON_LOCAL_RESNET")
 def build_non_local_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NonLocalResNet:
-    """The ResNet of ``cfg.MODEL.RESNETS`` with the block of ``cfg.MODEL.NON_LOCAL_RESNET``.
-
-    Raises:
-        ValueError: if the ResNet lacks the stage, or an option is wrong; names the key.
-    """
+    """The ResNet of ``cfg.MODEL.RESNETS`` with the block of ``cfg.MODEL.NON_LOCAL_RESNET``."""
     node = config_node(cfg, "NON_LOCAL_RESNET")
     resnet = build_resnet_backbone(cfg, input_shape)  # frozen where the configuration says so
     return NonLocalResNet(

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from enl_detectron2.modeling import relation_blocks
-from enl_detectron2.modeling.pyramid import warn_of_black_padding
+from enl_detectron2.modeling.enl_fpn import warn_of_black_padding
 
 from .building import EarlyLog, building
 from .checkpoint import ENLCheckpointer

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tabulate import tabulate
 from torch import nn
 
-from enl_detectron2.layers import EmptyBlock, ENLBlock, NonLocalBlock
+from enl_detectron2.layers import ENLBlock, MapBlock, NonLocalBlock
 from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.training.config import load_config
 
@@ -102,7 +102,7 @@ def papers_cost(model: nn.Module) -> PapersCost | None:
     blocks = frozenset(
         (name, _papers_block(block))
         for name, block in relation_blocks(model).items()
-        if not isinstance(block, EmptyBlock)
+        if not (isinstance(block, MapBlock) and isinstance(block.module, nn.Identity))
     )
     return _PAPERS_TABLE.get((count_parameters(model, trainable=True), blocks))
 
