@@ -98,6 +98,11 @@ def test_the_blocks_and_the_pyramid_can_be_read_at_a_sitting(path):
             assert node.end_lineno - node.lineno < 40, node.name
 
 
+def test_all_of_them_can_be_read_in_a_quarter_of_an_hour():
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in PLUG_IN_FILES)
+    assert lines <= 1100
+
+
 @pytest.mark.parametrize(
     ("module", "source"),
     [

@@ -39,8 +39,7 @@ class ENLBlock(ProjectedBlock):
         l1_scale: of the l1 term, in cells of the map.
         init_std: σ of the Gaussian that the projections' weights start from.
 
-    Raises:
-        InvalidOption: (a ValueError) if an option has none of these values.
+    Raises InvalidOption (a ValueError) if an option has none of these values.
     """
 
     def __init__(
@@ -61,9 +60,7 @@ class ENLBlock(ProjectedBlock):
         self.phi_norm, self.theta_norm, self.position = phi_norm, theta_norm, position
         self.num_frequencies, self.l1_scale = num_frequencies, l1_scale
         # A product of affinity and position needs the N×N matrix that this block never forms.
-        self.position_term = position_term(
-            position, ["add"], num_frequencies=num_frequencies, l1_scale=l1_scale
-        )
+        self.position_term = position_term(self, ["add"])
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         """(B, C, H, W) in, the same out; ``extent`` as in :class:`RelationBlock`."""
@@ -71,7 +68,7 @@ class ENLBlock(ProjectedBlock):
         factors: list[Tensor] = []
         if self.position_term is not None:
             factors = self.position_term.factors(x, extent)
-        carried, bias = self._carried(x, own, factors)
+        carried, bias = self._carry(x, own, factors)
         count = self.inner_channels
         z = _add_product(x, carried[:, :count] - bias, self.theta_hat(x, own))
         # L keeps constants and is zero in the padding, and so out's bias goes with its tokens.
@@ -81,17 +78,15 @@ class ENLBlock(ProjectedBlock):
         return z.add_(bias if own is None else bias * own)
 
     def theta_hat(self, x: Tensor, own: Tensor | None = None) -> Tensor:
-        """θ as it enters the affinity, (B, D, H, W); 0 where ``own``, see below, is False."""
+        """θ as it enters the affinity, (B, D, H, W); 0 in the padding, as :meth:`phi_hat`."""
         theta = self.theta(x)
         if own is not None:
             theta = theta * own
         return theta.tanh() if self.theta_norm == "tanh" else theta
 
     def phi_hat(self, x: Tensor, own: Tensor | None = None) -> Tensor:
-        """φ̂, (B, D, N), in float32 at least: what it holds is summed over the positions.
-
-        It is 0 in the padding, where ``own`` (B, 1, H, W) is False.
-        """
+        """φ̂, (B, D, N), in float32 at least, as it is summed over the positions; 0 in the padding,
+        where ``own`` (B, 1, H, W) is False."""
         phi = self.phi(x)
         phi = phi.to(torch.promote_types(phi.dtype, torch.float32))
         if self.phi_norm == "softmax":
@@ -103,9 +98,7 @@ class ENLBlock(ProjectedBlock):
             phi = phi / whole.sum(dim=(2, 3), keepdim=True)
         return phi.flatten(2)
 
-    def _carried(
-        self, x: Tensor, own: Tensor | None, factors: list[Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def _carry(self, x: Tensor, own: Tensor | None, factors: list[Tensor]) -> tuple[Tensor, Tensor]:
         """What the tokens carry through g and out (B, D + K², C), and out's bias (B, 1, C)."""
         phi = self.phi_hat(x, own)
         tokens = phi.to(x.dtype) @ x.flatten(2).transpose(1, 2)
@@ -130,10 +123,8 @@ def _values_and_bias(map_: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _add_product(x: Tensor, rows: Tensor, map_: Tensor) -> Tensor:
-    """A new map: x, and at each position of a map (B, D, H, W) that combination of D rows of C.
-
-    In the map's type, which under autocast is not x's, and with the strides of x's format.
-    """
+    """A new map with the strides of x: x, and at each position of a map (B, D, H, W) the
+    combination of D rows of C that it says; in the map's type, under autocast not x's."""
     if x.stride(1) == 1:
         last, factor = x.permute(0, 2, 3, 1), map_.permute(0, 2, 3, 1).flatten(1, 2)
         product = torch.bmm(factor, rows).add_(last.flatten(1, 2))

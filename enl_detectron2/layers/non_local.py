@@ -27,8 +27,7 @@ class NonLocalBlock(ProjectedBlock):
         position: how L enters, "none", "cos_add", "cos_mul", "l1_add" or "l1_mul".
         others: as those of :class:`~enl_detectron2.layers.ENLBlock`.
 
-    Raises:
-        InvalidOption: (a ValueError) if an option has none of these values.
+    Raises InvalidOption (a ValueError) if an option has none of these values.
     """
 
     def __init__(
@@ -47,9 +46,7 @@ class NonLocalBlock(ProjectedBlock):
         self.affinity_norm, self.position = affinity_norm, position
         self.num_frequencies, self.l1_scale = num_frequencies, l1_scale
         self.softmax_rows = affinity_norm == "softmax"
-        self.position_term = position_term(
-            position, ["add", "mul"], num_frequencies=num_frequencies, l1_scale=l1_scale
-        )
+        self.position_term = position_term(self, ["add", "mul"])
         self.multiply = position.endswith("_mul")
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
@@ -77,8 +74,7 @@ class NonLocalBlock(ProjectedBlock):
         self, theta: Tensor, phi: Tensor, g: Tensor, own: Tensor | None, extent: Tensor | None
     ) -> Tensor:
         """F g, or (F ⊙ L) g: (B, D, H, W); nothing of the padding counts, nor means anything."""
-        # Positions as rows of one attention head, (B, 1, N, D), D contiguous. Only so does PyTorch
-        # take its fused attention.
+        # One attention head, (B, 1, N, D) with D contiguous: only so is PyTorch's attention fused.
         query, key, value = [
             map_.flatten(2).transpose(1, 2).unsqueeze(1).contiguous() for map_ in [theta, phi, g]
         ]

@@ -38,10 +38,8 @@ def inside(extent: Tensor, map_: Tensor) -> Tensor:
     Raises TypeError if ``extent`` is no tensor (B, 2).
     """
     if not isinstance(extent, Tensor) or extent.dim() != 2:
-        raise TypeError(
-            "extent must be an integer tensor (B, 2) with each image's height and width in cells "
-            "of the map; map_extent() makes it from pixels"
-        )
+        expected = "an integer tensor (B, 2), each image's height and width in cells of the map"
+        raise TypeError(f"extent must be {expected}; map_extent() makes it from pixels")
     rows = torch.arange(map_.shape[2], device=map_.device) < extent[:, :1]
     columns = torch.arange(map_.shape[3], device=map_.device) < extent[:, 1:]
     return (rows[:, :, None] & columns[:, None, :])[:, None]

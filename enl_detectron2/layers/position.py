@@ -11,6 +11,7 @@ and give its options to the blocks' signatures.
 import math
 from collections.abc import Sequence
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,32 +19,22 @@ from torch import Tensor, nn
 from .relation_block import check_choice, check_positive
 
 
-def dct_basis(
-    length: int, count: int, *, dtype: torch.dtype | None = None, device: torch.device | None = None
-) -> Tensor:
+def dct_basis(length: int, count: int) -> Tensor:
     """The ``count`` lowest frequencies of the orthonormal DCT-II over ``length`` samples.
 
-    ``E[n, k] = s_k cos(π (n + ½) k / length)`` with ``s_0 = √(1/length)``, ``s_k = √(2/length)``.
-
-    Returns:
-        (length, count), orthonormal columns (``EᵀE = I``), lowest frequency first; computed in
-        float64, then of ``dtype`` (torch's default dtype) on ``device``.
-
-    Raises:
-        ValueError: if ``count`` is not within 1 … length.
+    ``E[n, k] = s_k cos(π (n + ½) k / length)`` with ``s_0 = √(1/length)``, ``s_k = √(2/length)``:
+    (length, count) in float64, orthonormal columns (``EᵀE = I``), lowest frequency first. Raises
+    ValueError if ``count`` is not within 1 … length.
     """
     if not 1 <= count <= length:
         raise ValueError(f"count must lie within 1 and length={length}, got {count}")
     cell = torch.arange(length, dtype=torch.float64)
-    basis = _cosines(cell, cell[-1:] + 1, count)[0] / math.sqrt(length)
-    return basis.to(device=device, dtype=dtype or torch.get_default_dtype())
+    return _cosines(cell, cell[-1:] + 1, count)[0] / math.sqrt(length)
 
 
 def _cosines(cell: Tensor, own: Tensor, count: int) -> Tensor:
-    """(B, length, count): √length times :func:`dct_basis` over each image's ``own`` (B,) cells.
-
-    Beyond them it is zero, and so are the frequencies that so few cells don't have.
-    """
+    """(B, length, count): √length times :func:`dct_basis` over each image's ``own`` (B,) cells;
+    zero beyond them, and for frequencies that so few cells don't have."""
     frequency = torch.arange(count, dtype=cell.dtype, device=cell.device)
     own, position = own[:, None, None], cell[:, None]
     # The cosine as a sine, which ONNX Runtime has in float64 for Python 3.10, too.
@@ -101,9 +92,8 @@ class SeparablePosition(nn.Module):
             factors += [down.to(map_.dtype), up.to(map_.dtype)]
         return factors
 
-    # Without a copy: of a channels-last map the positions are the rows of a matrix in memory, of a
-    # contiguous one a line's cells are, once for each channel. A product's left factor is expanded,
-    # as matmul would do, so that fvcore counts all of it.
+    # Without a copy, whether channels or positions are next to each other in memory. A product's
+    # left factor is expanded, as matmul would do, so that fvcore counts all of it.
 
     def pool(self, x: Tensor, factors: list[Tensor]) -> Tensor:
         """The tokens of a map: (B, C, H, W) in, (B, T_h·T_w, C) out."""
@@ -117,8 +107,8 @@ class SeparablePosition(nn.Module):
         return (down_h @ x @ down_w.transpose(1, 2)[:, None]).flatten(2).transpose(1, 2)
 
     def spread_(self, tokens: Tensor, factors: list[Tensor], z: Tensor) -> Tensor:
-        """``z + up tokens`` in the memory of the map z (B, C, H, W): with the tokens of x,
-        ``z + L x``. Autograd must not need z itself."""
+        """``z + up tokens``, with the tokens of x ``z + L x``, in the memory of the map z
+        (B, C, H, W), which autograd must not need itself."""
         batch, channels, height, width = z.shape
         up_h, up_w = factors[1].to(z.dtype), factors[3].to(z.dtype)
         tokens = tokens.reshape(batch, up_h.shape[2], up_w.shape[2], channels)
@@ -153,8 +143,7 @@ class CosPosition(SeparablePosition):
         return (waves[:, :, None] * waves[:, None]).sum(dim=3) / own[:, None, None]
 
     def factors(self, map_: Tensor, extent: Tensor | None = None) -> list[Tensor]:
-        # The cosines of heights, widths and samples as one batch: a GPU is asked for a third of the
-        # operations, which cost it more than the numbers do.
+        # Heights, widths and samples as one batch: operations cost a GPU more than the numbers do.
         height, width, count = map_.shape[2], map_.shape[3], self.num_frequencies
         cells, owns = _cells(map_, extent, count)
         waves = _cosines(cells, torch.cat([owns.flatten(), cells[count : count + 1]]), count)
@@ -167,9 +156,8 @@ class CosPosition(SeparablePosition):
 
 
 class L1Position(SeparablePosition):
-    """``L(i, j) = exp(−‖p_i − p_j‖₁ / scale)`` over the distance of two positions, in cells.
-
-    Only its normalised rows can be added: the raw ones, which sum to thousands, would swamp F.
+    """``L(i, j) = exp(−‖p_i − p_j‖₁ / scale)`` over the distance of two positions, in cells. Its
+    raw rows, which sum to thousands on a large map, would swamp an affinity: normalised ones don't.
     """
 
     def __init__(self, scale: float = 50.0):
@@ -181,21 +169,18 @@ class L1Position(SeparablePosition):
         return torch.exp(-(cell[:, None] - cell).abs() / self.scale)[None]
 
 
-# A term by the first part of a block's option ``position``, made of the blocks' options.
+# A term by the first part of a block's option ``position``, made of the block's other options.
 POSITION_TERMS = {
-    "cos": lambda options: CosPosition(options["num_frequencies"]),
-    "l1": lambda options: L1Position(options["l1_scale"]),
+    "cos": lambda block: CosPosition(block.num_frequencies),
+    "l1": lambda block: L1Position(block.l1_scale),
 }
 
 
-def position_term(position: str, ways: Sequence[str], **options: float) -> SeparablePosition | None:
-    """The term that ``position`` names with one of the ``ways``, "cos_add" say; None of "none".
-
-    It takes of the ``options`` its own. Raises InvalidOption if there is no such term or way.
-    """
+def position_term(block: Any, ways: Sequence[str]) -> SeparablePosition | None:
+    """The term that ``block.position`` names, with one of the ``ways`` to combine, or "none"."""
     terms = [f"{term}_{way}" for term in POSITION_TERMS for way in ways]
-    check_choice("position", position, [*terms, "none"])
-    return None if position == "none" else POSITION_TERMS[position.split("_")[0]](options)
+    check_choice("position", block.position, [*terms, "none"])
+    return None if block.position == "none" else POSITION_TERMS[block.position.split("_")[0]](block)
 
 
 def _cells(map_: Tensor, extent: Tensor | None, more: int = 1) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ INIT_STD = 0.01  # in both papers
 
 
 class InvalidOption(ValueError):
-    """``option``, the name of an argument, has a ``problem``: "must be …", what it names …"""
+    """``option``, the name of an argument, has a ``problem``, such as "must be …"."""
 
     def __init__(self, option: str, problem: str):
         super().__init__(f"{option} {problem}")
@@ -48,10 +48,9 @@ class RelationBlock(nn.Module):
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         """(B, C, H, W) in, the same out, in the memory format of ``x``.
 
-        ``extent`` (B, 2) says which part of the map is each image's own, see
-        :mod:`enl_detectron2.layers.padding`; None is all of it. A block that relates positions
-        works as if each image had come alone: it looks at nothing in the padding, and leaves there
-        what it finds.
+        ``extent`` (B, 2) is the part of the map that is each image's own, None all of it: see
+        :mod:`enl_detectron2.layers.padding`. What relates positions works as if each image had come
+        alone: it looks at nothing in the padding, and leaves there what it finds.
         """
         raise NotImplementedError
 
@@ -83,10 +82,8 @@ class MapBlock(RelationBlock):
 
 
 class Conv5x5Block(RelationBlock):
-    """``z = x + conv(x)`` with a 5×5 convolution C → C: the papers' control, for neighbours only.
-
-    Weights start as Gaussian with σ = ``init_std``. ``extent`` makes no difference to it.
-    """
+    """``z = x + conv(x)`` with a 5×5 convolution C → C, whose weights start as Gaussian with σ =
+    ``init_std``: the papers' control, for neighbours only. ``extent`` makes no difference."""
 
     def __init__(self, channels: int, *, init_std: float = INIT_STD):
         super().__init__()

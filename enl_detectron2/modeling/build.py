@@ -32,7 +32,7 @@ RELATION_BLOCK_REGISTRY.register(NonLocalBlock)
 RELATION_BLOCK_REGISTRY.register(Conv5x5Block)
 
 
-def as_relation_block(module: nn.Module) -> nn.Module:
+def as_block(module: nn.Module) -> nn.Module:
     """The module itself if it can be called as ``module(x, extent)``, otherwise as a MapBlock."""
     try:
         inspect.signature(module.forward).bind(None, None)
@@ -46,7 +46,7 @@ def relation_blocks(model: nn.Module) -> dict[str, RelationBlock]:
     return {name: m for name, m in model.named_modules() if isinstance(m, RelationBlock)}
 
 
-def build_relation_block(
+def build_block(
     block: str, channels: int, block_options: Mapping[str, Any] | None, zero_init_residual: bool
 ) -> nn.Module:
     """The block that is registered as ``block``, which ``zero_init_residual`` makes the identity.
@@ -61,7 +61,7 @@ def build_relation_block(
             wrong = f"{name}={value!r}, but {block} has no option {name!r}"
             raise InvalidOption("block_options", f"holds {wrong}; it takes {', '.join(names)}")
     try:
-        module = as_relation_block(kind(channels, **options))
+        module = as_block(kind(channels, **options))
     except InvalidOption as error:
         raise InvalidOption("block_options", f"of {block}: {error}") from error
     if zero_init_residual:

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -15,13 +15,7 @@ from torch import Tensor, nn
 from enl_detectron2.layers import image_extent, map_extent
 from enl_detectron2.layers.relation_block import InvalidOption, check_choice
 
-from .build import (
-    as_relation_block,
-    block_arguments,
-    build_relation_block,
-    config_node,
-    naming_keys,
-)
+from .build import as_block, block_arguments, build_block, config_node, naming_keys
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +32,7 @@ class ENL_FPN(FPN):
     attribute ``fpn_relation{k}``, which may be replaced or wrapped.
 
     Args:
-        bottom_up, in_features, out_channels, norm, top_block, fuse_type, square_pad: as those of
-            :class:`detectron2.modeling.backbone.fpn.FPN`.
+        bottom_up, …, square_pad: as those of :class:`detectron2.modeling.backbone.fpn.FPN`.
         block: a name in ``RELATION_BLOCK_REGISTRY``, or "" for a plain FPN.
         block_features: the members of ``in_features`` whose level gets a block; None or empty means
             those at strides 8 and above, as in the papers.
@@ -50,8 +43,7 @@ class ENL_FPN(FPN):
             papers' do. Otherwise they get where each image ends, and its features don't depend on
             how large the others of its batch are: :mod:`enl_detectron2.layers.padding`.
 
-    Raises:
-        ValueError: that names the argument, or the configuration's key, which is wrong.
+    Raises ValueError, which names the argument, or the configuration's key, that is wrong.
     """
 
     @naming_keys("ENL_FPN", in_features="MODEL.FPN.IN_FEATURES")
@@ -84,9 +76,7 @@ class ENL_FPN(FPN):
         for feature, k in reversed(levels.items()):
             relation: nn.Module = nn.Identity()
             if feature in features:
-                relation = build_relation_block(
-                    block, out_channels, block_options, zero_init_residual
-                )
+                relation = build_block(block, out_channels, block_options, zero_init_residual)
             setattr(self, f"fpn_relation{k}", relation)
 
     @classmethod
@@ -112,7 +102,7 @@ class ENL_FPN(FPN):
         # Here every block comes in, at construction and later: one that is called with the map
         # alone, an nn.Identity say, is adapted once.
         if name.startswith("fpn_relation") and isinstance(value, nn.Module):
-            value = as_relation_block(value)
+            value = as_block(value)
         super().__setattr__(name, value)
 
     @property
@@ -124,8 +114,8 @@ class ENL_FPN(FPN):
     __jit_unused_properties__ = ["relation_blocks"]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """The input of the bottom-up network, images (B, C, H, W) that are normalised and then
-        padded with zeros → "p<k>": (B, out_channels, ⌈H/2^k⌉, ⌈W/2^k⌉), from fine to coarse."""
+        """Images (B, C, H, W), normalised and then padded with zeros → "p<k>": (B, out_channels,
+        ⌈H/2^k⌉, ⌈W/2^k⌉), from fine to coarse."""
         bottom_up_features = self.bottom_up(x)
         image_sizes = None if self.attend_to_padding else image_extent(x)
         results: list[Tensor] = []
@@ -161,9 +151,8 @@ class ENL_FPN(FPN):
         return scriptable
 
 
-def check_names(option: str, names: Iterable[str], available: Iterable[str]) -> None:
+def check_names(option: str, names: Iterable[str], available: Collection[str]) -> None:
     """Raises InvalidOption unless all ``names`` are ``available``."""
-    available = list(available)
     if unknown := ", ".join(name for name in names if name not in available):
         problem = f"names {unknown}, but only {', '.join(available)} can be used here"
         raise InvalidOption(option, problem)
@@ -186,19 +175,17 @@ def pyramid_levels(bottom_up: Backbone, in_features: Sequence[str]) -> dict[str,
     return levels
 
 
-def features_with_blocks(levels: Mapping[str, int], features: Sequence[str] | None) -> list[str]:
+def features_with_blocks(levels: dict[str, int], features: Sequence[str] | None) -> list[str]:
     """The features whose level gets a block: those that are named, or all at stride 8 and above."""
     check_names("block_features", features or [], levels)
     chosen = list(features or [name for name, k in levels.items() if k >= 3])
     if not chosen:
-        problem = f"none of {', '.join(levels)} is at stride 8 or above, which an empty list means"
+        problem = f"none of {', '.join(levels)} is at stride 8 or above, the default"
         raise InvalidOption("block_features", f"must name the levels that get a block: {problem}")
     return chosen
 
 
-def build_top_block(
-    cfg: CfgNode, bottom_up: Backbone, levels: Mapping[str, int]
-) -> nn.Module | None:
+def build_top_block(cfg: CfgNode, bottom_up: Backbone, levels: dict[str, int]) -> nn.Module | None:
     """What extends the pyramid beyond its coarsest level, as MODEL.ENL_FPN.TOP_BLOCK names it."""
     name, source = cfg.MODEL.ENL_FPN.TOP_BLOCK, cfg.MODEL.ENL_FPN.TOP_BLOCK_IN_FEATURE
     check_choice("top_block", name, ("LastLevelMaxPool", "LastLevelP6P7", ""))
@@ -217,17 +204,14 @@ def build_top_block(
 
 
 def reads_bottom_up(
-    top_block: nn.Module | None, bottom_up: Backbone, levels: Mapping[str, int]
+    top_block: nn.Module | None, bottom_up: Backbone, levels: dict[str, int]
 ) -> bool:
-    """Whether the top block reads a feature of the bottom-up network, not a level of the pyramid.
-
-    A feature goes before the level of the same name, as in detectron2. The max-pool is made to read
-    the coarsest level: detectron2 fixes it to p5, which may be none, or a feature of Swin's.
-    """
-    if top_block is None:
-        return False
+    """Whether the top block reads a bottom-up feature, which goes before a level of the same name
+    as in detectron2, and no level. The max-pool, which detectron2 fixes to p5, is made to read the
+    coarsest level: p5 may be none, or a feature of Swin's."""
     if isinstance(top_block, LastLevelMaxPool):
         top_block.in_feature = f"p{max(levels.values())}"
+    if top_block is None or isinstance(top_block, LastLevelMaxPool):
         return False
     features, own = list(bottom_up.output_shape()), [f"p{k}" for k in levels.values()]
     check_names("top_block.in_feature", [str(top_block.in_feature)], features + own)

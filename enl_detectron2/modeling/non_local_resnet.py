@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from enl_detectron2.layers import MapBlock, image_extent, map_extent
 from enl_detectron2.layers.relation_block import check_choice
 
-from .build import block_arguments, build_relation_block, config_node, naming_keys
+from .build import block_arguments, build_block, config_node, naming_keys
 
 
 class NonLocalResNet(ResNet):
@@ -29,8 +29,7 @@ class NonLocalResNet(ResNet):
         zero_init_residual: whether the block starts as the identity.
         attend_to_padding: whether it relates all positions of the padded batch, as in the papers.
 
-    Raises:
-        InvalidOption: (a ValueError) if there is no such stage, or an option is wrong.
+    Raises InvalidOption (a ValueError) if there is no such stage, or an option is wrong.
     """
 
     def __init__(
@@ -55,9 +54,8 @@ class NonLocalResNet(ResNet):
             if name == stage:
                 # The strides are ResNet's own, of a stage's output; the block's map comes before.
                 self.non_local_stride = self._out_feature_strides[name] // int(last.stride)
-                relation = build_relation_block(
-                    "NonLocalBlock", last.in_channels, block_options, zero_init_residual
-                )
+                channels = last.in_channels
+                relation = build_block("NonLocalBlock", channels, block_options, zero_init_residual)
             blocks += [("non_local", relation), (last_name, last)]
             self.stages[index] = StageWithBlock(OrderedDict(blocks))
             setattr(self, name, self.stages[index])
@@ -95,7 +93,7 @@ class StageWithBlock(nn.Sequential):
 
     def __init__(self, blocks: OrderedDict[str, nn.Module]):
         super().__init__(blocks)
-        self.non_local_index = len(blocks) - 2
+        self.non_local_index = len(blocks) - 2  # TorchScript knows no len(self)
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         """``x`` is what enters the stage, ``extent`` (B, 2) is of the map that the block sees."""

@@ -37,9 +37,7 @@ class GaussianPosition(SeparablePosition):
 @pytest.fixture(autouse=True)
 def gaussian(monkeypatch):
     """The term under its name, with an option that the blocks have."""
-    monkeypatch.setitem(
-        POSITION_TERMS, "gauss", lambda options: GaussianPosition(options["l1_scale"])
-    )
+    monkeypatch.setitem(POSITION_TERMS, "gauss", lambda block: GaussianPosition(block.l1_scale))
 
 
 def explicit(normalized):
