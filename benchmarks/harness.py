@@ -33,7 +33,7 @@ def interleaved_times(
     functions: Mapping[str, Callable[[], Any]],
     *,
     seconds: float,
-    rounds: tuple[int, int] = (3, 100),
+    rounds: tuple[int, int] = (7, 100),
     device: torch.device | str = "cpu",
 ) -> Times:
     """The times of several functions, taken in turn, so that a slower minute is one for them all.

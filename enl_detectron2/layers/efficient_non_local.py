@@ -18,12 +18,12 @@ class ENLBlock(ProjectedBlock):
 
     ``φ̂ gᵀ`` is D×D, so the N×N affinity ``F = θᵀ φ̂`` is never formed: O(N·C·D) operations and
     O(N) memory. ``L = up down`` is a term of :mod:`enl_detectron2.layers.position`. In the order
-    in which it is computed, the map is summarised by D + K² *tokens* of C channels, each token
-    passes through g and out, and each position takes its combination::
+    in which it is computed, the map is summarised by D + K² *tokens*, rows of C channels, each
+    token passes through g and out, and each position takes its combination::
 
-        tokens  = [x φ̂ᵀ | down x]                        (B, C, D + K²)
-        carried = out(g(tokens))                          (B, C, D + K²)
-        z       = x + (carried[: D] − bias) θ + up carried[D :]      with the bias of out
+        tokens  = [φ̂ xᵀ; down xᵀ]                                  (B, D + K², C)
+        carried = out(g(tokens))                                   (B, D + K², C)
+        z       = x + (carried[: D] − bias)ᵀ θ + (up carried[D :])ᵀ,  with the bias of out
 
     The four projections are called as modules, so whatever is hooked, wrapped or put in place of
     one has its effect; ``g`` and ``out`` must be affine, and see tokens as maps of one row.
