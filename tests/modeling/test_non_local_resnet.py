@@ -157,6 +157,14 @@ def test_a_wrong_key_is_named_with_what_may_be(cfg, key, value, legal):
         build(cfg)
 
 
+def test_below_a_pyramid_its_own_key_is_named(slim_cfg):
+    slim_cfg.MODEL.BACKBONE.NAME = "ENL_FPN"
+    slim_cfg.MODEL.ENL_FPN.BOTTOM_UP = "build_non_local_resnet_backbone"
+    slim_cfg.MODEL.NON_LOCAL_RESNET.STAGE = "res6"
+    with pytest.raises(ValueError, match="^MODEL.NON_LOCAL_RESNET.STAGE must be one of 'res2'"):
+        build_backbone(slim_cfg)
+
+
 def test_a_stage_that_was_left_out_is_named(cfg):
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3"]
     with pytest.raises(ValueError, match="STAGE must be one of 'res2', 'res3'.* got 'res4'"):
