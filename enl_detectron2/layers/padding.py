@@ -33,10 +33,8 @@ def map_extent(extent: Tensor, stride: int) -> Tensor:
 
 
 def inside(extent: Tensor, map_: Tensor) -> Tensor:
-    """(B, 1, H, W), bool: where a map (B, C, H, W) is its image's own, by an extent in its cells.
-
-    Raises TypeError if ``extent`` is no tensor (B, 2).
-    """
+    """(B, 1, H, W), bool: where a map (B, C, H, W) is its image's own, by an extent (B, 2) in its
+    cells. Raises TypeError if that is no tensor (B, 2)."""
     if not isinstance(extent, Tensor) or extent.dim() != 2:
         expected = "an integer tensor (B, 2), each image's height and width in cells of the map"
         raise TypeError(f"extent must be {expected}; map_extent() makes it from pixels")

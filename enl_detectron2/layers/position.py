@@ -85,10 +85,11 @@ class SeparablePosition(nn.Module):
         spreads them, and nothing into the padding; ``up @ down`` is the normalised kernel. A term
         of low rank can give smaller factors than these, T = length.
         """
+        cells, owns = _cells(map_, extent)
         factors: list[Tensor] = []
-        for down in self.kernels(map_, extent, normalized=True):
-            cell = torch.arange(down.shape[2], device=down.device)
-            up = (cell[:, None] == cell) * down.sum(dim=2, keepdim=True)  # 1 for an own cell
+        for direction, down in enumerate(self.kernels(map_, extent, normalized=True)):
+            cell = cells[: down.shape[2]]
+            up = (cell[:, None] == cell) & (cell < owns[direction][:, None])[:, :, None]
             factors += [down.to(map_.dtype), up.to(map_.dtype)]
         return factors
 

@@ -95,6 +95,22 @@ class GaussianPosition(SeparablePosition):
         return torch.exp(-((cell[:, None] - cell) ** 2) / 18)[None]
 
 
+class SecondDifference(SeparablePosition):
+    """A term whose rows sum to nothing, so that they stay as they are."""
+
+    def kernel(self, cell, own):
+        steps = (cell[:, None] - cell).abs()
+        matrix = (steps == 1).double()
+        return (matrix - torch.diag(matrix.sum(dim=1)))[None]
+
+
+def test_rows_that_sum_to_nothing_stay():
+    term, x = SecondDifference(), torch.randn(2, 3, 5, 8, dtype=torch.float64)
+    kernel_h, kernel_w = term.kernels(x)
+    raw = torch.kron(kernel_h[0], kernel_w[0])
+    assert torch.allclose(apply(term, x).flatten(2), x.flatten(2) @ raw.T, atol=1e-12)
+
+
 @pytest.mark.parametrize("term", [CosPosition(4), L1Position(3.0), GaussianPosition()])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_all_of_a_term_follows_from_its_kernel(term, layout):
