@@ -169,9 +169,9 @@ def pyramid_levels(bottom_up: Backbone, in_features: Sequence[str]) -> dict[str,
     levels = {name: stride.bit_length() - 1 for name, stride in strides.items()}
     finest = min(levels.values(), default=0)
     if not levels or list(strides.values()) != [1 << (finest + i) for i in range(len(levels))]:
-        expected = "must name features whose strides are powers of 2, each twice the one before"
+        expected = "from high to low resolution, at strides that are powers of 2 and double"
         found = ", ".join(f"{name} at {stride}" for name, stride in strides.items()) or "none"
-        raise InvalidOption("in_features", f"{expected}; got {found}")
+        raise InvalidOption("in_features", f"must name features {expected}; got {found}")
     return levels
 
 
