@@ -31,8 +31,8 @@ class ENLBlock(ProjectedBlock):
     Args:
         channels: C, of the block's input and output.
         inner_channels: D, inside the block. None means ``channels // 2``.
-        phi_norm: of φ̂, "softmax" over the N positions, for each channel; "mean": φ/N; or "none":
-            φ̂ = φ (diverges in the paper).
+        phi_norm: how φ becomes φ̂. "softmax": over the N positions, for each channel; "mean": φ/N;
+            "none": φ̂ = φ (diverges in the paper).
         theta_norm: "none", or "tanh" of θ.
         position: the term added to the affinity, "cos_add", "l1_add" or "none".
         num_frequencies: K of the cosine term, along each direction.

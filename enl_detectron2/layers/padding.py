@@ -13,8 +13,8 @@ from torch import Tensor
 def image_extent(images: Tensor) -> Tensor:
     """The heights and widths (B, 2), in pixels, of images (B, C, H, W) before their padding.
 
-    They are normalised and then padded with zeros. An image ends where nothing but zeros follows,
-    so before own last rows of the very mean colour; one of nothing but zeros counts as whole.
+    They are normalised, then padded with zeros, so an image ends where nothing but zeros follows.
+    One whose own last rows are exactly the mean colour ends before them; all zeros count as whole.
     """
     largest = [images.abs().amax(dim=[1, 3]), images.abs().amax(dim=[1, 2])]
     return torch.stack([_end(of_line != 0) for of_line in largest], dim=1)

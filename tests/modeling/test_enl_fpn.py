@@ -360,6 +360,11 @@ def test_the_top_block_reads_what_its_key_names(slim_cfg, source, channels):
         assert torch.equal(outputs["p6"], backbone.top_block.p6(outputs["p5"]))
 
 
+def test_a_top_blocks_source_that_is_not_there_is_named_by_its_key(slim_cfg):
+    with pytest.raises(ValueError, match="^MODEL.ENL_FPN.TOP_BLOCK_IN_FEATURE names p9, but only"):
+        build(slim_cfg, TOP_BLOCK="LastLevelP6P7", TOP_BLOCK_IN_FEATURE="p9")
+
+
 def test_whole_number_means_are_warned_of(slim_cfg, caplog):
     build(slim_cfg)
     assert "MODEL.PIXEL_MEAN" not in caplog.text

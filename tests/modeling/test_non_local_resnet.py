@@ -131,7 +131,7 @@ def test_a_frozen_stage_does_not_freeze_the_block(cfg):
     assert all(parameter.requires_grad for parameter in resnet.res5.parameters())
 
 
-@pytest.mark.parametrize("freeze_at, frozen", [(0, 0), (1, 1), (3, 3), (5, 5)])
+@pytest.mark.parametrize("freeze_at, frozen", [(-1, 0), (0, 0), (1, 1), (3, 3), (5, 5)])
 def test_it_can_be_frozen_later_as_a_resnet_can(cfg, freeze_at, frozen):
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     resnet, plain = build(cfg), build(cfg, "build_resnet_backbone")

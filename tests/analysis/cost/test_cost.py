@@ -380,6 +380,14 @@ def test_other_systems_are_not_taken_for_the_papers(name, opts):
     assert papers_cost(shape_only(name, *opts)) is None
 
 
+def test_a_block_without_parameters_is_none_of_the_papers_either():
+    model = shape_only("rcnn_R50")
+    model.backbone.fpn_relation5 = MapBlock(nn.Identity())
+    assert papers_cost(model) is not None
+    model.backbone.fpn_relation5 = MapBlock(nn.ReLU())
+    assert papers_cost(model) is None
+
+
 # ---- memory and time
 
 
