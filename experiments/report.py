@@ -5,7 +5,7 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
 
-from enl_detectron2.training import command_line
+from enl_detectron2.utils import command_line
 
 
 def main() -> None:

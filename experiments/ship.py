@@ -26,10 +26,10 @@ from runner.bootstrap import SIZES, Bootstrap, draw, evaluate, percentiles
 
 from enl_detectron2.analysis.detector import load_detector
 from enl_detectron2.training.checkpoint_files import read_checkpoint
-from enl_detectron2.training.command_line import run
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data import register_coco_format
 from enl_detectron2.training.trainer import Trainer
+from enl_detectron2.utils.command_line import run
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "enl_detectron2" / "model_zoo" / "weights"
 LARGEST_LOSS = 0.1  # of AP, by float16

@@ -16,8 +16,8 @@ import itertools
 import json
 
 from enl_detectron2.analysis.command_line import require_new
-from enl_detectron2.training.command_line import run
-from enl_detectron2.training.imports import add_import_option
+from enl_detectron2.utils.command_line import run
+from enl_detectron2.utils.imports import add_import_option
 
 LARGEST = 16384  # pixels a side; the image is made
 
@@ -69,7 +69,7 @@ def main() -> None:
         require_new(args.json)
 
     from enl_detectron2.analysis.cost.report import analyze, format_costs
-    from enl_detectron2.training.files import write_whole
+    from enl_detectron2.utils.files import write_whole
 
     size = tuple(args.size)
     costs = [analyze(config, args.opts, size, measured=args.measure) for config in args.configs]

@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from enl_detectron2.analysis.command_line import by_name, named_path, require_new, score
-from enl_detectron2.training.command_line import run
+from enl_detectron2.utils.command_line import run
 
 
 def parse_args() -> argparse.Namespace:

@@ -18,8 +18,8 @@ import sys
 from pathlib import Path
 
 from enl_detectron2.analysis.command_line import load_named_config, require_new, score
-from enl_detectron2.training.command_line import run
-from enl_detectron2.training.imports import add_import_option
+from enl_detectron2.utils.command_line import run
+from enl_detectron2.utils.imports import add_import_option
 
 
 def parse_args() -> argparse.Namespace:

@@ -25,7 +25,7 @@ from enl_detectron2.analysis.command_line import (
     require_new,
     score,
 )
-from enl_detectron2.training.command_line import run
+from enl_detectron2.utils.command_line import run
 
 
 def parse_args() -> argparse.Namespace:

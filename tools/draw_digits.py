@@ -13,7 +13,7 @@ import logging
 from dataclasses import fields
 
 from enl_detectron2.digits.scenes import SceneConfig, write_relational_digits
-from enl_detectron2.training.command_line import run
+from enl_detectron2.utils.command_line import run
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -18,8 +18,8 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: impor
 import argparse
 
 from enl_detectron2.analysis.command_line import require_new
-from enl_detectron2.training.command_line import run
-from enl_detectron2.training.imports import add_import_option
+from enl_detectron2.utils.command_line import run
+from enl_detectron2.utils.imports import add_import_option
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     from enl_detectron2.analysis.detector import load_detector
     from enl_detectron2.export import script, trace, write_onnx
     from enl_detectron2.training.config import load_config
-    from enl_detectron2.training.files import whole_file
+    from enl_detectron2.utils.files import whole_file
 
     detector = load_detector(load_config(args.config, args.opts))
     model = detector.model

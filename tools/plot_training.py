@@ -12,7 +12,7 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: impor
 import argparse
 
 from enl_detectron2.analysis.command_line import by_name, named_path, require_new
-from enl_detectron2.training.command_line import run
+from enl_detectron2.utils.command_line import run
 
 
 def main() -> None:

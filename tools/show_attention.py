@@ -14,8 +14,8 @@ import argparse
 from pathlib import Path
 
 from enl_detectron2.analysis.command_line import require_new, score
-from enl_detectron2.training.command_line import run
-from enl_detectron2.training.imports import add_import_option
+from enl_detectron2.utils.command_line import run
+from enl_detectron2.utils.imports import add_import_option
 
 MOST_CELLS = 4096  # a side of a map of position filters
 

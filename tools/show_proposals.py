@@ -19,8 +19,8 @@ import sys
 from pathlib import Path
 
 from enl_detectron2.analysis.command_line import count, folder, length, require_new
-from enl_detectron2.training.command_line import run
-from enl_detectron2.training.imports import add_import_option
+from enl_detectron2.utils.command_line import run
+from enl_detectron2.utils.imports import add_import_option
 
 
 def parse_args() -> argparse.Namespace:

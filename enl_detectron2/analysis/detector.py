@@ -17,11 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from enl_detectron2.training.checkpoint import ENLCheckpointer
-from enl_detectron2.training.command_line import one_line
 from enl_detectron2.training.data import register_coco_format
 from enl_detectron2.training.data.coco_file import read_coco
 from enl_detectron2.training.data.images import deep_images_of, read_image
-from enl_detectron2.training.errors import BadImage, ConfigError, UserError
+from enl_detectron2.utils.command_line import one_line
+from enl_detectron2.utils.errors import BadImage, ConfigError, UserError
 
 logger = logging.getLogger(__name__)
 

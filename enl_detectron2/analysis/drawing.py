@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from enl_detectron2.training.files import whole_file
+from enl_detectron2.utils.files import whole_file
 
 LONGEST_NAME = 60  # characters that are drawn of a model's or a class's name
 

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from enl_detectron2.training.files import write_whole
+from enl_detectron2.utils.files import write_whole
 
 logger = logging.getLogger(__name__)
 

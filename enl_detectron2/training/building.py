@@ -6,7 +6,7 @@ import logging.handlers
 import sys
 from collections.abc import Callable, Iterator
 
-from .errors import ConfigError, UserError, summarize
+from enl_detectron2.utils.errors import ConfigError, UserError, summarize
 
 LOGGERS = ("detectron2", "fvcore", "enl_detectron2")
 

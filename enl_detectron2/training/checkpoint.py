@@ -14,10 +14,16 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from enl_detectron2.modeling import relation_blocks
+from enl_detectron2.utils.errors import (
+    CheckpointNotSaved,
+    ConfigError,
+    MissingFile,
+    NonFinite,
+    UnsafeCheckpoint,
+)
+from enl_detectron2.utils.files import whole_file
 
 from .checkpoint_files import BLOCKS, plain_names, read_checkpoint, rename
-from .errors import CheckpointNotSaved, ConfigError, MissingFile, NonFinite, UnsafeCheckpoint
-from .files import whole_file
 
 # A file under this name is what a killed process was writing; the next save writes over it.
 UNFINISHED = "checkpoint.unfinished"

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
-from .errors import UnsafeCheckpoint
-from .files import whole_file
+from enl_detectron2.utils.errors import UnsafeCheckpoint
+from enl_detectron2.utils.files import whole_file
+
 from .pickles import (
     check_stream,
     full_name,

@@ -20,11 +20,12 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
+from enl_detectron2.utils.errors import ConfigError
+
 from .data.coco_file import read_coco
 from .data.coco_format import coco_format_of, keypoint_names
 from .data.images import check_deep_images
 from .data.loader import check_on_bad_image
-from .errors import ConfigError
 
 REGISTRIES = {
     "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,

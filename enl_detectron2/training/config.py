@@ -12,8 +12,8 @@ from detectron2.config import LazyConfig, get_cfg
 from omegaconf import DictConfig
 
 from enl_detectron2.config import add_enl_config
+from enl_detectron2.utils.errors import ConfigError, MissingFile, summarize
 
-from .errors import ConfigError, MissingFile, summarize
 from .lazy_overrides import check_override
 from .yaml_files import SafeReader, merge_values
 

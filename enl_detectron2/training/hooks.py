@@ -11,8 +11,9 @@ from detectron2.utils.env import seed_all_rng
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from enl_detectron2.utils.errors import ConfigError, NonFinite
+
 from .data.loader import TrainLoader, seed_of
-from .errors import ConfigError, NonFinite
 
 
 class RepeatableSteps(HookBase):

@@ -10,10 +10,11 @@ from typing import Any
 from detectron2.engine import default_argument_parser, launch
 from torch.multiprocessing import ProcessExitedException
 
+from enl_detectron2.utils.command_line import hear_ctrl_c
+from enl_detectron2.utils.errors import UserError
+from enl_detectron2.utils.imports import add_import_option, import_modules
+
 from . import lazy, trainer
-from .command_line import hear_ctrl_c
-from .errors import UserError
-from .imports import add_import_option, import_modules
 
 INTERRUPTED = 130  # the status of a process that Ctrl-C has ended
 PATIENCE = 5  # seconds that the processes of a run have to end by themselves

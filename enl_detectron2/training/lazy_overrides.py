@@ -6,7 +6,7 @@ from typing import Any
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, ListConfig
 
-from .errors import ConfigError
+from enl_detectron2.utils.errors import ConfigError
 
 # Read by detectron2's default_setup and this project's trainer, whether a configuration has them.
 OPTIONAL = (

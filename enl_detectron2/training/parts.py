@@ -21,9 +21,10 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
 
+from enl_detectron2.utils.errors import ConfigError, summarize
+
 from .building import EarlyLog
 from .data.loader import TrainLoader
-from .errors import ConfigError, summarize
 from .hooks import RepeatableSteps, StopAtDivergence, StopAtUnusedParameters
 from .provenance import write_environment
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .errors import UnsafeCheckpoint
+from enl_detectron2.utils.errors import UnsafeCheckpoint
 
 # Booleans, integers and floats of fixed size, as NumPy's pickles name them.
 PLAIN_TYPES = frozenset(

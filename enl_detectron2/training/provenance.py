@@ -10,7 +10,7 @@ from typing import Any
 
 import detectron2
 
-from .files import whole_file
+from enl_detectron2.utils.files import whole_file
 
 PACKAGES = (
     "enl-detectron2",

@@ -13,9 +13,10 @@ from detectron2.engine import SimpleTrainer
 from omegaconf import DictConfig
 from torch import nn
 
+from enl_detectron2.utils.errors import ConfigError
+
 from .checkpoint import ENLCheckpointer
 from .checkpoint_files import read_checkpoint
-from .errors import ConfigError
 
 # How an optimizer computes a step, not which step.
 IMPLEMENTATION = {"params", "lr", "initial_lr", "foreach", "fused", "capturable", "differentiable"}

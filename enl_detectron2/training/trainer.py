@@ -26,6 +26,8 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
+from enl_detectron2.utils.errors import ConfigError
+
 from .building import EarlyLog, building
 from .checkpoint import ENLCheckpointer
 from .checks import check_keypoints, check_yaml, explain_names, require_coco_type
@@ -34,7 +36,6 @@ from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
 from .data.loader import CheckedMapper
 from .data.proposals import check_proposal_files
-from .errors import ConfigError
 from .hooks import StopAtDivergence
 from .parts import (
     in_fast_layout,

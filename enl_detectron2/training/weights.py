@@ -6,8 +6,9 @@ import socket
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
+from enl_detectron2.utils.errors import ConfigError
+
 from .checkpoint import find_weights
-from .errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

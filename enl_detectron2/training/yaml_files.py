@@ -10,7 +10,7 @@ from detectron2 import model_zoo
 from detectron2.config import CfgNode, downgrade_config, upgrade_config
 from detectron2.utils.file_io import PathManager
 
-from .errors import ConfigError
+from enl_detectron2.utils.errors import ConfigError
 
 # An alias stands for all that its anchor holds. A configuration has some hundred values.
 MOST_VALUES = 100_000

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from enl_detectron2.training.errors import ConfigError
+from enl_detectron2.utils.errors import ConfigError
 
 from . import cost, local, state
 from .grid import Grid, Run, load_grid

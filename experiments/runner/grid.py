@@ -14,7 +14,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from enl_detectron2.training.config import load_config
-from enl_detectron2.training.errors import ConfigError, MissingFile
+from enl_detectron2.utils.errors import ConfigError, MissingFile
 
 ROOT = Path(__file__).resolve().parents[2]
 AXES = ("systems", "data", "variants", "seeds")

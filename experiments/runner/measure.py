@@ -15,7 +15,7 @@ from enl_detectron2.analysis.detections.errors import analyze_errors
 from enl_detectron2.analysis.detector import load_detector
 from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.training.data import register_coco_format
-from enl_detectron2.training.errors import ConfigError
+from enl_detectron2.utils.errors import ConfigError
 
 from .grid import Grid, Run
 from .worker import metrics_lines

@@ -15,7 +15,7 @@ from detectron2.data import MetadataCatalog
 
 from enl_detectron2.training.config import get_training_cfg
 from enl_detectron2.training.data import register_coco_format
-from enl_detectron2.training.errors import MissingFile
+from enl_detectron2.utils.errors import MissingFile
 
 from .grid import ROOT, Grid, Run
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from enl_detectron2.training.errors import ConfigError, UserError
+from enl_detectron2.utils.errors import ConfigError, UserError
 
 from .grid import Grid, Run
 from .locks import lock

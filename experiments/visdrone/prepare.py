@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file
 
-from enl_detectron2.training.errors import MissingFile
-from enl_detectron2.training.files import whole_file, write_whole
+from enl_detectron2.utils.errors import MissingFile
+from enl_detectron2.utils.files import whole_file, write_whole
 
 DATASETS = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 TRUNK = "yolox_nano_coco_trunk.safetensors"

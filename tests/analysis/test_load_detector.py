@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from enl_detectron2.analysis.detector import load_detector
-from enl_detectron2.training.errors import BadImage, ConfigError
+from enl_detectron2.utils.errors import BadImage, ConfigError
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tiny_training import write_config, write_images
 
 from enl_detectron2.analysis.cost.random_model import build_random_model
 from enl_detectron2.training.config import load_config
-from enl_detectron2.training.errors import UserError
+from enl_detectron2.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

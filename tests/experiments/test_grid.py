@@ -6,7 +6,7 @@ import pytest
 import yaml
 from tiny_grid import read_lines
 
-from enl_detectron2.training.errors import UserError
+from enl_detectron2.utils.errors import UserError
 
 
 def load(file):

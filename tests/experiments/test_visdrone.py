@@ -106,7 +106,7 @@ def test_all_weights_of_the_trunk_and_no_others_start_a_detector(datasets, tmp_p
 def test_a_trunk_that_is_missing_is_named(datasets, tmp_path):
     from visdrone import prepare
 
-    from enl_detectron2.training.errors import MissingFile
+    from enl_detectron2.utils.errors import MissingFile
 
     (datasets / prepare.TRUNK).unlink()
     with pytest.raises(MissingFile, match=prepare.TRUNK):

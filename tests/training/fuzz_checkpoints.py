@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enl_detectron2.training.checkpoint_files import read_checkpoint
-from enl_detectron2.training.errors import UnsafeCheckpoint
+from enl_detectron2.utils.errors import UnsafeCheckpoint
 
 MEMORY = 16 * 2**30  # bytes of addresses: a file that claims more ends in a MemoryError
 ARRAYS = {

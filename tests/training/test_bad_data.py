@@ -13,8 +13,8 @@ from tiny_training import arguments, read_losses, train, write_config, write_ima
 
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data.loader import CheckedMapper
-from enl_detectron2.training.errors import BadImage, ConfigError
 from enl_detectron2.training.launch import run
+from enl_detectron2.utils.errors import BadImage, ConfigError
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from enl_detectron2.training.checkpoint import ENLCheckpointer
 from enl_detectron2.training.checkpoint_files import convert_checkpoint, read_checkpoint
-from enl_detectron2.training.errors import ConfigError, MissingFile, UnsafeCheckpoint
+from enl_detectron2.utils.errors import ConfigError, MissingFile, UnsafeCheckpoint
 
 PROJECTIONS = ("theta", "phi", "g", "out")
 DETECTORS = ("Faster R-CNN", "Mask R-CNN", "RetinaNet")

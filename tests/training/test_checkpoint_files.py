@@ -24,14 +24,14 @@ from torch import nn
 from enl_detectron2.training import pickles
 from enl_detectron2.training.checkpoint import UNFINISHED, ENLCheckpointer
 from enl_detectron2.training.checkpoint_files import convert_checkpoint, read_checkpoint
-from enl_detectron2.training.errors import (
+from enl_detectron2.training.launch import run
+from enl_detectron2.training.trainer import Trainer
+from enl_detectron2.utils.errors import (
     CheckpointNotSaved,
     MissingFile,
     NonFinite,
     UnsafeCheckpoint,
 )
-from enl_detectron2.training.launch import run
-from enl_detectron2.training.trainer import Trainer
 
 TOOL = Path(__file__).parents[2] / "tools/convert_checkpoint.py"
 

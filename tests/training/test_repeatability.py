@@ -19,8 +19,8 @@ from tiny_training import (
 )
 
 from enl_detectron2.training.data.loader import TrainLoader
-from enl_detectron2.training.errors import ConfigError, NonFinite
 from enl_detectron2.training.trainer import Trainer
+from enl_detectron2.utils.errors import ConfigError, NonFinite
 
 
 @pytest.fixture(scope="module")

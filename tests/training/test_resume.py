@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from tiny_training import arguments, train, write_config, write_images
 
-from enl_detectron2.training.errors import ConfigError
 from enl_detectron2.training.launch import run
+from enl_detectron2.utils.errors import ConfigError
 
 LAZY = Path(__file__).parents[2] / "configs/lazy/cpu/digits_enl_rcnn.py"
 

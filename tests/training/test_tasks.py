@@ -7,8 +7,8 @@ from detectron2.data import MetadataCatalog
 from tiny_training import arguments, read_losses, train, write_config, write_images, write_json
 
 from enl_detectron2.training.data.coco_format import keypoint_flip_map
-from enl_detectron2.training.errors import ConfigError
 from enl_detectron2.training.launch import run
+from enl_detectron2.utils.errors import ConfigError
 
 NAMES = ["nose", "left_eye", "right_eye"]
 KEYPOINTS = {

@@ -14,9 +14,9 @@ from detectron2.utils import comm
 from enl_detectron2.digits.scenes import SceneConfig, write_relational_digits
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data import register_coco_format
-from enl_detectron2.training.errors import ConfigError
 from enl_detectron2.training.launch import run
 from enl_detectron2.training.trainer import Trainer
+from enl_detectron2.utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 NORM = "FrozenBN"

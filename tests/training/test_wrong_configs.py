@@ -15,8 +15,8 @@ from tiny_training import arguments, write_config, write_images
 
 from enl_detectron2.training import checks, lazy, trainer
 from enl_detectron2.training.config import load_config
-from enl_detectron2.training.errors import ConfigError
 from enl_detectron2.training.launch import run
+from enl_detectron2.utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 LAZY = ROOT / "configs/lazy/enl_rcnn_R50.py"

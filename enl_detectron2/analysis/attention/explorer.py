@@ -24,8 +24,8 @@ from torch import Tensor
 
 from enl_detectron2.analysis.detections.prediction import instances_above
 from enl_detectron2.analysis.detector import Detector, naming
-from enl_detectron2.training.errors import BadImage
-from enl_detectron2.training.files import write_whole
+from enl_detectron2.utils.errors import BadImage
+from enl_detectron2.utils.files import write_whole
 
 from .colours import ABOVE_ZERO, BELOW_ZERO
 from .maps import Attention, capture_attention

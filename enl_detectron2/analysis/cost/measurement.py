@@ -15,7 +15,7 @@ import torch
 from detectron2.config import CfgNode
 
 from enl_detectron2.training.config import load_config
-from enl_detectron2.training.imports import IMPORTED, import_modules
+from enl_detectron2.utils.imports import IMPORTED, import_modules
 
 from .random_model import build_random_model, fixed_regions, random_image
 

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from enl_detectron2.analysis.command_line import require_new
 from enl_detectron2.analysis.detector import Detector, naming
-from enl_detectron2.training.command_line import one_line
-from enl_detectron2.training.errors import BadImage, FileNotWritten, UserError
-from enl_detectron2.training.files import whole_file, write_whole
+from enl_detectron2.utils.command_line import one_line
+from enl_detectron2.utils.errors import BadImage, FileNotWritten, UserError
+from enl_detectron2.utils.files import whole_file, write_whole
 
 from .prediction import draw_instances, predict, predict_tiled
 

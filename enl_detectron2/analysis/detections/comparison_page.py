@@ -13,8 +13,8 @@ from matplotlib.patches import Rectangle
 from enl_detectron2.analysis.drawing import plain_text, save_figure, shortened
 from enl_detectron2.analysis.palette import MODEL_COLOURS, TRUTH_COLOUR
 from enl_detectron2.training.data.images import read_image
-from enl_detectron2.training.errors import BadImage
-from enl_detectron2.training.files import write_whole
+from enl_detectron2.utils.errors import BadImage
+from enl_detectron2.utils.files import write_whole
 
 from .comparison import Box, Findings, ImageComparison
 from .matching import require_size

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from enl_detectron2.analysis.drawing import plain_text, save_figure, shortened
 from enl_detectron2.analysis.palette import MODEL_COLOURS, MODEL_MARKERS
-from enl_detectron2.training.files import write_whole
+from enl_detectron2.utils.files import write_whole
 
 from .errors import ErrorAnalysis, Row
 from .matching import SMALL_SIDE

@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from enl_detectron2.training.data.coco_file import read_coco
-from enl_detectron2.training.errors import BadImage
+from enl_detectron2.utils.errors import BadImage
 
 SMALL_SIDE = 32  # pixels; an object is small below it, as COCO has it
 SIDES = (8, 12, 16, 24, 32, 48, 96)  # pixels, the limits of size groups

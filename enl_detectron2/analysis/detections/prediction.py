@@ -15,7 +15,7 @@ from PIL import Image
 from enl_detectron2.analysis.detector import Detector
 from enl_detectron2.analysis.drawing import plain_text, shortened
 from enl_detectron2.analysis.palette import MODEL_COLOURS
-from enl_detectron2.training.errors import UserError
+from enl_detectron2.utils.errors import UserError
 
 TILE_NMS_THRESHOLD = 0.5  # IoU from which two tiles' boxes of a class are the same object
 LARGEST_DRAWN = 4096  # pixels, the longest side of what is drawn at once

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from enl_detectron2.analysis.detector import Detector, naming
 from enl_detectron2.analysis.drawing import shortened
-from enl_detectron2.training.files import write_whole
+from enl_detectron2.utils.files import write_whole
 
 from .comparison import Findings
 from .matching import SIDES, box_side, range_label, require_size, side_groups

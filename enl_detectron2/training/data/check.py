@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from enl_detectron2.training.errors import BadImage
 from enl_detectron2.training.pickles import line
+from enl_detectron2.utils.errors import BadImage
 
 from .coco_file import (
     CocoFile,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from detectron2.data import MetadataCatalog
 
-from enl_detectron2.training.errors import ConfigError
+from enl_detectron2.utils.errors import ConfigError
 
 from .check import check_annotations
 from .coco_file import CocoFile, Entry, id_of, read_coco

@@ -17,7 +17,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from enl_detectron2.training.files import whole_file
+from enl_detectron2.utils.files import whole_file
 
 from .segmentation import usable_segmentation
 

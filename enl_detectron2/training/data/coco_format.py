@@ -8,7 +8,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from enl_detectron2.training.errors import ConfigError, MissingFile
+from enl_detectron2.utils.errors import ConfigError, MissingFile
 
 from .coco_file import CocoFile, file_for_detectron2, read_coco
 

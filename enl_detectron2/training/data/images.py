@@ -12,7 +12,7 @@ from iopath.common.file_io import PathHandler
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageOps
 
-from enl_detectron2.training.errors import BadImage, ConfigError
+from enl_detectron2.utils.errors import BadImage, ConfigError
 
 # What can be done with images of more than 8 bits a channel, as microscopes make them.
 DEEP_IMAGES = ("refuse", "rescale")

@@ -22,7 +22,7 @@ from detectron2.utils import comm
 from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import DataLoader, Dataset
 
-from enl_detectron2.training.errors import BadImage, ConfigError
+from enl_detectron2.utils.errors import BadImage, ConfigError
 
 from .images import check_deep_images, readable_name, reason
 

@@ -6,8 +6,8 @@ import numpy as np
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
-from enl_detectron2.training.errors import ConfigError, MissingFile, UnsafeCheckpoint
 from enl_detectron2.training.pickles import line, read_pickle
+from enl_detectron2.utils.errors import ConfigError, MissingFile, UnsafeCheckpoint
 
 # The names that detectron2 itself takes for them.
 KEYS = {"ids": ("ids", "indexes"), "boxes": ("boxes",), "logits": ("objectness_logits", "scores")}

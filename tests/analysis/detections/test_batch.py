@@ -10,7 +10,7 @@ from enl_detectron2.analysis.detections import batch
 from enl_detectron2.analysis.detections.prediction import NoInstances
 from enl_detectron2.analysis.detector import Detector, load_detector
 from enl_detectron2.training.config import load_config
-from enl_detectron2.training.errors import FileNotWritten
+from enl_detectron2.utils.errors import FileNotWritten
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from detectron2.data.datasets import register_coco_instances
 from tiny_training import arguments, read_losses, train, write_config, write_images, write_json
 
 from enl_detectron2.training.data import check_data_sets, register_coco_format
-from enl_detectron2.training.errors import ConfigError
 from enl_detectron2.training.launch import run
+from enl_detectron2.utils.errors import ConfigError
 
 TRIANGLE = [[8, 8, 32, 8, 32, 32]]
 RUN_LENGTHS = {"size": [48, 64], "counts": [100, 500, 2472]}

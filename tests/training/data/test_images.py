@@ -10,7 +10,7 @@ from PIL import Image
 from enl_detectron2.training.config import get_training_cfg
 from enl_detectron2.training.data.images import check_deep_images, deep_images_of, read_image
 from enl_detectron2.training.data.loader import CheckedMapper
-from enl_detectron2.training.errors import BadImage, ConfigError
+from enl_detectron2.utils.errors import BadImage, ConfigError
 
 RAMP = np.linspace(500, 4100, 12).reshape(3, 4)  # of a camera with 12 bits
 DEEP = {

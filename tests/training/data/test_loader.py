@@ -10,7 +10,7 @@ from PIL import Image
 
 from enl_detectron2.training.data import loader
 from enl_detectron2.training.data.loader import CheckedMapper, TrainLoader
-from enl_detectron2.training.errors import BadImage, ConfigError
+from enl_detectron2.utils.errors import BadImage, ConfigError
 
 RECORDS = [{"file_name": f"{index}.png", "width": 4, "height": 3} for index in range(5)]
 

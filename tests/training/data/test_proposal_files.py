@@ -8,7 +8,7 @@ from detectron2.data.build import load_proposals_into_dataset
 from detectron2.structures import BoxMode
 
 from enl_detectron2.training.data.proposals import check_proposal_files
-from enl_detectron2.training.errors import ConfigError, MissingFile
+from enl_detectron2.utils.errors import ConfigError, MissingFile
 
 SOUND = {
     "ids": [7, 9],

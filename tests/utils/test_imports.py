@@ -7,9 +7,9 @@ import pytest
 from detectron2.modeling import build_model
 
 from enl_detectron2.modeling import RELATION_BLOCK_REGISTRY
-from enl_detectron2.training import imports
 from enl_detectron2.training.config import load_config
-from enl_detectron2.training.errors import ConfigError
+from enl_detectron2.utils import imports
+from enl_detectron2.utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 BLOCK = """

@@ -5,8 +5,8 @@ import resource
 
 import pytest
 
-from enl_detectron2.training.errors import FileNotWritten
-from enl_detectron2.training.files import whole_file, write_whole
+from enl_detectron2.utils.errors import FileNotWritten
+from enl_detectron2.utils.files import whole_file, write_whole
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from enl_detectron2.training.command_line import MOST_CHARACTERS, one_line, run
-from enl_detectron2.training.errors import ConfigError
+from enl_detectron2.utils.command_line import MOST_CHARACTERS, one_line, run
+from enl_detectron2.utils.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
 
 def start(body, **options):
     """A Python process that runs ``main`` with this body."""
-    code = "from enl_detectron2.training.command_line import run\ndef main():\n"
+    code = "from enl_detectron2.utils.command_line import run\ndef main():\n"
     code += "".join(f"    {line}\n" for line in body.splitlines()) + "run(main)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **options}
     return subprocess.Popen(
@@ -53,7 +53,7 @@ def test_every_terminal_is_written_to(encoding):
 
 
 def test_output_that_the_disk_does_not_take_is_a_line():
-    code = "from enl_detectron2.training.command_line import run; run(lambda: print('x' * 10))"
+    code = "from enl_detectron2.utils.command_line import run; run(lambda: print('x' * 10))"
     with open("/dev/full", "w") as full:
         process = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code],
