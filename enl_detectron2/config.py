@@ -1,17 +1,22 @@
 """The keys that the backbones of this package add to a detectron2 configuration."""
 
-from detectron2.config import CfgNode as CN
+from typing import Any
 
+from detectron2.config import CfgNode
+
+from .layers.position import POSITION_REGISTRY, position_options_of
 from .layers.relation_block import option_names
 from .modeling.build import RELATION_BLOCK_REGISTRY
 
 
-def add_enl_config(cfg: CN) -> None:
+def add_enl_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.ENL_FPN`` and ``MODEL.NON_LOCAL_RESNET`` to ``cfg``; a key that is there stays.
 
     Args:
-        cfg: a configuration of detectron2, to be called before ``cfg.merge_from_file(...)``.
+        cfg: a configuration of detectron2, or of a subclass of its CfgNode, to be called before
+            ``cfg.merge_from_file(...)``.
     """
+    CN = type(cfg)  # a subclass refuses nodes of another class than its own
     # The backbone ENL_FPN, beside MODEL.FPN, which keeps its meaning.
     node = CN()
     # The registered backbone below the pyramid.
@@ -25,7 +30,7 @@ def add_enl_config(cfg: CN) -> None:
     # The registered relation block, or "" for a plain FPN.
     node.BLOCK = "ENLBlock"
     # The options of the block, by the names of its arguments; None is the block's own default.
-    node.BLOCK_OPTIONS = _options(*(name for name, _ in RELATION_BLOCK_REGISTRY))
+    node.BLOCK_OPTIONS = _options(CN, *(name for name, _ in RELATION_BLOCK_REGISTRY))
     # The members of MODEL.FPN.IN_FEATURES whose merged level gets a block of its own; [] is all at
     # strides 8 and above.
     node.BLOCK_FEATURES = []
@@ -42,22 +47,25 @@ def add_enl_config(cfg: CN) -> None:
     node = CN()
     # The stage, "res2" to "res5", that has the block right before its last residual block.
     node.STAGE = "res4"
-    node.BLOCK_OPTIONS = _options("NonLocalBlock")
+    node.BLOCK_OPTIONS = _options(CN, "NonLocalBlock")
     node.ZERO_INIT_RESIDUAL = False
     node.ATTEND_TO_PADDING = False
     _add_missing(cfg.MODEL, "NON_LOCAL_RESNET", node)
 
 
-def _options(*blocks: str) -> CN:
+def _options(kind: type[CfgNode], *blocks: str) -> CfgNode:
     """Every option of the blocks, so that a command line can set it; a file may name others."""
     kinds = [RELATION_BLOCK_REGISTRY.get(block) for block in blocks]
-    names = {name: None for kind in kinds for name in option_names(kind)}
-    return CN(names, new_allowed=True)
+    options: dict[str, Any] = {name: None for one in kinds for name in option_names(one)}
+    terms = POSITION_REGISTRY.values()
+    of_terms = {name: None for term in terms for name in position_options_of(term)}
+    options["position_options"] = kind(of_terms, new_allowed=True)
+    return kind(options, new_allowed=True)
 
 
-def _add_missing(parent: CN, key: str, value: object) -> None:
+def _add_missing(parent: CfgNode, key: str, value: object) -> None:
     if key not in parent:
         parent[key] = value
-    elif isinstance(value, CN):
+    elif isinstance(value, CfgNode):
         for name, inner in value.items():
             _add_missing(parent[key], name, inner)

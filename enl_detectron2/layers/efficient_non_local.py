@@ -1,11 +1,14 @@
 """The efficient non-local block (Levi & Ullman, BMVC 2019, equations 5, 6 and 9)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .padding import inside
-from .position import position_term
+from .position import build_position
 from .relation_block import INIT_STD, ProjectedBlock, check_choice
 
 
@@ -14,16 +17,18 @@ class ENLBlock(ProjectedBlock):
 
     With the N = H·W positions of a map as columns::
 
-        y = θᵀ (φ̂ gᵀ) + L g        z = x + out(y)
+        y = (θᵀ φ̂ + L) g        z = x + out(y)
 
-    ``φ̂ gᵀ`` is D×D, so the N×N affinity ``F = θᵀ φ̂`` is never formed: O(N·C·D) operations and
-    O(N) memory. ``L = up down`` is a term of :mod:`enl_detectron2.layers.position`. In the order
-    in which it is computed, the map is summarised by D + K² *tokens*, rows of C channels, each
-    token passes through g and out, and each position takes its combination::
+    The affinity θᵀ φ̂ + L is N×N, but of low rank: L is ``up down``, a term of
+    :mod:`enl_detectron2.layers.position` with K² rows, so the affinity is [θᵀ up] [φ̂; down], with
+    D + K² rows between. Such a product mixes positions, and g and out project channels: the two
+    commute. So the map is pooled first, some 200 *tokens* are projected instead of N positions,
+    and each position takes its combination of what comes out. Nothing N×N is formed: O(N·C·D)
+    operations, O(N) memory::
 
-        tokens  = [φ̂ xᵀ; down xᵀ]                                  (B, D + K², C)
-        carried = out(g(tokens))                                   (B, D + K², C)
-        z       = x + (carried[: D] − bias)ᵀ θ + (up carried[D :])ᵀ,  with the bias of out
+        tokens  = [φ̂; down] x         (B, D + K², C)
+        carried = out(g(tokens))      (B, D + K², C)
+        z       = x + [θᵀ up] carried
 
     The four projections are called as modules, so whatever is hooked, wrapped or put in place of
     one has its effect; ``g`` and ``out`` must be affine, and see tokens as maps of one row.
@@ -34,9 +39,10 @@ class ENLBlock(ProjectedBlock):
         phi_norm: how φ becomes φ̂. "softmax": over the N positions, for each channel; "mean": φ/N;
             "none": φ̂ = φ (diverges in the paper).
         theta_norm: "none", or "tanh" of θ.
-        position: the term added to the affinity, "cos_add", "l1_add" or "none".
-        num_frequencies: K of the cosine term, along each direction.
-        l1_scale: of the l1 term, in cells of the map.
+        position: the term added to the affinity, "cos_add", "l1_add", or another of
+            ``POSITION_REGISTRY`` with "_add"; "none".
+        position_options: arguments of the term's constructor: ``num_frequencies`` (K) of cos,
+            ``scale`` of l1. Those of other registered terms are left alone.
         init_std: σ of the Gaussian that the projections' weights start from.
 
     Raises InvalidOption (a ValueError) if an option has none of these values.
@@ -50,30 +56,36 @@ class ENLBlock(ProjectedBlock):
         phi_norm: str = "softmax",
         theta_norm: str = "none",
         position: str = "cos_add",
-        num_frequencies: int = 9,
-        l1_scale: float = 50.0,
+        position_options: Mapping[str, Any] | None = None,
         init_std: float = INIT_STD,
     ):
         super().__init__(channels, inner_channels, init_std)
         check_choice("phi_norm", phi_norm, ("softmax", "mean", "none"))
         check_choice("theta_norm", theta_norm, ("none", "tanh"))
         self.phi_norm, self.theta_norm, self.position = phi_norm, theta_norm, position
-        self.num_frequencies, self.l1_scale = num_frequencies, l1_scale
-        # A product of affinity and position needs the N×N matrix that this block never forms.
-        self.position_term = position_term(self, ["add"])
+        # A product of affinity and position would need the N×N matrix.
+        self.position_term, self.position_options = build_position(
+            position, ["add"], position_options
+        )
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         """(B, C, H, W) in, the same out; ``extent`` as in :class:`RelationBlock`."""
         own = None if extent is None else inside(extent, x)
+        # Pool
+        phi = self.phi_hat(x, own)
+        tokens = phi.to(x.dtype) @ x.flatten(2).transpose(1, 2)
         factors: list[Tensor] = []
         if self.position_term is not None:
             factors = self.position_term.factors(x, extent)
-        carried, bias = self._carry(x, own, factors)
-        count = self.inner_channels
-        z = _add_product(x, carried[:, :count] - bias, self.theta_hat(x, own))
-        # L keeps constants and is zero in the padding, and so out's bias goes with its tokens.
+            tokens = torch.cat([tokens, self.position_term.pool(x, factors)], dim=1)
+        # Project
+        count = tokens.shape[1] - self.inner_channels
+        carried = self._carry(tokens, phi).split([self.inner_channels, count, 1], dim=1)
+        # Spread. The tokens of L keep out's bias, as L keeps constants; those of θ leave it out.
+        bias = carried[2]
+        z = _add_product(x, carried[0] - bias, self.theta_hat(x, own))
         if self.position_term is not None:
-            return self.position_term.spread_(carried[:, count:], factors, z)
+            return self.position_term.spread_(carried[1], factors, z)
         bias = bias.transpose(1, 2)[..., None]
         return z.add_(bias if own is None else bias * own)
 
@@ -88,9 +100,11 @@ class ENLBlock(ProjectedBlock):
         """φ̂, (B, D, N), in float32 at least, as it is summed over the positions; 0 in the padding,
         where ``own`` (B, 1, H, W) is False."""
         phi = self.phi(x)
-        phi = phi.to(torch.promote_types(phi.dtype, torch.float32))
+        if phi.dtype != torch.float64:
+            phi = phi.float()
         if self.phi_norm == "softmax":
-            return _softmax_over_positions(phi if own is None else phi + own.to(phi.dtype).log())
+            # masked_fill of a channels-last map takes 24 times as long as this sum.
+            return _softmax_over_positions(phi if own is None else phi + own.log())
         if own is not None:
             phi = phi * own
         if self.phi_norm == "mean":
@@ -98,28 +112,27 @@ class ENLBlock(ProjectedBlock):
             phi = phi / whole.sum(dim=(2, 3), keepdim=True)
         return phi.flatten(2)
 
-    def _carry(self, x: Tensor, own: Tensor | None, factors: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """What the tokens carry through g and out (B, D + K², C), and out's bias (B, 1, C)."""
-        phi = self.phi_hat(x, own)
-        tokens = phi.to(x.dtype) @ x.flatten(2).transpose(1, 2)
-        if self.position_term is not None:
-            tokens = torch.cat([tokens, self.position_term.pool(x, factors)], dim=1)
-        values, bias = _values_and_bias(self.g(_as_map(tokens)))
-        if self.phi_norm != "softmax":  # whose φ̂ sum to 1: g's bias counts Σφ̂ times
-            more = phi.sum(dim=2, keepdim=True).to(x.dtype) - 1
+    def _carry(self, tokens: Tensor, phi: Tensor) -> Tensor:
+        """What tokens (B, T, C) carry through g and out, (B, T + 1, C): last comes out's bias, by a
+        token of zeros that goes along."""
+        if self.phi_norm == "softmax":  # φ̂'s rows sum to 1, as L's do: each token has g's bias once
+            values = _as_rows(self.g(_as_map(tokens)))
+        else:  # as often as φ̂'s row sums to
+            rows = _as_rows(self.g(_as_map(F.pad(tokens, (0, 0, 0, 1)))))
+            values, bias = rows.split([tokens.shape[1], 1], dim=1)
+            more = phi.sum(dim=2, keepdim=True).to(tokens.dtype) - 1
             values = values + F.pad(more, (0, 0, 0, values.shape[1] - more.shape[1])) * bias
-        return _values_and_bias(self.out(_as_map(values)))
+        return _as_rows(self.out(_as_map(F.pad(values, (0, 0, 0, 1)))))
 
 
 def _as_map(tokens: Tensor) -> Tensor:
-    """Tokens (B, T, C), and one of zeros, as the map (B, C, 1, T + 1) that a convolution takes."""
-    return F.pad(tokens, (0, 0, 0, 1)).transpose(1, 2)[:, :, None]
+    """Tokens (B, T, C) as the map (B, C, 1, T) that a convolution takes."""
+    return tokens.transpose(1, 2).unsqueeze(2)
 
 
-def _values_and_bias(map_: Tensor) -> tuple[Tensor, Tensor]:
-    """An affine layer's values for the tokens (B, T, C), and for zeros: its bias (B, 1, C)."""
-    rows = map_[:, :, 0].transpose(1, 2)
-    return rows[:, :-1], rows[:, -1:]
+def _as_rows(map_: Tensor) -> Tensor:
+    """(B, C, 1, T) in, (B, T, C) out."""
+    return map_.squeeze(2).transpose(1, 2)
 
 
 def _add_product(x: Tensor, rows: Tensor, map_: Tensor) -> Tensor:

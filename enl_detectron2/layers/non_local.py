@@ -1,11 +1,14 @@
 """The non-local block (Wang et al. 2018; Levi & Ullman, BMVC 2019, equations 1 to 4 and 7)."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .padding import inside
-from .position import position_term
+from .position import build_position
 from .relation_block import INIT_STD, ProjectedBlock, check_choice
 
 
@@ -24,7 +27,7 @@ class NonLocalBlock(ProjectedBlock):
 
     Args:
         affinity_norm: "softmax" over the positions j, or "mean", a division by N.
-        position: how L enters, "none", "cos_add", "cos_mul", "l1_add" or "l1_mul".
+        position: how L enters, "none", or a term of ``POSITION_REGISTRY`` with "_add" or "_mul".
         others: as those of :class:`~enl_detectron2.layers.ENLBlock`.
 
     Raises InvalidOption (a ValueError) if an option has none of these values.
@@ -37,16 +40,15 @@ class NonLocalBlock(ProjectedBlock):
         *,
         affinity_norm: str = "softmax",
         position: str = "none",
-        num_frequencies: int = 9,
-        l1_scale: float = 50.0,
+        position_options: Mapping[str, Any] | None = None,
         init_std: float = INIT_STD,
     ):
         super().__init__(channels, inner_channels, init_std)
         check_choice("affinity_norm", affinity_norm, ("softmax", "mean"))
         self.affinity_norm, self.position = affinity_norm, position
-        self.num_frequencies, self.l1_scale = num_frequencies, l1_scale
-        self.softmax_rows = affinity_norm == "softmax"
-        self.position_term = position_term(self, ["add", "mul"])
+        self.position_term, self.position_options = build_position(
+            position, ["add", "mul"], position_options
+        )
         self.multiply = position.endswith("_mul")
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
@@ -60,15 +62,6 @@ class NonLocalBlock(ProjectedBlock):
             y = self.position_term.spread_(self.position_term.pool(g, factors), factors, y.clone())
         z = x + self.out(y)
         return z if own is None else torch.where(own, z, x)
-
-    def theta_hat(self, x: Tensor) -> Tensor:
-        """θ as it enters the affinity, (B, D, H, W)."""
-        return self.theta(x)
-
-    def phi_hat(self, x: Tensor) -> Tensor:
-        """φ as it enters the affinity, (B, D, N)."""
-        phi = self.phi(x).flatten(2)
-        return phi if self.softmax_rows else phi / phi.shape[2]
 
     def _attend(
         self, theta: Tensor, phi: Tensor, g: Tensor, own: Tensor | None, extent: Tensor | None

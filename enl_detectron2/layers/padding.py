@@ -16,15 +16,13 @@ def image_extent(images: Tensor) -> Tensor:
     They are normalised, then padded with zeros, so an image ends where nothing but zeros follows.
     One whose own last rows are exactly the mean colour ends before them; all zeros count as whole.
     """
-    largest = [images.abs().amax(dim=[1, 3]), images.abs().amax(dim=[1, 2])]
-    return torch.stack([_end(of_line != 0) for of_line in largest], dim=1)
+    sizes = images.abs()
+    return torch.stack([_end(sizes.amax(dim=[1, 3])), _end(sizes.amax(dim=[1, 2]))], dim=1)
 
 
-def _end(content: Tensor) -> Tensor:
-    """(B,): 1 + the last index along the second dimension that is True; the length if none is."""
-    number = torch.arange(1, content.shape[1] + 1, device=content.device)
-    end = (content * number).amax(dim=1)
-    return torch.where(end > 0, end, number[-1])
+def _end(largest: Tensor) -> Tensor:
+    """(B,): 1 + the last index (B, length) along a line that isn't 0; the length if all are."""
+    return largest.shape[1] - largest.sign().flip(1).argmax(dim=1)  # of the first of equals
 
 
 def map_extent(extent: Tensor, stride: int) -> Tensor:
@@ -38,6 +36,7 @@ def inside(extent: Tensor, map_: Tensor) -> Tensor:
     if not isinstance(extent, Tensor) or extent.dim() != 2:
         expected = "an integer tensor (B, 2), each image's height and width in cells of the map"
         raise TypeError(f"extent must be {expected}; map_extent() makes it from pixels")
-    rows = torch.arange(map_.shape[2], device=map_.device) < extent[:, :1]
-    columns = torch.arange(map_.shape[3], device=map_.device) < extent[:, 1:]
-    return (rows[:, :, None] & columns[:, None, :])[:, None]
+    # Enough cells for either direction.
+    cells = torch.arange(map_.shape[2] + map_.shape[3], device=map_.device)
+    own = cells < extent[:, :, None]
+    return own[:, :1, : map_.shape[2], None] & own[:, 1:, None, : map_.shape[3]]

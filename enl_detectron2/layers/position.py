@@ -4,19 +4,38 @@ L is N×N for a map of N = H·W positions, but the Kronecker product ``L_h ⊗ L
 the height and one along the width. So ``L g`` is a few small products, and where L is added to an
 affinity it is never formed.
 
-To add a term: derive from :class:`SeparablePosition`, name the class in :data:`POSITION_TERMS`,
-and give its options to the blocks' signatures.
+To add a term: derive from :class:`SeparablePosition`, and register the class by a name.
 """
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .relation_block import check_choice, check_positive
+from .relation_block import InvalidOption, check_choice, check_positive
+
+# The terms by the names that a block's option ``position`` combines with a way: "cos" → "cos_add".
+# The keyword arguments of a term's constructor are its ``position_options``.
+POSITION_REGISTRY: dict[str, type["SeparablePosition"]] = {}
+
+
+def register_position(name: str) -> Callable[[type], type]:
+    """Decorates a :class:`SeparablePosition`, which becomes the term ``name``.
+
+    Raises ValueError if there is one of that name already.
+    """
+
+    def register(term: type) -> type:
+        if name in POSITION_REGISTRY:
+            raise ValueError(f"a position term named {name!r} is registered already")
+        POSITION_REGISTRY[name] = term
+        return term
+
+    return register
 
 
 def dct_basis(length: int, count: int) -> Tensor:
@@ -28,19 +47,14 @@ def dct_basis(length: int, count: int) -> Tensor:
     """
     if not 1 <= count <= length:
         raise ValueError(f"count must lie within 1 and length={length}, got {count}")
-    cell = torch.arange(length, dtype=torch.float64)
-    return _cosines(cell, cell[-1:] + 1, count)[0] / math.sqrt(length)
+    cell, frequency = torch.arange(length).double(), torch.arange(count).double()
+    scale = torch.where(frequency > 0, 2.0, 1.0).div(length).sqrt()
+    return scale * torch.cos(_phase(cell, frequency) / length)
 
 
-def _cosines(cell: Tensor, own: Tensor, count: int) -> Tensor:
-    """(B, length, count): √length times :func:`dct_basis` over each image's ``own`` (B,) cells;
-    zero beyond them, and for frequencies that so few cells don't have."""
-    frequency = torch.arange(count, dtype=cell.dtype, device=cell.device)
-    own, position = own[:, None, None], cell[:, None]
-    # The cosine as a sine, which ONNX Runtime has in float64 for Python 3.10, too.
-    wave = torch.sin((position + 0.5) * (frequency * math.pi) / own + math.pi / 2)
-    scale = torch.sqrt(frequency.clamp(max=1) + 1)
-    return wave * scale * ((position < own) & (frequency < own))
+def _phase(cell: Tensor, frequency: Tensor) -> Tensor:
+    """``π (n + ½) k``, (length, count)."""
+    return (cell[:, None] + 0.5) * (frequency * math.pi)
 
 
 class SeparablePosition(nn.Module):
@@ -82,8 +96,9 @@ class SeparablePosition(nn.Module):
         """down_h, up_h, down_w, up_w for the size, type and device of a map (B, C, H, W).
 
         ``down`` (B or 1, T, length) makes T tokens of a line of cells, ``up`` (B or 1, length, T)
-        spreads them, and nothing into the padding; ``up @ down`` is the normalised kernel. A term
-        of low rank can give smaller factors than these, T = length.
+        spreads them, and nothing into the padding; ``up @ down`` is the normalised kernel, and the
+        rows of ``up`` and ``down`` sum to 1 if its do. A term of low rank can give smaller factors
+        than these, T = length.
         """
         cells, owns = _cells(map_, extent)
         factors: list[Tensor] = []
@@ -93,36 +108,39 @@ class SeparablePosition(nn.Module):
             factors += [down.to(map_.dtype), up.to(map_.dtype)]
         return factors
 
-    # Without a copy, whether channels or positions are next to each other in memory. A product's
-    # left factor is expanded, as matmul would do, so that fvcore counts all of it.
-
     def pool(self, x: Tensor, factors: list[Tensor]) -> Tensor:
-        """The tokens of a map: (B, C, H, W) in, (B, T_h·T_w, C) out."""
-        batch, channels, height, _ = x.shape
+        """The tokens of a map: (B, C, H, W) in, (B, T_h·T_w, C) out, in an order of their own that
+        :meth:`spread_` knows from the map's strides."""
+        batch, channels, height, width = x.shape
         down_h, down_w = factors[0], factors[2]
         if x.stride(1) == 1:
             down_w = down_w[:, None].expand(batch, height, -1, -1)
             lines = (down_w @ x.permute(0, 2, 3, 1)).flatten(2)
             return (down_h.expand(batch, -1, -1) @ lines).view(batch, -1, channels)
-        down_h = down_h[:, None].expand(batch, channels, -1, -1)
-        return (down_h @ x @ down_w.transpose(1, 2)[:, None]).flatten(2).transpose(1, 2)
+        lines = x.flatten(1, 2) @ down_w.transpose(1, 2)  # (B, C·H, T_w)
+        lines = lines.view(batch, channels, height, -1).transpose(2, 3).flatten(1, 2)
+        tokens = lines @ down_h.transpose(1, 2)  # (B, C·T_w, T_h)
+        return tokens.view(batch, channels, -1).transpose(1, 2)
 
     def spread_(self, tokens: Tensor, factors: list[Tensor], z: Tensor) -> Tensor:
         """``z + up tokens``, with the tokens of x ``z + L x``, in the memory of the map z
         (B, C, H, W), which autograd must not need itself."""
         batch, channels, height, width = z.shape
         up_h, up_w = factors[1].to(z.dtype), factors[3].to(z.dtype)
-        tokens = tokens.reshape(batch, up_h.shape[2], up_w.shape[2], channels)
         if z.stride(1) == 1:
+            tokens = tokens.reshape(batch, up_h.shape[2], up_w.shape[2], channels)
             lines = up_w[:, None].expand(batch, tokens.shape[1], -1, -1) @ tokens
             rows = z.permute(0, 2, 3, 1).flatten(2)
             rows = rows.baddbmm_(up_h.expand(batch, -1, -1), lines.flatten(2))
             return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
-        lines = tokens.permute(0, 3, 1, 2) @ up_w.transpose(1, 2)[:, None]
-        up_h = up_h[:, None].expand(batch, channels, -1, -1).flatten(0, 1)
-        return z.flatten(0, 1).baddbmm_(up_h, lines.flatten(0, 1)).view_as(z)
+        tokens = tokens.transpose(1, 2).reshape(batch, -1, up_h.shape[2])
+        lines = (tokens @ up_h.transpose(1, 2)).view(batch, channels, -1, height)
+        lines = lines.transpose(2, 3).flatten(1, 2)  # (B, C·H, T_w)
+        up_w = up_w.transpose(1, 2).expand(batch, -1, -1)
+        return z.flatten(1, 2).baddbmm_(lines, up_w).view_as(z)
 
 
+@register_position("cos")
 class CosPosition(SeparablePosition):
     """``L = Ê Êᵀ``: a low-pass filter over the map's lowest 2-D cosine frequencies.
 
@@ -140,22 +158,34 @@ class CosPosition(SeparablePosition):
         self.num_frequencies = num_frequencies
 
     def kernel(self, cell: Tensor, own: Tensor) -> Tensor:
-        waves = _cosines(cell, own, self.num_frequencies)
-        return (waves[:, :, None] * waves[:, None]).sum(dim=3) / own[:, None, None]
+        frequency = torch.arange(self.num_frequencies, dtype=cell.dtype, device=cell.device)
+        waves = _waves(cell, frequency, _phase(cell, frequency), own)
+        products = 2 * (waves[:, :, None] * waves[:, None]).sum(dim=3)
+        return (products - 1) / own[:, None, None]
 
     def factors(self, map_: Tensor, extent: Tensor | None = None) -> list[Tensor]:
-        # Heights, widths and samples as one batch: operations cost a GPU more than the numbers do.
+        # Heights and widths as one batch: a GPU is asked for half as many operations.
         height, width, count = map_.shape[2], map_.shape[3], self.num_frequencies
         cells, owns = _cells(map_, extent, count)
-        waves = _cosines(cells, torch.cat([owns.flatten(), cells[count : count + 1]]), count)
-        # A sum, as ONNX Runtime for Python 3.10 has no product of transposed float64 matrices.
-        products = (waves[:-1, :, None] * waves[-1, :count]).sum(dim=3)
-        products = products.view(2, -1, cells.shape[0], count)
+        frequency = cells[:count]
+        phase = _phase(cells, frequency)
+        waves = _waves(cells, frequency, phase, owns)  # (2, B, cells, K)
+        samples = torch.cos(phase[:count] / count)
+        # √length E Sᵀ √K. As a sum, so that no lower precision of products (TF32) rounds it.
+        products = 2 * (waves[..., None, :] * samples).sum(dim=-1) - waves[..., :1]
         up = (products / count).to(map_.dtype)
-        down = (products / owns[:, :, None, None]).transpose(2, 3).to(map_.dtype)
+        down = (products / owns[..., None, None]).to(map_.dtype).transpose(2, 3)
         return [down[0, :, :, :height], up[0, :, :height], down[1, :, :, :width], up[1, :, :width]]
 
 
+def _waves(cell: Tensor, frequency: Tensor, phase: Tensor, own: Tensor) -> Tensor:
+    """``cos(phase / own)``, (…, length, count) for a phase (length, count) and ``own`` (…): zero
+    beyond each image's own cells, and for the frequencies that so few cells don't have."""
+    own = own[..., None, None]
+    return torch.cos(phase / own) * (torch.maximum(cell[:, None], frequency) < own)
+
+
+@register_position("l1")
 class L1Position(SeparablePosition):
     """``L(i, j) = exp(−‖p_i − p_j‖₁ / scale)`` over the distance of two positions, in cells. Its
     raw rows, which sum to thousands on a large map, would swamp an affinity: normalised ones don't.
@@ -163,32 +193,53 @@ class L1Position(SeparablePosition):
 
     def __init__(self, scale: float = 50.0):
         super().__init__()
-        check_positive("l1_scale", scale)
+        check_positive("scale", scale)
         self.scale = float(scale)
 
     def kernel(self, cell: Tensor, own: Tensor) -> Tensor:
         return torch.exp(-(cell[:, None] - cell).abs() / self.scale)[None]
 
 
-# A term by the first part of a block's option ``position``, made of the block's other options.
-POSITION_TERMS = {
-    "cos": lambda block: CosPosition(block.num_frequencies),
-    "l1": lambda block: L1Position(block.l1_scale),
-}
+def position_options_of(term: type[SeparablePosition]) -> dict[str, Any]:
+    """The options of a term and their defaults: the arguments of its constructor."""
+    variable = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    parameters = inspect.signature(term).parameters.values()
+    return {one.name: one.default for one in parameters if one.kind not in variable}
 
 
-def position_term(block: Any, ways: Sequence[str]) -> SeparablePosition | None:
-    """The term that ``block.position`` names, with one of the ``ways`` to combine, or "none"."""
-    terms = [f"{term}_{way}" for term in POSITION_TERMS for way in ways]
-    check_choice("position", block.position, [*terms, "none"])
-    return None if block.position == "none" else POSITION_TERMS[block.position.split("_")[0]](block)
+def build_position(
+    position: str, ways: Sequence[str], options: Mapping[str, Any] | None
+) -> tuple[SeparablePosition | None, dict[str, Any]]:
+    """The term of a block's option ``position``, "TERM_WAY" or "none", and the options it has.
+
+    An option of another registered term is left alone: a derived YAML file merges those of its
+    base. Raises InvalidOption if there is no such term, way, or option of any term.
+    """
+    term, _, way = position.rpartition("_")
+    known = [f"{term}_{way}" for term in POSITION_REGISTRY for way in ways]
+    check_choice("position", position, [*known, "none"])
+    options = dict(options or {})
+    names = {name for kind in POSITION_REGISTRY.values() for name in position_options_of(kind)}
+    for name in options:
+        if name not in names:
+            problem = f"holds {name!r}; the position terms have {', '.join(sorted(names))}"
+            raise InvalidOption("position_options", problem)
+    if position == "none":
+        return None, {}
+    defaults = position_options_of(POSITION_REGISTRY[term])
+    own = {**defaults, **{k: v for k, v in options.items() if k in defaults and v is not None}}
+    try:
+        return POSITION_REGISTRY[term](**own), own
+    except InvalidOption as error:
+        raise InvalidOption("position_options", f"of {term}: {error}") from error
 
 
-def _cells(map_: Tensor, extent: Tensor | None, more: int = 1) -> tuple[Tensor, Tensor]:
-    """The numbers 0, 1, … of a map's cells, enough for either direction and ``more``, and how many
-    are each image's own along the height and the width, (2, B or 1): in the most exact type."""
-    dtype = torch.float32 if map_.device.type == "mps" else torch.float64
+def _cells(map_: Tensor, extent: Tensor | None, more: int = 0) -> tuple[Tensor, Tensor]:
+    """The numbers 0.0, 1.0, … of a map's cells, enough for either direction and ``more``, and how
+    many are each image's own along the height and the width, (2, B or 1): in float32 at least."""
+    dtype = torch.float64 if map_.dtype == torch.float64 else torch.float32
     height, width = map_.shape[2], map_.shape[3]
     cells = torch.arange(height + width + more, dtype=dtype, device=map_.device)
-    whole = torch.stack([cells[height : height + 1], cells[width : width + 1]])
-    return cells, whole if extent is None else torch.minimum(extent.t().to(whole), whole)
+    if extent is None:
+        return cells, torch.stack([cells[height : height + 1], cells[width : width + 1]])
+    return cells, torch.stack([extent[:, 0].clamp(max=height), extent[:, 1].clamp(max=width)])

@@ -2,9 +2,10 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -45,6 +46,9 @@ class RelationBlock(nn.Module):
     the same name. A subclass implements :meth:`forward` and :meth:`zero_init`.
     """
 
+    # The options that say how weights start, not what they mean: of no matter once there are some.
+    init_options: ClassVar[tuple[str, ...]] = ("init_std",)
+
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         """(B, C, H, W) in, the same out, in the memory format of ``x``.
 
@@ -67,11 +71,20 @@ class RelationBlock(nn.Module):
 
 
 class MapBlock(RelationBlock):
-    """``z = module(x)``: any module as a block, nn.Identity() where there is none."""
+    """``z = module(x)``: any module as a block, nn.Identity() where there is none.
+
+    The module isn't told where images end, and so relates them to the padding of their batch.
+    """
 
     def __init__(self, module: nn.Module):
         super().__init__()
         self.module = module
+        if any(isinstance(part, RelationBlock) for part in module.modules()):
+            warnings.warn(
+                f"{type(module).__name__} takes the map alone, so the relation block in it gets no "
+                "extent and looks at the padding, too",
+                stacklevel=2,
+            )
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         return self.module(x)
@@ -104,9 +117,6 @@ class ProjectedBlock(RelationBlock):
     ``theta``, ``phi``, ``g``: C → D and ``out``: D → C are 1×1 convolutions with bias. What a block
     adds is a product of all four, so at the papers' σ = 0.01 it starts at a few per cent of x.
     """
-
-    softmax_rows = False  # whether F is the softmax over j of θ̂_iᵀ φ̂_j, or that product itself
-    multiply = False  # whether F̃ is F ⊙ L, or F + L, with L the block's ``position_term``
 
     def __init__(self, channels: int, inner_channels: int | None, init_std: float):
         super().__init__()

@@ -1,18 +1,15 @@
 """Relation blocks by name, and the step from a configuration to a block."""
 
-import functools
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 from torch import nn
 
 from enl_detectron2.layers import Conv5x5Block, ENLBlock, MapBlock, NonLocalBlock, RelationBlock
-from enl_detectron2.layers.relation_block import InvalidOption, check_choice, option_names
-
-Function = TypeVar("Function", bound=Callable)
+from enl_detectron2.layers.relation_block import InvalidOption, option_names
 
 RELATION_BLOCK_REGISTRY = Registry("RELATION_BLOCK")
 RELATION_BLOCK_REGISTRY.__doc__ = """
@@ -53,20 +50,32 @@ def build_block(
 
     Raises InvalidOption (a ValueError), which names the argument that is wrong.
     """
-    check_choice("block", block, sorted(name for name, _ in RELATION_BLOCK_REGISTRY))
+    check_registered("block", block, RELATION_BLOCK_REGISTRY)
     kind, options = RELATION_BLOCK_REGISTRY.get(block), dict(block_options or {})
     names = option_names(kind)
     for name, value in options.items():
         if name not in names:
             wrong = f"{name}={value!r}, but {block} has no option {name!r}"
             raise InvalidOption("block_options", f"holds {wrong}; it takes {', '.join(names)}")
-    try:
-        module = as_block(kind(channels, **options))
-    except InvalidOption as error:
-        raise InvalidOption("block_options", f"of {block}: {error}") from error
+    module = as_block(kind(channels, **options))
+    if isinstance(module, RelationBlock) and not isinstance(module, MapBlock):
+        forgotten = [name for name in names if not hasattr(module, name)]
+        if forgotten:
+            raise TypeError(f"{block} must keep its option {forgotten[0]} as self.{forgotten[0]}")
     if zero_init_residual:
         module.zero_init()  # type: ignore[operator]
     return module
+
+
+def check_registered(option: str, name: str, registry: Registry) -> None:
+    """Raises InvalidOption unless ``name`` is in ``registry``."""
+    if name not in registry:
+        known = ", ".join(sorted(known for known, _ in registry))
+        raise InvalidOption(
+            option,
+            f"must be one of {known}, got {name!r}; one of your own must be imported first "
+            "(--import FILE.py of this project's commands)",
+        )
 
 
 def config_node(cfg: CfgNode, name: str) -> CfgNode:
@@ -79,28 +88,11 @@ def config_node(cfg: CfgNode, name: str) -> CfgNode:
 
 def block_arguments(node: CfgNode) -> dict[str, Any]:
     """The arguments that both backbones take from a node; an option None is the block's default."""
+    options = {name: value for name, value in node.BLOCK_OPTIONS.items() if value is not None}
+    if not any(value is not None for value in options.get("position_options", {}).values()):
+        options.pop("position_options", None)  # which a block without positions doesn't have
     return {
-        "block_options": {k: value for k, value in node.BLOCK_OPTIONS.items() if value is not None},
+        "block_options": options,
         "zero_init_residual": node.ZERO_INIT_RESIDUAL,
         "attend_to_padding": node.ATTEND_TO_PADDING,
     }
-
-
-def naming_keys(node: str, **keys: str) -> Callable[[Function], Function]:
-    """Decorates what is called with a CfgNode, or else with arguments, so that its errors name the
-    key ``MODEL.<node>.<ARGUMENT>``, or what ``keys`` say, if it was called with a CfgNode."""
-
-    def decorate(function: Function) -> Function:
-        @functools.wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return function(*args, **kwargs)
-            except InvalidOption as error:
-                if not any(isinstance(value, CfgNode) for value in (*args, *kwargs.values())):
-                    raise
-                key = f"MODEL.{node}.{error.option.upper().replace('.', '_')}"
-                raise ValueError(f"{keys.get(error.option, key)} {error.problem}") from error
-
-        return wrapped  # type: ignore[return-value]
-
-    return decorate

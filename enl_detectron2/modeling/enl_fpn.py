@@ -1,21 +1,21 @@
 """A feature pyramid whose top-down stream passes through relation blocks."""
 
-import copy
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
-from enl_detectron2.layers import image_extent, map_extent
+from enl_detectron2.layers import MapBlock, image_extent, map_extent
 from enl_detectron2.layers.relation_block import InvalidOption, check_choice
 
-from .build import as_block, block_arguments, build_block, config_node, naming_keys
+from .build import block_arguments, build_block, check_registered, config_node
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,10 @@ class ENL_FPN(FPN):
     passes through its block before anything else reads it: both the level's 3×3 output convolution
     and the next interpolation see the refined map.
 
-    Parameters have FPN's names, so a plain FPN's checkpoint fits. The block at stride 2^k is the
-    attribute ``fpn_relation{k}``, which may be replaced or wrapped.
+    Parameters have FPN's names, so a plain FPN's checkpoint fits. ``relations["p3"]`` is the block
+    of level p3, at stride 8; a level without one has an identity. What is put there instead is
+    called as ``module(map, extent)``; a :class:`enl_detectron2.layers.MapBlock` adapts one that
+    takes the map alone.
 
     Args:
         bottom_up, …, square_pad: as those of :class:`detectron2.modeling.backbone.fpn.FPN`.
@@ -43,10 +45,9 @@ class ENL_FPN(FPN):
             papers' do. Otherwise they get where each image ends, and its features don't depend on
             how large the others of its batch are: :mod:`enl_detectron2.layers.padding`.
 
-    Raises ValueError, which names the argument, or the configuration's key, that is wrong.
+    Raises ValueError, which names the argument that is wrong.
     """
 
-    @naming_keys("ENL_FPN", in_features="MODEL.FPN.IN_FEATURES")
     @configurable
     def __init__(
         self,
@@ -71,18 +72,22 @@ class ENL_FPN(FPN):
         )
         self.top_block_reads_bottom_up = reads_bottom_up(top_block, bottom_up, levels)
         self.attend_to_padding = attend_to_padding or not block
+        self.zero_init_residual = zero_init_residual
         # In top-down order, as lateral_convs and output_convs.
-        self.relation_levels = list(levels.values())[::-1]
+        self.relations = nn.ModuleDict()
+        self.relation_strides = [1 << k for k in reversed(levels.values())]
         for feature, k in reversed(levels.items()):
-            relation: nn.Module = nn.Identity()
+            relation: nn.Module = MapBlock(nn.Identity())
             if feature in features:
                 relation = build_block(block, out_channels, block_options, zero_init_residual)
-            setattr(self, f"fpn_relation{k}", relation)
+            self.relations[f"p{k}"] = relation
+        self.register_load_state_dict_pre_hook(rename_old_blocks)
+        self._unseen_modes = {"training", "inference"}
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         node = config_node(cfg, "ENL_FPN")
-        check_choice("bottom_up", node.BOTTOM_UP, sorted(name for name, _ in BACKBONE_REGISTRY))
+        check_registered("bottom_up", node.BOTTOM_UP, BACKBONE_REGISTRY)
         bottom_up = BACKBONE_REGISTRY.get(node.BOTTOM_UP)(cfg, input_shape)
         levels = pyramid_levels(bottom_up, cfg.MODEL.FPN.IN_FEATURES)
         warn_of_black_padding(cfg.MODEL.PIXEL_MEAN)
@@ -98,40 +103,27 @@ class ENL_FPN(FPN):
             **block_arguments(node),
         }
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Here every block comes in, at construction and later: one that is called with the map
-        # alone, an nn.Identity say, is adapted once.
-        if name.startswith("fpn_relation") and isinstance(value, nn.Module):
-            value = as_block(value)
-        super().__setattr__(name, value)
-
-    @property
-    def relation_blocks(self) -> list[nn.Module]:
-        """The levels' blocks as they are now, in top-down order."""
-        return [getattr(self, f"fpn_relation{k}") for k in self.relation_levels]
-
-    # TorchScript is given a list of modules under this name instead.
-    __jit_unused_properties__ = ["relation_blocks"]
-
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Images (B, C, H, W), normalised and then padded with zeros → "p<k>": (B, out_channels,
         ⌈H/2^k⌉, ⌈W/2^k⌉), from fine to coarse."""
+        if not torch.jit.is_scripting():
+            self._look_at_first_batch(x)
         bottom_up_features = self.bottom_up(x)
         image_sizes = None if self.attend_to_padding else image_extent(x)
         results: list[Tensor] = []
         refined = x  # what the next finer level interpolates; nothing flows into the coarsest
-        for index, (lateral_conv, relation_block, output_conv) in enumerate(
-            zip(self.lateral_convs, self.relation_blocks, self.output_convs)
+        for index, (lateral_conv, relation, output_conv) in enumerate(
+            zip(self.lateral_convs, self.relations.values(), self.output_convs)
         ):
             extent: Tensor | None = None
             if image_sizes is not None:
-                extent = map_extent(image_sizes, 1 << self.relation_levels[index])
+                extent = map_extent(image_sizes, self.relation_strides[index])
             merged = lateral_conv(bottom_up_features[self.in_features[-index - 1]])
             if index > 0:
                 merged = merged + F.interpolate(refined, scale_factor=2.0, mode="nearest")
                 if self._fuse_type == "avg":
                     merged = merged / 2
-            refined = relation_block(merged, extent)
+            refined = relation(merged, extent)
             results.insert(0, output_conv(refined))
         if self.top_block is not None:
             source = self.top_block.in_feature
@@ -143,12 +135,30 @@ class ENL_FPN(FPN):
         # A comprehension, as TorchScript knows no dict(zip(...)).
         return {name: result for name, result in zip(self._out_features, results)}  # noqa: C416
 
-    def __prepare_scriptable__(self) -> "ENL_FPN":
-        # TorchScript knows no lists of modules. detectron2.export gives FPN this method, for its
-        # two lists; it also takes the modules of these lists away as attributes.
-        scriptable = super().__prepare_scriptable__()
-        scriptable.relation_blocks = nn.ModuleList(map(copy.deepcopy, self.relation_blocks))
-        return scriptable
+    def _look_at_first_batch(self, x: Tensor) -> None:
+        """Warns, once, of what only weights that are loaded and a batch can show."""
+        mode = "training" if self.training else "inference"
+        is_graph = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        if mode not in self._unseen_modes or is_graph or not isinstance(x, Tensor):
+            return
+        self._unseen_modes.remove(mode)
+        if self.training and not self.zero_init_residual:
+            warn_of_random_trunk(self.bottom_up, self.relations)
+        if not self.attend_to_padding and not self._square_pad:
+            warn_of_black_borders(x, self.size_divisibility)
+
+
+def rename_old_blocks(
+    module: nn.Module, state_dict: dict[str, Tensor], prefix: str = "", *_: object
+) -> None:
+    """Gives the blocks in a state_dict of before version 0.2 their names of today:
+    ``fpn_relation4.theta.weight`` → ``relations.p4.theta.weight``."""
+    old = prefix + "fpn_relation"
+    names = [name for name in state_dict if name.startswith(old)]
+    for name in names:
+        state_dict[f"{prefix}relations.p{name[len(old) :]}"] = state_dict.pop(name)
+    if names:
+        logger.info(f"Renamed {len(names)} weights of blocks, {names[0]} …, as they are named now")
 
 
 def check_names(option: str, names: Iterable[str], available: Collection[str]) -> None:
@@ -226,4 +236,30 @@ def warn_of_black_padding(pixel_mean: Sequence[float]) -> None:
             f"Pixels of the colour MODEL.PIXEL_MEAN {list(pixel_mean)} become exactly zero, as "
             "padding is, so a border of them passes for padding. Set it to fractions, such as "
             f"{fractions}, or MODEL.ENL_FPN.ATTEND_TO_PADDING True."
+        )
+
+
+def warn_of_black_borders(images: Tensor, size_divisibility: int) -> None:
+    """Warns if a batch (B, C, H, W) ends in more zeros than its padding can be."""
+    size = torch.tensor(images.shape[2:], device=images.device)
+    zeros = (size - image_extent(images).amax(dim=0)).max()
+    if zeros >= max(size_divisibility, 1):
+        logger.warning(
+            f"The first batch ends in {int(zeros)} rows or columns of zeros, more than padding to "
+            f"a multiple of {size_divisibility}. If they are a border of the images, such as black "
+            "bars, the blocks take it for padding: set the pixel mean to fractions, or "
+            "attend_to_padding (MODEL.ENL_FPN.ATTEND_TO_PADDING) to True."
+        )
+
+
+def warn_of_random_trunk(bottom_up: nn.Module, relations: nn.Module) -> None:
+    """Warns if a training starts on a trunk whose features nothing keeps small."""
+    norms = [one for one in bottom_up.modules() if isinstance(one, FrozenBatchNorm2d)]
+    blocks = [one for one in relations.values() if not isinstance(one, MapBlock)]  # type: ignore[operator]
+    if norms and blocks and not any(norm.running_mean.any() for norm in norms):
+        logger.warning(
+            "The frozen batch norms of the bottom-up network have no statistics, as no pretrained "
+            "weights were loaded: its features are large, and a block grows with their cube. Load "
+            "pretrained weights, train the batch norms (MODEL.RESNETS.NORM), or start the blocks "
+            "as the identity (zero_init_residual, MODEL.ENL_FPN.ZERO_INIT_RESIDUAL)."
         )

@@ -9,17 +9,17 @@ from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, ResNet, build_resnet_backbone
 from torch import Tensor, nn
 
-from enl_detectron2.layers import MapBlock, image_extent, map_extent
+from enl_detectron2.layers import image_extent, map_extent
 from enl_detectron2.layers.relation_block import check_choice
 
-from .build import block_arguments, build_block, config_node, naming_keys
+from .build import block_arguments, build_block, config_node
 
 
 class NonLocalResNet(ResNet):
     """detectron2's ResNet with a non-local block right before the last residual block of a stage.
 
     The residual blocks keep their names, so a plain ResNet's checkpoint fits; the new block is
-    ``<stage>.non_local``, the identity in the other stages.
+    ``<stage>.non_local``.
 
     Args:
         stem, stages, num_classes, out_features, freeze_at: as those of detectron2's ``ResNet``;
@@ -48,17 +48,14 @@ class NonLocalResNet(ResNet):
         super().__init__(stem, stages, num_classes, out_features, freeze_at)
         check_choice("stage", stage, self.stage_names)
         self.attend_to_padding = attend_to_padding
-        for index, name in enumerate(self.stage_names):
-            *blocks, (last_name, last) = self.stages[index].named_children()
-            relation: nn.Module = MapBlock(nn.Identity())
-            if name == stage:
-                # The strides are ResNet's own, of a stage's output; the block's map comes before.
-                self.non_local_stride = self._out_feature_strides[name] // int(last.stride)
-                channels = last.in_channels
-                relation = build_block("NonLocalBlock", channels, block_options, zero_init_residual)
-            blocks += [("non_local", relation), (last_name, last)]
-            self.stages[index] = StageWithBlock(OrderedDict(blocks))
-            setattr(self, name, self.stages[index])
+        index = self.stage_names.index(stage)
+        *blocks, (last_name, last) = self.stages[index].named_children()
+        relation = build_block("NonLocalBlock", last.in_channels, block_options, zero_init_residual)
+        blocks += [("non_local", relation), (last_name, last)]
+        self.stages[index] = StageWithBlock(OrderedDict(blocks))
+        setattr(self, stage, self.stages[index])
+        # The strides are ResNet's own, of a stage's output; the block's map comes before.
+        self.non_local_stride = self._out_feature_strides[stage] // int(last.stride)
 
     def freeze(self, freeze_at: int = 0) -> "NonLocalResNet":
         """Freezes the stem and stages that detectron2's ``freeze`` does, but not the block."""
@@ -78,7 +75,12 @@ class NonLocalResNet(ResNet):
         if "stem" in self._out_features:
             outputs["stem"] = x
         for name, stage in zip(self.stage_names, self.stages):
-            x = stage(x, extent)
+            # The only condition on a module that TorchScript decides before it compiles the call,
+            # and only as a statement.
+            if hasattr(stage, "non_local"):  # noqa: SIM108
+                x = stage(x, extent)
+            else:
+                x = stage(x)
             if name in self._out_features:
                 outputs[name] = x
         if self.num_classes is not None:
@@ -103,7 +105,6 @@ class StageWithBlock(nn.Sequential):
 
 
 @BACKBONE_REGISTRY.register()
-@naming_keys("NON_LOCAL_RESNET")
 def build_non_local_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NonLocalResNet:
     """The ResNet of ``cfg.MODEL.RESNETS`` with the block of ``cfg.MODEL.NON_LOCAL_RESNET``."""
     node = config_node(cfg, "NON_LOCAL_RESNET")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from enl_detectron2.layers import ENLBlock, NonLocalBlock
 from enl_detectron2.layers.relation_block import ProjectedBlock
 from enl_detectron2.modeling import relation_blocks
 
@@ -146,14 +147,22 @@ def block_attention(
         x: (1, C, H, W), what the block is given.
         stride, image_size: see :class:`Attention`.
     """
-    theta = block.theta_hat(x)[0]
+    softmax = multiply = False
+    if isinstance(block, ENLBlock):
+        theta, phi = block.theta_hat(x), block.phi_hat(x)
+    else:
+        theta, phi = block.theta(x), block.phi(x)
+    if isinstance(block, NonLocalBlock):
+        softmax, multiply = block.affinity_norm == "softmax", block.multiply
+        if not softmax:
+            phi = phi / (x.shape[2] * x.shape[3])
     dtype = torch.promote_types(theta.dtype, torch.float32)  # softmax and sums need it
-    theta, phi = theta.to(dtype), block.phi_hat(x)[0].to(dtype).view_as(theta)
+    theta, phi = theta[0].to(dtype), phi[0].to(dtype).view_as(theta[0])
     kernels = None
     if block.position_term is not None:
-        kernel_h, kernel_w = block.position_term.kernels(x, normalized=not block.multiply)
+        kernel_h, kernel_w = block.position_term.kernels(x, normalized=not multiply)
         kernels = kernel_h[0].to(dtype), kernel_w[0].to(dtype)
-    return Attention(theta, phi, kernels, block.softmax_rows, block.multiply, stride, image_size)
+    return Attention(theta, phi, kernels, softmax, multiply, stride, image_size)
 
 
 def capture_attention(model: nn.Module, record: dict[str, Any]) -> tuple[Any, dict[str, Attention]]:
