@@ -9,6 +9,27 @@ import math
 
 import torch
 
+# A spread of what the blocks can be: every choice of every option, the papers' pairs among them.
+ENL_CASES = [
+    {"phi_norm": "softmax", "theta_norm": "none", "position": "cos_add"},
+    {"phi_norm": "softmax", "theta_norm": "tanh", "position": "l1_add"},
+    {"phi_norm": "softmax", "theta_norm": "none", "position": "none"},
+    {"phi_norm": "mean", "theta_norm": "none", "position": "none"},
+    {"phi_norm": "mean", "theta_norm": "tanh", "position": "cos_add"},
+    {"phi_norm": "none", "theta_norm": "none", "position": "l1_add"},
+]
+NON_LOCAL_CASES = [
+    {"affinity_norm": "softmax", "position": "none"},
+    {"affinity_norm": "softmax", "position": "cos_add"},
+    {"affinity_norm": "softmax", "position": "l1_mul"},
+    {"affinity_norm": "mean", "position": "cos_mul"},
+    {"affinity_norm": "mean", "position": "l1_add"},
+]
+
+
+def case_name(options):
+    return "-".join(options.values())
+
 
 def randomized(block):
     """The block in float64, with weights large enough for every part of it to matter."""
@@ -22,12 +43,13 @@ def relative_error(actual, expected):
     return ((actual - expected).norm() / expected.norm()).item()
 
 
-def as_function(block, x):
+def as_function(block, x, extent=None):
     """The block as a function of its input and all its parameters, and those arguments."""
     names, parameters = zip(*block.named_parameters(), strict=True)
 
     def function(x, *values):
-        return torch.func.functional_call(block, dict(zip(names, values, strict=True)), (x,))
+        parameters = dict(zip(names, values, strict=True))
+        return torch.func.functional_call(block, parameters, (x, extent))
 
     return function, (x, *parameters)
 
@@ -61,11 +83,11 @@ def l1_matrix(height, width, scale):
     return torch.exp(-(p[:, None] - p[None, :]).abs().sum(dim=2) / scale)
 
 
-def position_matrix(kind, height, width, num_frequencies, l1_scale):
+def position_matrix(kind, height, width, num_frequencies=9, scale=50.0):
     """L for an addition ("cos_add", "l1_add") or a product ("cos_mul", "l1_mul")."""
     if kind.startswith("cos"):
         return cos_matrix(height, width, num_frequencies)
-    matrix = l1_matrix(height, width, l1_scale)
+    matrix = l1_matrix(height, width, scale)
     return matrix / matrix.sum(dim=1, keepdim=True) if kind == "l1_add" else matrix
 
 
@@ -75,11 +97,11 @@ def project(projection, x):
     return weight @ x + projection.bias.double()[:, None]
 
 
-def combine(affinity, position, height, width, num_frequencies, l1_scale):
+def combine(affinity, position, height, width, position_options):
     """F̃ = F + L or F ⊙ L."""
     if position == "none":
         return affinity
-    matrix = position_matrix(position, height, width, num_frequencies, l1_scale)
+    matrix = position_matrix(position, height, width, **position_options or {})
     return affinity * matrix if position.endswith("mul") else affinity + matrix
 
 
@@ -95,7 +117,7 @@ def residual_block(block, x, affinity_of):
 
 
 def enl_affinity(
-    theta, phi, height, width, *, phi_norm, theta_norm, position, num_frequencies=9, l1_scale=50.0
+    theta, phi, height, width, *, phi_norm, theta_norm, position, position_options=None
 ):
     """F̃ of the efficient non-local block (N×N): θᵀφ̂ (+ L)."""
     if phi_norm == "softmax":
@@ -104,7 +126,7 @@ def enl_affinity(
         phi = phi / (height * width)
     if theta_norm == "tanh":
         theta = theta.tanh()
-    return combine(theta.T @ phi, position, height, width, num_frequencies, l1_scale)
+    return combine(theta.T @ phi, position, height, width, position_options)
 
 
 def enl(block, x, **options):
@@ -113,7 +135,7 @@ def enl(block, x, **options):
 
 
 def non_local_affinity(
-    theta, phi, height, width, *, affinity_norm, position, num_frequencies=9, l1_scale=50.0
+    theta, phi, height, width, *, affinity_norm, position, position_options=None
 ):
     """F̃ of the non-local block (N×N)."""
     affinity = theta.T @ phi
@@ -121,7 +143,7 @@ def non_local_affinity(
         affinity = affinity.exp() / affinity.exp().sum(dim=1, keepdim=True)
     else:
         affinity = affinity / (height * width)
-    return combine(affinity, position, height, width, num_frequencies, l1_scale)
+    return combine(affinity, position, height, width, position_options)
 
 
 def non_local(block, x, **options):

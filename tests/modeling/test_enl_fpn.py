@@ -173,15 +173,15 @@ def test_only_the_blocks_keys_are_new_to_a_plain_fpns_checkpoint(slim_cfg):
 
 def test_options_reach_every_block(slim_cfg):
     backbone = build(slim_cfg, phi_norm="mean", theta_norm="tanh", position="l1_add", l1_scale=7.0)
-    for block in (backbone.fpn_relation3, backbone.fpn_relation4, backbone.fpn_relation5):
+    for block in (backbone.relations.p3, backbone.relations.p4, backbone.relations.p5):
         assert (block.phi_norm, block.theta_norm, block.position_term.scale) == (
             "mean",
             "tanh",
             7.0,
         )
-    assert build(slim_cfg, num_frequencies=4).fpn_relation5.position_term.num_frequencies == 4
+    assert build(slim_cfg, num_frequencies=4).relations.p5.position_term.num_frequencies == 4
     for kind, layer in (("ENLBlock", "theta"), ("NonLocalBlock", "phi"), ("Conv5x5Block", "conv")):
-        block = build(slim_cfg, BLOCK=kind, init_std=5.0).fpn_relation5
+        block = build(slim_cfg, BLOCK=kind, init_std=5.0).relations.p5
         assert getattr(block, layer).weight.std().item() > 4
 
 
@@ -211,7 +211,7 @@ def test_a_projects_own_block_has_its_own_options(slim_cfg, monkeypatch, tmp_pat
     file = tmp_path / "gain.yaml"
     file.write_text("MODEL: {ENL_FPN: {BLOCK: Gain, BLOCK_OPTIONS: {gain: 3.0}}}")
     slim_cfg.merge_from_file(str(file))
-    assert build(slim_cfg).fpn_relation5.module.gain == 3.0
+    assert build(slim_cfg).relations.p5.module.gain == 3.0
     # A block that is registered before add_enl_config has its options on the command line, too.
     cfg = get_cfg()
     add_enl_config(cfg)
@@ -264,13 +264,13 @@ def test_a_wrong_option_is_the_same_sentence_in_the_words_of_its_file(
 
 def test_yaml_and_lazy_config_have_the_same_defaults(slim_cfg):
     for kind in ("ENLBlock", "NonLocalBlock", "Conv5x5Block"):
-        by_yaml = build(slim_cfg, BLOCK=kind).fpn_relation5
-        by_lazy_config = ENL_FPN(Maps(), ["res5"], 16, block=kind).fpn_relation5
+        by_yaml = build(slim_cfg, BLOCK=kind).relations.p5
+        by_lazy_config = ENL_FPN(Maps(), ["res5"], 16, block=kind).relations.p5
         assert by_yaml.options() == by_lazy_config.options()
 
 
 def test_levels_without_names_are_those_at_strides_of_8_and_more(slim_cfg):
-    expected = {"fpn_relation3", "fpn_relation4", "fpn_relation5"}
+    expected = {"relations.p3", "relations.p4", "relations.p5"}
     for fpn in (
         build(slim_cfg, BLOCK_FEATURES=[]),
         ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8, block_features=[]),
@@ -291,7 +291,7 @@ def test_a_block_may_be_replaced_or_wrapped(slim_cfg):
     before = backbone(images)
     plain = build(slim_cfg, BLOCK_FEATURES=["res3", "res4"])
     plain.load_state_dict(backbone.state_dict(), strict=False)
-    backbone.fpn_relation5 = nn.Identity()
+    backbone.relations.p5 = nn.Identity()
     for name, expected in plain(images).items():
         assert torch.equal(backbone(images)[name], expected), name
     calls = []

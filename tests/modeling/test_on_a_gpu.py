@@ -132,7 +132,7 @@ def test_a_detector_trains_and_detects(slim_cfg, architecture, block, dtype):
         scaler.step(optimizer)
         scaler.update()
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    gradients = [p.grad for p in relation_blocks(model)["backbone.fpn_relation3"].parameters()]
+    gradients = [p.grad for p in relation_blocks(model)["backbone.relations.p3"].parameters()]
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
     # What comes through RetinaNet's towers at their first weights is too small for float16.
     if architecture != "RetinaNet" or dtype != torch.float16:
