@@ -12,10 +12,9 @@ import json
 
 import numpy as np
 import torch
+from scenes import draw_scene, load_digit_samples, scene_rng
 from torch import nn
 from torch.nn import functional as F
-
-from enl_detectron2.digits.scenes import draw_scene, load_digit_samples, scene_rng
 
 from .scenes import LEVELS, scene_config
 from .trained import RESULTS

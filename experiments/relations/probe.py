@@ -19,15 +19,15 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 from runner.results import append_line, read_lines
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from enl_detectron2.digits.scenes import (
+from scenes import (
     SceneConfig,
     draw_scene,
     load_digit_samples,
     scene_rng,
 )
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from enl_detectron2.layers import Conv5x5Block, ENLBlock, NonLocalBlock
 
 from .trained import RESULTS
