@@ -38,7 +38,7 @@ def write_grid(tmp_path):
         content = {
             "config": str(config),
             "train": "train.py",
-            "systems": {"plain": None, "wide": {"options": {"MODEL.FPN.OUT_CHANNELS": 16}}},
+            "systems": {"plain": None, "wide": {"options": {"SOLVER.WEIGHT_DECAY": 0.0}}},
             "baseline": "plain",
             "options": options | content.pop("options", {}),
         } | content
