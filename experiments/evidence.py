@@ -50,10 +50,8 @@ def write() -> None:
         pages[name] = drone_tables(grids[name], lines[name])
     for name, tables in pages.items():
         text = "".join(f"\n## {title}\n\n{shown(rows)}\n" for title, rows in tables.items())
-        note = f"Written by `python experiments/report.py experiments/{name}.yaml`"
-        page = (
-            f"# {name}\n\n{note}; [docs/evidence.md](../../docs/evidence.md) says of what.\n{text}"
-        )
+        note = f"Written by `python experiments/report.py experiments/{name}.yaml`; explained in"
+        page = f"# {name}\n\n{note} [docs/evidence.md](../../docs/evidence.md).\n{text}"
         (RESULTS / f"{name}.md").write_text(page)
     both = lines["digits"] + lines["nuclei"]
     draw(both, grids["digits"]).savefig(PICTURE)
@@ -109,10 +107,8 @@ def system_rows(runs: Runs, metrics: Iterable[str], ending: str = "", compared=T
     rows = []
     for system, by_seed in runs.items():
         lines = list(by_seed.values())
-        row = {
-            "system": SHOWN.get(system, system) if compared else system,
-            "seeds": str(len(lines)),
-        }
+        name = SHOWN.get(system, system) if compared else system
+        row = {"system": name, "seeds": str(len(lines))}
         for metric in metrics:
             values = [line["metrics"][metric] for line in lines]
             row[metric + ending] = "–" if None in values else with_interval(values)

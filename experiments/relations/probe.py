@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from enl_detectron2.layers import Conv5x5Block, ENLBlock, NonLocalBlock
 
-from .trained import RESULTS
+from .retests import RESULTS
 
 LINES = RESULTS / "probe.jsonl"
 NUM_TINY = 8
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def left() -> list[Recipe]:
-    finished = [Recipe(**line["recipe"]) for line in read_lines(LINES)]
+    finished = [Recipe(**line["recipe"]) for line in read_lines(LINES, "recipe")]
     return [recipe for recipe in RECIPES if recipe not in finished]
 
 
