@@ -95,7 +95,7 @@ def _train(grid: Grid, run: Run, gpus: int, held: int, log: Path) -> Origin:
         return Origin(**begun)
     command = train_command(grid, run, gpus)
     print(f"$ {shlex.join(command)}", flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     training = subprocess.Popen(command, pass_fds=[held])
     try:
         status = training.wait()
@@ -106,6 +106,7 @@ def _train(grid: Grid, run: Run, gpus: int, held: int, log: Path) -> Origin:
                 training.wait(GRACE)
             except subprocess.TimeoutExpired:
                 training.kill()
+        signal.signal(signal.SIGTERM, before)
     if status:
         raise UserError(last_line(log) or f"ended with status {status}")
     return made_with
