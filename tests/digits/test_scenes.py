@@ -278,5 +278,5 @@ def test_the_tool_draws_the_demos_scenes_unless_it_is_told_otherwise(
     ]
     words = ["--num-tiny", "1", "8", "--noise", "0.1", "--num-test", "3"]
     assert run_tool(TOOL, tmp_path / "digits", *words)[0] == 0
-    assert written[1]["config"] == replace(DEMO, num_tiny=(1, 8), noise=0.1)
+    assert written[1]["config"] == replace(DEMO, num_tiny=[1, 8], noise=0.1)
     assert written[1]["num_test"] == 3
