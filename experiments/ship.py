@@ -25,7 +25,6 @@ from pycocotools.coco import COCO
 from runner.bootstrap import SIZES, Bootstrap, draw, evaluate, percentiles
 
 from enl_detectron2.analysis.detector import load_detector
-from enl_detectron2.training.checkpoint_files import read_checkpoint
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data import register_coco_format
 from enl_detectron2.training.trainer import Trainer
@@ -79,7 +78,7 @@ def ship(config: Path, weights: Path, device: str) -> None:
     register_coco_format(cfg.DATASETS.COCO_FORMAT)
     target = WEIGHTS / f"{config.stem}.safetensors"
     unfinished = target.with_suffix(".unfinished.safetensors")
-    model = read_checkpoint(weights)["model"]
+    model = torch.load(weights, map_location="cpu", weights_only=True)["model"]
     half = {name: as_shipped(torch.as_tensor(value)) for name, value in model.items()}
     WEIGHTS.mkdir(exist_ok=True)
     safetensors.torch.save_file(half, unfinished)

@@ -1,6 +1,7 @@
 """Training curves of several runs in one plot."""
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -12,42 +13,44 @@ from matplotlib.figure import Figure
 from .drawing import plain_text, save_figure, shortened
 from .palette import MODEL_COLOURS, MODEL_MARKERS
 
+logger = logging.getLogger(__name__)
+
 METRICS = ("total_loss", "bbox/AP", "bbox/APs")
 
 
 def read_metrics(run: str | os.PathLike) -> dict[int, dict[str, float]]:
     """What a run logged: its metrics by iteration, in order.
 
-    A resumed run does some iterations twice; what was logged last stands. A last line that isn't
-    whole yet, of a run that goes on, is left out.
+    A resumed run does some iterations twice; what was logged last stands. Lines that aren't whole,
+    after a kill or a full disk, are left out, and a warning names each.
 
     Args:
         run: its ``metrics.json``, or the output folder that holds it.
 
     Raises:
-        ValueError: if there is none, or it is none of detectron2's; names it.
+        ValueError: if there is none, or no line is one of detectron2's metrics; names it.
     """
     path = Path(run)
     path = path / "metrics.json" if path.is_dir() else path
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise ValueError(f"{path} can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} isn't one of detectron2's metrics: {error}") from error
     metrics: dict[int, dict[str, float]] = {}
+    bad = []
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
             if not all(isinstance(value, (int, float)) for value in entry.values()):
                 raise ValueError("it has values that are no numbers")
-            _ = [float(value) for value in entry.values()]  # beyond its range none can be drawn
             metrics.setdefault(int(entry["iteration"]), {}).update(entry)
-        # AttributeError: it isn't even a dict.
-        except (ValueError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}, line {number}, isn't one of detectron2's metrics") from error
+        # AttributeError: it isn't even a dict. OverflowError: an infinite iteration.
+        except (ValueError, KeyError, AttributeError, OverflowError):
+            bad.append(number)
+    if bad and not metrics:
+        raise ValueError(f"{path}, line {bad[0]}, isn't one of detectron2's metrics, nor is any")
+    for number in bad:
+        logger.warning("%s, line %d, is cut or damaged and left out", path, number)
     return dict(sorted(metrics.items()))
 
 

@@ -1,1 +1,3 @@
-"""The digits and the nuclei: what their grids need beside the runner; see docs/evidence.md."""
+"""What the grids of digits and nuclei need; see README.md."""
+
+import runner  # noqa: F401, which says where the digits' scenes are

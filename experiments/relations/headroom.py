@@ -12,13 +12,12 @@ import json
 
 import numpy as np
 import torch
+from scenes import draw_scene, load_digit_samples, scene_rng
 from torch import nn
 from torch.nn import functional as F
 
-from enl_detectron2.digits.scenes import draw_scene, load_digit_samples, scene_rng
-
+from .retests import RESULTS
 from .scenes import LEVELS, scene_config
-from .trained import RESULTS
 
 CROP = 20  # pixels; all of a tiny digit wherever its box lies on the grid
 HIDDEN_UNITS = 128

@@ -19,18 +19,18 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 from runner.results import append_line, read_lines
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from enl_detectron2.digits.scenes import (
+from scenes import (
     SceneConfig,
     draw_scene,
     load_digit_samples,
     scene_rng,
 )
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from enl_detectron2.layers import Conv5x5Block, ENLBlock, NonLocalBlock
 
-from .trained import RESULTS
+from .retests import RESULTS
 
 LINES = RESULTS / "probe.jsonl"
 NUM_TINY = 8
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def left() -> list[Recipe]:
-    finished = [Recipe(**line["recipe"]) for line in read_lines(LINES)]
+    finished = [Recipe(**line["recipe"]) for line in read_lines(LINES, "recipe")]
     return [recipe for recipe in RECIPES if recipe not in finished]
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from enl_detectron2.digits.scenes import SceneConfig, write_relational_digits
+from scenes import SceneConfig, write_relational_digits
 
 IMAGE_SIZE = 224
 NUM_TINY = (10, 16)

@@ -2,7 +2,6 @@
 
 import argparse
 import fnmatch
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -11,12 +10,10 @@ import yaml
 
 from enl_detectron2.utils.errors import ConfigError
 
-from . import cost, local, state
+from . import local, status
 from .grid import Grid, Run, load_grid
 from .results import lines_of, origin
-from .worker import begun_with, move_aside, run_one
-
-LOOK = 5  # seconds between two pictures of the runs on a terminal
+from .worker import begun_with, run_one
 
 
 def main() -> None:
@@ -64,7 +61,9 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
         metavar="KEY=VALUE",
         help="of submitit, as timeout_min=1440 slurm_partition=gpu",
     )
-    parser.add_argument("--one", metavar="RUN", help=argparse.SUPPRESS)  # for a run's own process
+    # For a run's own process.
+    parser.add_argument("--one", metavar="RUN", help=argparse.SUPPRESS)
+    parser.add_argument("--wait", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
 
@@ -75,26 +74,27 @@ def run(args: argparse.Namespace) -> int:
     grid = load_grid(args.grid, args.output)
     runs = _chosen(grid, args.only)
     if args.one:
-        return run_one(grid, _named(grid, args.one), args.gpus)
+        [run] = [run for run in runs if run.name == args.one]
+        return run_one(grid, run, args.gpus, args.wait)
     if args.status:
-        shown = state.states(grid, runs)
-        print(state.table(shown))
-        print(state.summary(shown, args.jobs))
+        print(status.status(grid, runs, args.jobs))
         return 0
     left = _left(grid, runs, args.redo)
     print(f"{len(runs)} runs, {len(left)} of them to do", flush=True)
     if not left:
         return 0
-    print(cost.table(grid, cost.costs(grid, left, args.rate), args.rate), flush=True)
+    print(status.expected(grid, left, args.rate), flush=True)
     if args.dry_run:
         return 0
+    for each in left:
+        grid.require_packages(each)
     if args.submit:
         return _submit(grid, left, args)
     for each in left:  # before several processes want the same
         for needed in (grid.start_of(each), each):
             if needed:
                 grid.prepare(needed)
-    failed = local.run_locally(grid, left, local.shares(args.gpus, args.jobs), Teller(grid, left))
+    failed = local.run_locally(grid, left, local.shares(args.gpus, args.jobs), _tell)
     if failed:
         print(f"failed: {', '.join(each.name for each in failed)}")
     return 1 if failed else 0
@@ -106,13 +106,6 @@ def _chosen(grid: Grid, pattern: str | None) -> list[Run]:
         names = ", ".join(run.name for run in grid.runs()[:5])
         raise ConfigError(f"--only {pattern}: no run of {grid.file.name} is called so; {names} …")
     return runs
-
-
-def _named(grid: Grid, name: str) -> Run:
-    for run in grid.runs():
-        if run.name == name:
-            return run
-    raise ConfigError(f"{grid.file} has no run {name}")
 
 
 def _left(grid: Grid, runs: list[Run], redo: bool) -> list[Run]:
@@ -135,46 +128,31 @@ def _left(grid: Grid, runs: list[Run], redo: bool) -> list[Run]:
         left += refused
         starts = [grid.start_of(run) for run in left]
         for run in dict.fromkeys([*left, *filter(None, starts)]):
-            if aside := _move_aside_if_other(grid, run, run in refused):
-                print(f"{run.name}: what it had is now in {aside}")
+            folder = grid.folder(run)
+            if folder.exists() and (run in refused or _is_other(grid, run)):
+                print(f"{run.name}: what it had is now in {_move_aside(folder)}")
     return [run for run in runs if run in left]
 
 
-def _move_aside_if_other(grid: Grid, run: Run, refused: bool) -> Path | None:
-    """Moves a run's folder aside if what is in it was made with something else."""
-    begun = begun_with(grid.folder(run))
-    if refused or (begun and origin(grid, run).differences(begun, grid.code)):
-        return move_aside(grid.folder(run))
-    return None
+def _is_other(grid: Grid, run: Run) -> bool:
+    """Whether what is in a run's folder was begun with something else."""
+    try:
+        begun = begun_with(grid.folder(run))
+    except ConfigError:  # it can't be known
+        return True
+    return bool(begun and origin(grid, run).differences(begun, grid.code))
 
 
-class Teller:
-    """Says what becomes of runs: a line for each event, and on a terminal a picture below."""
+def _move_aside(folder: Path) -> Path:
+    """Gives a run's folder another name, so that it begins again."""
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    return folder.rename(aside)
 
-    def __init__(self, grid: Grid, runs: list[Run]):
-        self.grid = grid
-        self.runs = runs
-        self.height = 0
-        self.shown_at = 0.0
 
-    def __call__(self, run: Run | None, event: str) -> None:
-        if run is not None:
-            self._erase()
-            print(f"{time.strftime('%H:%M:%S')} {run.name}: {event}", flush=True)
-        if sys.stdout.isatty() and time.monotonic() > self.shown_at + LOOK:
-            self._erase()
-            shown = state.states(self.grid, self.runs)
-            running = [each for each in shown if each.kind == "running"]
-            text = f"{state.table(running)}\n{state.summary(shown, max(1, len(running)))}"
-            width = shutil.get_terminal_size().columns
-            print("\n".join(line[:width] for line in text.splitlines()), flush=True)
-            self.height = text.count("\n") + 1
-            self.shown_at = time.monotonic()
-
-    def _erase(self) -> None:
-        if self.height:
-            print(f"\x1b[{self.height}F\x1b[J", end="")  # to that line's start, and all below away
-        self.height, self.shown_at = 0, 0.0
+def _tell(run: Run, event: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {run.name}: {event}", flush=True)
 
 
 def _submit(grid: Grid, left: list[Run], args: argparse.Namespace) -> int:

@@ -12,11 +12,19 @@ from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 
 from enl_detectron2.training.config import load_config
 from enl_detectron2.utils.errors import ConfigError, MissingFile
 
 ROOT = Path(__file__).resolve().parents[2]
+# What detectron2's data sets need beside it, by their evaluators.
+PACKAGES = {
+    "lvis": "lvis",
+    "cityscapes_instance": "cityscapesscripts",
+    "cityscapes_sem_seg": "cityscapesscripts",
+    "coco_panoptic_seg": "panopticapi",
+}
 AXES = ("systems", "data", "variants", "seeds")
 PATHS = ("config", "train", "scenes", "report", "papers", "results")  # beside the grid's file
 
@@ -39,7 +47,10 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What its folder is called, and what the command line knows it by."""
+        """What its folder is called, and what the command line knows it by.
+
+        A grid in which two runs are called alike is refused by :func:`load_grid`.
+        """
         parts = map(str, dataclasses.astuple(self))
         return "_".join(part.replace(" ", "-").replace("/", "-") for part in parts)
 
@@ -74,17 +85,9 @@ class Grid:
 
     def runs(self) -> list[Run]:
         """All runs, each once, in the order of the file's blocks."""
-        every = {axis: list(getattr(self, axis)) for axis in AXES}
         runs = []
         for block in self.blocks:
-            chosen = {axis: _as_list(block.get(axis, every[axis])) for axis in AXES}
-            for axis in ("systems", "data", "variants"):
-                for name in chosen[axis]:
-                    if name not in every[axis]:
-                        raise ConfigError(
-                            f"{self.file}: runs: {name!r} is none of its {axis}: "
-                            + ", ".join(map(str, every[axis]))
-                        )
+            chosen = {axis: _as_list(block.get(axis, getattr(self, axis))) for axis in AXES}
             # Seeds outside, systems inside: what is to be compared is done side by side.
             runs += [
                 Run(system, data, variant, seed)
@@ -93,6 +96,39 @@ class Grid:
                 )
             ]
         return list(dict.fromkeys(runs))
+
+    def check(self) -> None:
+        """
+        Raises:
+            ConfigError: if a block of runs names what isn't there, two runs have the same name, or
+                two systems the same configuration; names them.
+        """
+        for block, axis in itertools.product(self.blocks, ("systems", "data", "variants")):
+            for name in _as_list(block.get(axis, [])):
+                if name not in (known := getattr(self, axis)):
+                    raise ConfigError(
+                        f"{self.file}: runs: {name!r} is none of its {axis}: {', '.join(known)}"
+                    )
+        named: dict[str, Run] = {}
+        configured: dict[tuple, list[Run]] = {}
+        for run in dict.fromkeys([*self.runs(), *filter(None, map(self.start_of, self.runs()))]):
+            if (other := named.setdefault(run.name, run)) != run:
+                raise ConfigError(
+                    f"{self.file}: {dataclasses.astuple(other)} and {dataclasses.astuple(run)} "
+                    f"would both be the run {run.name}; rename one"
+                )
+            configured.setdefault((run.data, run.variant), []).append(run)
+        for runs in configured.values():  # one seed says what all do
+            runs = [run for run in runs if run.seed == runs[0].seed]
+            configurations = [self.configuration(run) for run in runs]
+            for cfg in configurations:
+                cfg.OUTPUT_DIR = ""
+            for (a, first), (b, second) in itertools.combinations(zip(runs, configurations), 2):
+                if first == second:
+                    raise ConfigError(
+                        f"{self.file}: systems {a.system!r} and {b.system!r} have the same "
+                        f"configuration ({a.name}, {b.name})"
+                    )
 
     def folder(self, run: Run) -> Path:
         return self.output / "runs" / run.name
@@ -143,8 +179,12 @@ class Grid:
         return {}  # a hundred runs are asked for theirs every few seconds
 
     def words(self, run: Run) -> dict[str, str]:
-        """The differences to the configuration's file, as words of a command line."""
-        options = dict(self.systems[run.system].get("options", {}))
+        """The differences to the configuration's file, as words of a command line.
+
+        The more specific has the last word: the grid's options, the system's, the data's, the
+        variant's, the start's.
+        """
+        options = self.options | self.systems[run.system].get("options", {})
         if module := self.scene_module():
             options |= module.options(run, self.output / "scenes")
         options |= (self.data[run.data] or {}) | (self.variants[run.variant] or {})
@@ -152,13 +192,28 @@ class Grid:
             options["MODEL.WEIGHTS"] = str(self.weights(start))
         elif self.is_start(run):
             options |= self.start.get("options", {})
-        options |= self.options | {"SEED": run.seed, "OUTPUT_DIR": str(self.folder(run))}
+        options |= {"SEED": run.seed, "OUTPUT_DIR": str(self.folder(run))}
         return {key: str(value) for key, value in options.items()}
 
     def prepare(self, run: Run) -> None:
         """Makes the data of a run, unless it is there, where a grid makes its own."""
         if module := self.scene_module():
             module.prepare(run, self.output / "scenes")
+
+    def require_packages(self, run: Run) -> None:
+        """
+        Raises:
+            ConfigError: if a data set of the run needs a package that isn't there; names both.
+        """
+        cfg = self.configuration(run)
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+            known = name in MetadataCatalog.list()
+            package = PACKAGES.get(MetadataCatalog.get(name).get("evaluator_type")) if known else ""
+            if package and importlib.util.find_spec(package) is None:
+                raise ConfigError(
+                    f"{run.name}: the data set {name} needs the package {package}: "
+                    f"pip install --no-deps {package}"  # lvis would bring another OpenCV
+                )
 
     def scene_module(self) -> ModuleType | None:
         return load_module(self.scenes) if self.scenes else None
@@ -207,6 +262,7 @@ def load_grid(file: str | Path, output: str | Path | None = None) -> Grid:
         baseline = grid.baseline_of(system)
         if baseline is not None and baseline not in grid.systems:
             raise ConfigError(f"{file}: systems: {system}: baseline {baseline!r} is no system")
+    grid.check()
     return grid
 
 

@@ -1,18 +1,17 @@
 """Runs side by side on this machine, each a process with its own share of it."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from .grid import ROOT, Grid, Run
-from .locks import is_locked
-from .worker import DONE, ELSEWHERE, failure_file, is_recorded, lock_file, log_file
-
-PERIOD = 0.5  # seconds between two looks
+from .results import is_recorded
+from .worker import DONE, ELSEWHERE, failure_file, log_file
 
 
 @dataclass(frozen=True)
@@ -55,72 +54,69 @@ def worker_command(grid: Grid, run: Run, gpus: int) -> list[str]:
 
 
 def run_locally(
-    grid: Grid, runs: list[Run], parts: list[Share], tell: Callable[[Run | None, str], None]
+    grid: Grid, runs: list[Run], parts: list[Share], tell: Callable[[Run, str], None]
 ) -> list[Run]:
     """Runs all of them, as many at a time as there are parts.
 
-    A run that another process is at is left to that one, and taken up if that one ends first.
+    A run that another process is at comes last, and is taken up should that process end first.
 
     Args:
         grid: that they belong to.
         runs: not done yet.
         parts: of this machine.
-        tell: is called with a run and what has become of it, and at each look with None.
+        tell: is called with a run and what has become of it.
 
     Returns:
         Those that failed.
     """
-    waiting, free, failed = list(runs), list(parts), []
-    active: dict[Run, tuple[subprocess.Popen, Share]] = {}
-    stopped = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        while waiting or active:
-            for run, (process, part) in list(active.items()):
-                if (status := process.poll()) is None:
-                    continue
-                del active[run]
-                free.append(part)
-                if status == DONE:
-                    tell(run, "done")
-                elif status == ELSEWHERE:
-                    waiting.append(run)
-                else:
-                    failed.append(run)
-                    tell(run, f"failed: {_why(grid, run, status)}")
-            for run in list(waiting):
-                if not free:
-                    break
-                if is_locked(lock_file(grid.folder(run))):
-                    continue
-                waiting.remove(run)
-                if is_recorded(grid, run):  # another runner was faster
-                    tell(run, "done by another runner")
-                    continue
-                part = free.pop()
-                active[run] = _start(grid, run, part), part
-                tell(run, "started")
-            tell(None, "")
-            time.sleep(PERIOD)
-    finally:
-        signal.signal(signal.SIGTERM, stopped)
-        for process, _ in active.values():
-            process.terminate()
-        for process, _ in active.values():
-            process.wait()
-    return failed
+    free: queue.SimpleQueue[Share] = queue.SimpleQueue()
+    for part in parts:
+        free.put(part)
+    processes: set[subprocess.Popen] = set()
+    stopped = False
 
+    def attempt(run: Run, *words: str) -> int:
+        if stopped:
+            return ELSEWHERE
+        if is_recorded(grid, run):
+            tell(run, "done by another runner")
+            return DONE
+        part = free.get()
+        log = log_file(grid.folder(run))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        tell(run, "started" if not words else "another runner is at it, or was")
+        with open(log, "a") as stream:
+            command = [*worker_command(grid, run, len(part.gpus)), *words]
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=part.environment(),
+            )
+        processes.add(process)
+        status = process.wait()
+        processes.remove(process)
+        free.put(part)
+        if status == DONE:
+            tell(run, "done")
+        elif status != ELSEWHERE and not stopped:
+            tell(run, f"failed: {_why(grid, run, status)}")
+        return status
 
-def _start(grid: Grid, run: Run, part: Share) -> subprocess.Popen:
-    folder = grid.folder(run)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(log_file(folder), "a") as log:
-        return subprocess.Popen(
-            worker_command(grid, run, len(part.gpus)),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=part.environment(),
-        )
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    with ThreadPoolExecutor(len(parts)) as pool:
+        try:
+            statuses = dict(zip(runs, pool.map(attempt, runs)))
+            elsewhere = [run for run, status in statuses.items() if status == ELSEWHERE]
+            statuses |= zip(elsewhere, pool.map(lambda run: attempt(run, "--wait"), elsewhere))
+        finally:
+            stopped = True
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(processes):
+                process.terminate()
+            signal.signal(signal.SIGTERM, before)
+    return [run for run, status in statuses.items() if status != DONE]
 
 
 def _why(grid: Grid, run: Run, status: int) -> str:

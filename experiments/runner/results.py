@@ -4,9 +4,11 @@ import fcntl
 import functools
 import hashlib
 import json
+import logging
 import os
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ from enl_detectron2.utils.errors import MissingFile
 
 from .grid import ROOT, Grid, Run
 
+logger = logging.getLogger(__name__)
+
 PACKAGE = ROOT / "enl_detectron2"
 # What no training reads.
-NOT_TRAINED_WITH = ("analysis", "digits", "export.py")
+NOT_TRAINED_WITH = ("analysis", "cli.py", "export.py", "tiling.py")
 # What a result doesn't depend on: places, the machine, and paths to data, whose content is hashed.
 NO_DIFFERENCE = {
     "OUTPUT_DIR",
@@ -126,6 +130,18 @@ def _file_hash(file: str, _changed: int) -> str:
     return digest.hexdigest()[:12]
 
 
+def by_system(
+    systems: Iterable[str], lines: list[dict[str, Any]], data: str, variant: str
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """The lines of one setting: for each system that has some, in this order, by seed."""
+    found: dict[str, dict[int, dict[str, Any]]] = {system: {} for system in systems}
+    for line in sorted(lines, key=lambda line: line["run"]["seed"]):
+        run = line["run"]
+        if (run["data"], run["variant"]) == (data, variant) and run["system"] in found:
+            found[run["system"]][run["seed"]] = line
+    return {system: by_seed for system, by_seed in found.items() if by_seed}
+
+
 def revision() -> str | None:
     """The git revision of this checkout, with a + if it has changes; None outside git."""
     try:
@@ -134,6 +150,14 @@ def revision() -> str | None:
     except OSError:  # no git here
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def append_line(file: Path, record: dict[str, Any]) -> None:
@@ -145,25 +169,55 @@ def append_line(file: Path, record: dict[str, Any]) -> None:
         stream.seek(0)
         content = stream.read()
         whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        if _is_json(content[whole:]):  # an editor's last line
+            stream.write(b"\n")
+        elif whole < len(content):
+            logger.warning("%s: its last line was cut and is dropped", file)
             stream.truncate(whole)
         stream.write(json.dumps(record).encode() + b"\n")
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """All whole lines, none if the file isn't there."""
-    if not file.exists():
-        return []
-    lines = file.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n") and line.strip()]
+def read_lines(file: Path, key: str = "run") -> list[dict[str, Any]]:
+    """All lines that are results, none if the file isn't there; a warning names each other one.
+
+    Args:
+        file: of :func:`append_line`.
+        key: of what a line is of: a mapping that every line must have.
+    """
+    found = []
+    text = file.read_text(errors="replace") if file.exists() else ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            content = json.loads(line)
+            if not isinstance(content[key], dict):
+                raise ValueError(f"its {key} is no mapping")
+            found.append(content)
+        except (ValueError, KeyError, TypeError):
+            if line.strip():
+                logger.warning("%s, line %d, is no result and left out: %.60s", file, number, line)
+    return found
 
 
 def lines_of(grid: Grid) -> dict[Run, dict[str, Any]]:
     """The last line of each run that the grid has."""
-    lines = {Run(**line["run"]): line for line in read_lines(grid.results)}
-    return {run: lines[run] for run in grid.runs() if run in lines}
+    known = {json.dumps(asdict(run), sort_keys=True): run for run in grid.runs()}
+    lines = {json.dumps(line["run"], sort_keys=True): line for line in read_lines(grid.results)}
+    found = {run: lines[key] for key, run in known.items() if key in lines}
+    for run, line in list(found.items()):
+        if not isinstance(line.get("metrics"), dict) or not isinstance(line.get("steps"), int):
+            logger.warning(
+                "%s: the last line of %s has no metrics or steps", grid.results, run.name
+            )
+            del found[run]
+    return found
+
+
+def is_recorded(grid: Grid, run: Run) -> bool:
+    """Whether a run has a line that comes from what the grid names."""
+    line = lines_of(grid).get(run)
+    return line is not None and not origin(grid, run).differences(line, grid.code)
 
 
 def accepted(grid: Grid) -> tuple[list[dict[str, Any]], dict[Run, list[str]]]:

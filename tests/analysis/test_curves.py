@@ -17,7 +17,8 @@ def write_run(folder, entries, tail=""):
     return folder
 
 
-def test_a_resumed_and_unfinished_run_is_read(tmp_path):
+def test_a_resumed_run_is_read_and_what_was_cut_is_named(tmp_path, caplog):
+    """A kill cuts a line, and the resumed training goes on behind it; so does a second one."""
     run = write_run(
         tmp_path / "run",
         [
@@ -26,46 +27,29 @@ def test_a_resumed_and_unfinished_run_is_read(tmp_path):
             {"iteration": 39, "bbox/AP": 5.0},
             {"iteration": 19, "total_loss": 2.5},
         ],
-        tail='{"iteration": 59, "total_',
+        tail='{"iteration": 59, "to{"iteration": 59}\n{"iteration": 79}\n{"iteration": 99, ',
     )
     expected = {
         19: {"iteration": 19, "total_loss": 2.5},
         39: {"iteration": 39, "total_loss": 2.0, "bbox/AP": 5.0},
+        79: {"iteration": 79},
     }
     assert read_metrics(run) == read_metrics(run / "metrics.json") == expected
-    assert list(read_metrics(run)) == [19, 39]
-
-
-def test_a_file_of_something_else_is_named(tmp_path):
-    run = write_run(tmp_path / "run", [{"step": 1}, {"iteration": 2}])
-    with pytest.raises(ValueError, match="metrics.json, line 1, isn't one of detectron2's"):
-        read_metrics(run)
-    with pytest.raises(ValueError, match="none/metrics.json can't be read|none can't be read"):
-        read_metrics(tmp_path / "none")
+    assert list(read_metrics(run)) == [19, 39, 79]
+    assert "metrics.json, line 5, is cut" in caplog.text
+    assert "metrics.json, line 7, is cut" in caplog.text and "line 6" not in caplog.text
 
 
 @pytest.mark.parametrize(
     "line",
-    [
-        "[" * 100_000,
-        "[1]",
-        '"text"',
-        '{"iteration": "one"}',
-        '{"iteration": 1, "total_loss": "high"}',
-        '{"iteration": 1, "total_loss": null}',
-        '{"iteration": Infinity}',
-        '{"iteration": 1' + "0" * 400 + "}",
-        '{"iteration": 1, "total_loss": 1' + "0" * 400 + "}",
-        '{"iteration": [1]}',
-    ],
+    ['{"step": 1}', "[1]", '{"iteration": 1, "x": "high"}', '{"iteration": Infinity}', "\xff"],
 )
-def test_a_line_of_something_else_is_named(tmp_path, line):
-    run = write_run(tmp_path / "run", [{"iteration": 1}], tail=f'{line}\n{{"iteration": 2}}')
-    with pytest.raises(ValueError, match="metrics.json, line 2, isn't one of detectron2's"):
+def test_a_file_of_something_else_is_named(tmp_path, line):
+    run = write_run(tmp_path / "run", [], tail=line)
+    with pytest.raises(ValueError, match="metrics.json, line 1, isn't one of detectron2's"):
         read_metrics(run)
-    (run / "metrics.json").write_bytes(b"\xff\xfe\n")
-    with pytest.raises(ValueError, match="metrics.json isn't one of detectron2's"):
-        read_metrics(run)
+    with pytest.raises(ValueError, match="none can't be read"):
+        read_metrics(tmp_path / "none")
 
 
 def test_what_is_not_finite_is_a_gap_and_what_is_negative_is_seen(tmp_path, monkeypatch):
@@ -111,9 +95,6 @@ def test_the_tool_writes_a_picture_once(runs, tmp_path, run_tool):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     status, _, said = run_tool(TOOL, *words)
     assert status == 2 and "curves.png is there already" in said
-
-
-def test_a_format_that_is_none_leaves_no_file(runs, tmp_path, run_tool):
     status, _, said = run_tool(TOOL, f"a={runs['a']}", "--output", tmp_path / "curves.xyz")
     assert status == 2 and "'xyz' is not supported" in said
-    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+    assert not (tmp_path / "curves.xyz").exists()

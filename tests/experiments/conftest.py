@@ -38,7 +38,7 @@ def write_grid(tmp_path):
         content = {
             "config": str(config),
             "train": "train.py",
-            "systems": {"plain": None, "wide": {"options": {"MODEL.FPN.OUT_CHANNELS": 16}}},
+            "systems": {"plain": None, "other": {"options": {"SOLVER.WEIGHT_DECAY": 0.0}}},
             "baseline": "plain",
             "options": options | content.pop("options", {}),
         } | content
@@ -61,17 +61,24 @@ def command(tmp_path):
 
 
 @pytest.fixture
-def run(command, capfd):
-    """Runs run.py to its end, in this process; gives what it printed and its status."""
-    from runner import cli
+def run(command, capsys, caplog, monkeypatch):
+    """Runs run.py to its end, the trainings one by one from this process; gives what it printed,
+    warnings included, and its status."""
+    from runner import cli, local, worker
+
+    def in_this_process(grid, runs, parts, tell):
+        statuses = {run: worker.run_one(grid, run, len(parts[0].gpus)) for run in runs}
+        return [run for run, status in statuses.items() if status != worker.DONE]
 
     def done(*words):
+        monkeypatch.setattr(local, "run_locally", in_this_process)
         arguments = cli.parse_args(command(*words)[2:])
-        capfd.readouterr()
+        capsys.readouterr()
+        caplog.clear()
         try:
             status = cli.run(arguments)
         except (UserError, ValueError) as error:
             return f"run.py: error: {error}", 1
-        return capfd.readouterr().out, status
+        return capsys.readouterr().out + caplog.text, status
 
     return done

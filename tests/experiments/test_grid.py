@@ -1,12 +1,11 @@
-"""What a grid's file says, and what hashes tell apart."""
+"""What a grid's file says, what is refused, and what hashes tell apart."""
 
 import dataclasses
 
 import pytest
 import yaml
-from tiny_grid import read_lines
 
-from enl_detectron2.utils.errors import UserError
+from enl_detectron2.utils.errors import ConfigError, UserError
 
 
 def load(file):
@@ -17,28 +16,37 @@ def load(file):
 
 def test_a_grid_is_the_product_of_its_axes_or_of_its_blocks(write_grid):
     axes = {"data": ["a", "b"], "variants": {"1x": None, "2x": {"SOLVER.MAX_ITER": 40}}}
-    grid = load(write_grid(seeds=[1, 2], **axes))
-    assert len(grid.runs()) == len(set(grid.runs())) == 2 * 2 * 2 * 2
-    blocks = [{"data": "a", "variants": "1x"}, {"systems": "wide", "seeds": [2, 7]}]
-    grid = load(write_grid(seeds=[1, 2], runs=blocks, **axes))
-    runs = grid.runs()
+    runs = load(write_grid(seeds=[1, 2], **axes)).runs()
+    assert len(runs) == len(set(runs)) == 2 * 2 * 2 * 2
+    blocks = [{"data": "a", "variants": "1x"}, {"systems": "other", "seeds": [2, 7]}]
+    runs = load(write_grid(seeds=[1, 2], runs=blocks, **axes)).runs()
     assert len(runs) == len(set(runs)) == 4 + 2 * 2 * 2 - 1
     assert runs[0].system == "plain" and runs[-1].seed == 7
-    assert len({grid.folder(run) for run in runs}) == len(runs)
 
 
-def test_the_grids_options_have_the_last_word(write_grid):
-    options = {"SOLVER.MAX_ITER": 7}
-    file = write_grid(variants={"2x": {"SOLVER.MAX_ITER": 40, "SOLVER.STEPS": [3]}})
-    grid = load(file)
-    [plain, _] = grid.runs()
-    cfg = grid.configuration(plain)
-    assert cfg.SOLVER.STEPS == (3,) and cfg.SEED == 1 and str(grid.folder(plain)) == cfg.OUTPUT_DIR
+def test_of_several_values_the_most_specific_counts(write_grid):
+    """The grid's, a system's, the data's, a variant's: each overrides those before it."""
+    keys = ["SOLVER.BASE_LR", "SOLVER.GAMMA", "SOLVER.MOMENTUM", "SOLVER.WARMUP_FACTOR"]
+    values = [dict.fromkeys(keys[i:], 0.1 + 0.1 * i) for i in range(4)]
+    systems = {"plain": {"options": values[1]}, "other": None}
+    axes = {"data": {"d": values[2]}, "variants": {"v": values[3]}}
+    grid = load(write_grid(options=values[0], systems=systems, **axes))
+    solver = grid.configuration(grid.runs()[0]).SOLVER
+    found = [solver[key.split(".")[1]] for key in keys]
+    assert found == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert str(grid.folder(grid.runs()[0])) == grid.configuration(grid.runs()[0]).OUTPUT_DIR
+
+
+def test_a_base_is_overridden_key_by_key(write_grid):
+    file = write_grid()
     small = file.with_name("small.yaml")
-    small.write_text(yaml.safe_dump({"_BASE_": file.name, "options": options}))
-    small_grid = load(small)
-    assert small_grid.configuration(small_grid.runs()[0]).SOLVER.MAX_ITER == 7
-    assert small_grid.results.name == "small.jsonl" and small_grid.output != grid.output
+    small.write_text(yaml.safe_dump({"_BASE_": file.name, "options": {"SOLVER.MAX_ITER": 7}}))
+    grid = load(small)
+    assert grid.configuration(grid.runs()[0]).SOLVER.MAX_ITER == 7
+    assert grid.results.name == "small.jsonl" and len(grid.systems) == 2
+
+
+DIFFERENT = {"options": {"SOLVER.GAMMA": 0.5}}
 
 
 @pytest.mark.parametrize(
@@ -48,72 +56,63 @@ def test_the_grids_options_have_the_last_word(write_grid):
         ({"systems": {"plain": 3}}, "systems: each name must have a mapping"),
         ({"baseline": "none"}, "baseline 'none' is no system"),
         ({"config": "missing.yaml"}, "there is no configuration .*missing.yaml"),
-        ({"runs": [{"systems": "wid"}]}, "'wid' is none of its systems: plain, wide"),
+        ({"runs": [{"systems": "wid"}]}, "'wid' is none of its systems: plain, other"),
         ({"options": {"SOLVER.MAXITER": 3}}, "plain.*: SOLVER.MAXITER is not a key"),
+        ({"systems": {"plain": None, "same": None}}, "'plain' and 'same' have the same config"),
+        # One folder for two runs.
+        ({"systems": {"plain": None, "a b": DIFFERENT, "a-b": None}}, "be the run a-b___1; rename"),
+        ({"variants": ["1/x", "1 x"]}, "both be the run plain__1-x_1"),
+        ({"data": ["a", "a_b"], "variants": ["b_c", "c"]}, "both be the run plain_a_b_c_1"),
+        ({"seeds": [1, "1"]}, "both be the run plain___1"),
     ],
 )
 def test_what_is_wrong_with_a_grid_is_named(write_grid, content, message):
     with pytest.raises(UserError, match=f"grid.yaml.*{message}"):
-        grid = load(write_grid(**content))
-        grid.configuration(grid.runs()[0])
+        load(write_grid(**content))
 
 
-def test_a_missing_grid_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no grid .*none.yaml"):
-        load(tmp_path / "none.yaml")
+def test_a_package_that_a_data_set_needs_is_named_before_anything_starts(write_grid, monkeypatch):
+    from runner import grid as grid_module
+
+    monkeypatch.setitem(grid_module.PACKAGES, "lvis", "package_that_is_not_there")
+    name = "lvis_v1_val"  # registered by detectron2
+    grid = load(write_grid(systems=["plain"], options={"DATASETS.TEST": f"('{name}',)"}))
+    with pytest.raises(ConfigError, match=f"{name} needs the package package_that_is_not_there"):
+        grid.require_packages(grid.runs()[0])
 
 
 def test_hashes_tell_what_matters_from_what_does_not(write_grid):
     from runner.results import origin
 
     grid = load(write_grid())
-    [plain, _] = grid.runs()
+    plain = grid.runs()[0]
     first = origin(grid, plain)
 
     def other(**content):
         return origin(load(write_grid(**content)), plain)
 
-    moved = dataclasses.replace(grid, output=grid.output / "elsewhere")
-    assert origin(moved, plain) == first
+    assert origin(dataclasses.replace(grid, output=grid.output / "elsewhere"), plain) == first
     assert other(options={"DATALOADER.NUM_WORKERS": 3}) == first
     changed = other(options={"MODEL.FPN.OUT_CHANNELS": 32})
-    assert changed.configuration != first.configuration
     assert changed.differences(dataclasses.asdict(first)) == ["configuration"]
     assert first.differences({}) == []  # recorded without hashes
     assert first.differences({"code": "other"}) == ["code other"]
     assert first.differences({"code": "other"}, also=("other",)) == []
-    name = next(iter(first.data))
+    [name] = first.data
     assert first.differences({"data": {name: "other"}}) == [f"data {name}"]
 
 
-def test_a_line_that_was_cut_short_is_dropped(tmp_path):
-    from runner.results import append_line
-    from runner.results import read_lines as read
-
-    file = tmp_path / "results" / "lines.jsonl"
-    assert read(file) == []
-    append_line(file, {"a": 1})
-    with open(file, "a") as stream:
-        stream.write('{"a": ')
-    assert read(file) == [{"a": 1}]
-    append_line(file, {"a": 2})
-    assert read_lines(file) == [{"a": 1}, {"a": 2}]
-
-
-@pytest.mark.parametrize(
-    ("name", "rows"), [("coco_faster", 9), ("coco_mask", 6), ("coco_600px", 15)]
-)
-def test_the_papers_tables_are_grids_beside_their_numbers(name, rows):
+@pytest.mark.parametrize("name", ["coco_faster", "coco_mask", "coco_600px"])
+def test_the_papers_tables_are_grids_beside_their_numbers(name):
     from runner.grid import ROOT
     from runner.report import papers_results
 
     grid = load(ROOT / "experiments" / f"{name}.yaml")
-    assert len(grid.runs()) == rows
-    papers = papers_results(grid)
-    assert all(papers[system]["from"] for system in grid.systems)
+    assert len(grid.runs()) == {"coco_faster": 9, "coco_mask": 6, "coco_600px": 15}[name]
+    assert all(papers["from"] for papers in papers_results(grid).values())
     for run in grid.runs():
-        cfg = grid.configuration(run)
-        assert cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH == 1_440_000
+        solver = grid.configuration(run).SOLVER
+        assert solver.MAX_ITER * solver.IMS_PER_BATCH == 1_440_000
 
 
 def test_every_row_of_the_systems_table_is_in_a_grid():
@@ -132,8 +131,7 @@ def test_the_miniature_differs_by_size_alone():
 
     full = load(ROOT / "experiments" / "coco_faster.yaml")
     small = load(ROOT / "experiments" / "coco_miniature.yaml")
-    assert full.runs() == small.runs()
-    assert "results" not in small.results.relative_to(ROOT).parts  # but in output/
+    assert full.runs() == small.runs() and small.results.is_relative_to(ROOT / "output")
     for run in full.runs():
-        backbones = [grid.configuration(run).MODEL.ENL_FPN for grid in (full, small)]
-        assert backbones[0] == backbones[1]
+        cfg, small_cfg = full.configuration(run), small.configuration(run)
+        assert cfg.MODEL.ENL_FPN == small_cfg.MODEL.ENL_FPN and small_cfg.SOLVER.MAX_ITER == 24

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import yaml
-from tiny_grid import read_lines
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -60,83 +59,54 @@ def test_seeds_are_paired_and_the_papers_stand_beside(write_results):
     from runner import report
 
     values = {("plain", seed): 30.0 + 3 * seed for seed in (1, 2, 3)}
-    values |= {("ours", seed): 30.0 + 4 * seed for seed in (1, 2, 3)}
-    grid = write_results(values)
+    values |= {("ours", seed): 30.0 + 4 * seed for seed in (1, 2, 3)} | {("mine", 1): 34.0}
+    grid = write_results(values, mask_metrics=dict.fromkeys(METRICS, 20.0))
     text = report.write(grid)
-    ours = row(text, "ours")
+    assert "coco_2017, 1x, mask" in text
+    boxes, _ = text.split("1x, mask")
+    ours, mine = row(boxes, "ours"), row(boxes, "mine")
     assert ours["AP to baseline"] == "+2.00 ± 2.48"  # 1, 2 and 3
     assert (ours["papers: AP"], ours["papers: AP to baseline"]) == ("37.75", "+1.04")
     assert ours["AP, ours − theirs"] == "+0.96 ± 2.48"
-    assert row(text, "plain")["AP to baseline"] == ""
-    assert "not\nmeasured here" in text or "not measured here" in text
+    assert mine["AP to baseline"] == "+1.00" and mine["papers: AP"] == ""
+    assert row(boxes, "plain")["AP to baseline"] == ""
     assert (grid.output / "report.md").read_text() in text
     assert (grid.output / "report.png").stat().st_size > 0
-
-
-def test_a_system_that_the_papers_do_not_have_stands_alone(write_results):
-    from runner import report
-
-    text = report.write(write_results({("plain", 1): 30.0, ("mine", 1): 31.0}))
-    mine = row(text, "mine")
-    assert mine["AP to baseline"] == "+1.00" and mine["papers: AP"] == ""
-    assert "AP, ours − theirs" not in mine  # a column that nobody has
-
-
-def test_without_results_it_says_so(write_results):
-    from runner import report
-
-    grid = write_results({("plain", 1): 30.0})
-    grid.results.unlink()
-    assert "No results yet." in report.write(grid)
-
-
-def test_masks_have_a_table_of_their_own(write_results):
-    from runner import report
-
-    masks = {"mask_metrics": dict.fromkeys(METRICS, 20.0)}
-    text = report.write(write_results({("plain", 1): 30.0}, **masks))
-    assert "coco_2017, 1x, box" in text and "coco_2017, 1x, mask" in text
-    assert "papers: AP" in text.split("1x, box")[1].split("1x, mask")[0]
-
-
-def test_what_comes_from_elsewhere_is_left_out_by_name(write_results):
-    from runner import report
-
-    text = report.write(write_results({("plain", 1): 30.0}, code="another"))
-    assert "Left out, plain_coco_2017_1x_1: it comes from other code another." in text
-
-
-def test_one_seed_is_resampled_over_images(write_grid, run, tmp_path):
-    """A run's detections are there: its interval is that of its own resamples, paired."""
-    from runner import report
-    from runner.compare import Results
-    from runner.grid import load_grid
-
-    file = write_grid()
-    assert run(file, "--jobs", "2")[1] == 0
-    grid = load_grid(file, tmp_path / "output")
-    results = Results(grid, read_lines(grid.results))
-    plain, wide = grid.runs()
-    # The one detection is right, of an object in one of the six images.
-    samples = results.resampled(plain, "box")
-    assert len(samples["AP"]) >= 1000 and samples["AP"].min() == 0 < samples["AP"].max()
-    estimate = results.estimate(("", ""), "plain", "box", "AP")
-    assert estimate.over == "images" and estimate.low == 0 < estimate.high
-    difference = results.difference(("", ""), "wide", "box", "AP")
-    assert (difference.low, difference.high) == (0, 0)  # the same on every resample
-    # Kept beside the detections, and made anew when these are.
-    [kept] = (grid.folder(wide) / "inference").glob("*.npz")
-    (grid.folder(wide) / "inference" / "coco_instances_results.json").write_text("[]")
-    fresh = Results(grid, read_lines(grid.results)).resampled(wide, "box")
-    assert kept.exists() and not np.any(fresh["AP"])
-    assert "[0.00, " in report.write(grid)
-
-
-def test_the_model_tables_column_comes_from_the_lines(write_results):
-    from runner import report
-
     values = {("plain", 1): 30.0, ("plain", 2): 31.0, ("ours", 1): 32.5}
     assert report.measured_ap(write_results(values)) == {
         "rcnn_R50": "box 30.50 / 30.50",
         "enl_rcnn_R50": "box 32.50 / 32.50",
     }
+
+
+def test_what_comes_from_elsewhere_is_left_out_by_name(write_results):
+    from runner import report
+
+    grid = write_results({("plain", 1): 30.0}, code="another")
+    text = report.write(grid)
+    assert "Left out, plain_coco_2017_1x_1: it comes from other code another." in text
+    grid.results.unlink()
+    assert "No results yet." in report.write(grid)
+
+
+def test_one_seed_is_resampled_over_images(write_grid, run, tmp_path):
+    """A run's detections are there: its interval is that of its own resamples, paired."""
+    from runner import report
+    from runner.grid import load_grid
+
+    file = write_grid()
+    assert run(file)[1] == 0
+    grid = load_grid(file, tmp_path / "output")
+    results = report.Results(grid)
+    # The one detection is right, of an object in one of the six images.
+    samples = results.resampled(grid.runs()[0], "box")
+    assert len(samples["AP"]) >= 1000 and samples["AP"].min() == 0 < samples["AP"].max()
+    estimate = results.estimate(("", ""), "plain", "box", "AP")
+    assert not estimate.over_seeds and estimate.low == 0 < estimate.high
+    difference = results.estimate(("", ""), "other", "box", "AP", minus="plain")
+    assert (difference.low, difference.high) == (0, 0)  # the same on every resample
+    # Kept beside the detections, and made anew when these are.
+    [kept] = (grid.folder(grid.runs()[1]) / "inference").glob("*.npz")
+    (kept.parent / "coco_instances_results.json").write_text("[]")
+    assert not np.any(report.Results(grid).resampled(grid.runs()[1], "box")["AP"])
+    assert "[0.00, " in report.write(grid)

@@ -54,6 +54,7 @@ def outcome(folder):
     return losses, weights
 
 
+@pytest.mark.slow
 def test_two_machines_train_what_one_process_does(command, tmp_path):
     alone = subprocess.Popen(command(tmp_path / "one"), stderr=subprocess.PIPE)
     url = f"tcp://127.0.0.1:{free_port()}"

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data import register_coco_format
+from enl_detectron2.utils.errors import MissingFile
 
 NAMES = ["pedestrian", "people", "bicycle", "car", "van", "truck"]
 NAMES += ["tricycle", "awning-tricycle", "bus", "motor"]  # VisDrone's
@@ -101,13 +102,6 @@ def test_all_weights_of_the_trunk_and_no_others_start_a_detector(datasets, tmp_p
     weights = torch.load(options["MODEL.WEIGHTS"], weights_only=True)["model"]
     own = {f"backbone.{name}" for name in backbone.state_dict()}
     assert {name for name in own if "bottom_up" in name} == set(weights)
-
-
-def test_a_trunk_that_is_missing_is_named(datasets, tmp_path):
-    from visdrone import prepare
-
-    from enl_detectron2.utils.errors import MissingFile
-
     (datasets / prepare.TRUNK).unlink()
     with pytest.raises(MissingFile, match=prepare.TRUNK):
         prepare.prepare(None, tmp_path / "scenes")
@@ -224,19 +218,6 @@ def test_a_difference_moves_with_the_sequences_that_both_are_tested_on():
     assert of_enl["AP50"] == pytest.approx((2, 2))
 
 
-def test_lines_of_runs_that_were_measured_elsewhere_stay():
-    from visdrone.measures import with_others
-
-    def line(seed, ap50):
-        return {"run": {"system": "baseline", "seed": seed}, "AP50": ap50}
-
-    before = [line(1, 30.0), line(2, 31.0)]
-    assert with_others([line(2, 32.0), line(3, 33.0)], before) == [
-        *(line(2, 32.0), line(3, 33.0)),
-        line(1, 30.0),
-    ]
-
-
 def test_a_grid_s_file_keeps_what_was_measured_of_runs_that_are_elsewhere(
     datasets, program, tmp_path, monkeypatch
 ):
@@ -260,56 +241,6 @@ def test_a_grid_s_file_keeps_what_was_measured_of_runs_that_are_elsewhere(
     assert lines[0]["called"]["car"] == {"car": 1, "": 1}
 
 
-def test_background_cells_keep_away_from_objects():
-    from visdrone.probe import MARGIN, STRIDE, background, bus_labels
-
-    boxes = np.array([[64.0, 64, 32, 16]])
-    rows, columns = background(boxes, (40, 60), seed=0)
-    x, y = (columns + 0.5) * STRIDE, (rows + 0.5) * STRIDE
-    beside = np.maximum(np.maximum(64 - x, x - 96), 0)
-    above = np.maximum(np.maximum(64 - y, y - 80), 0)
-    assert len(rows) and (np.hypot(beside, above) > MARGIN).all()
-    labels = bus_labels(boxes, np.array([9, 9]), np.array([10, 59]))
-    assert labels.tolist() == [-1, 1]  # near, far
-    assert bus_labels(boxes[:0], rows, columns).eq(0).all()
-
-
-def test_the_linear_answers_find_what_is_there():
-    from visdrone.probe import auc, linear
-
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(400, 6, generator=generator)
-    bus = (features[:, 0] > 0.5).float()
-    assert auc(linear(features, bus, "bus")(features), bus) > 0.99
-    shares = features[:, :2] @ torch.tensor([[1.0, 0.5], [0.0, 2.0]])
-    assert torch.allclose(linear(features, shares, "shares")(features), shares, atol=0.1)
-    assert auc(torch.tensor([1.0, 2, 3, 4]), torch.tensor([0.0, 0, 1, 1])) == 1
-    assert auc(torch.tensor([1.0, 1, 1, 1]), torch.tensor([0.0, 0, 1, 1])) == 0.5
-
-
-def test_the_tables_pair_systems_by_seed_and_leave_out_what_is_not_found():
-    from visdrone.report import by_system, called_rows, main_rows, paired
-
-    def line(system, seed, ap50):
-        run = {"system": system, "data": "test", "variant": "main", "seed": seed}
-        called = {name: {} for name in ("car", "van", "truck", "pedestrian", "people")}
-        called |= {"tricycle": {"tricycle": 1}, "awning-tricycle": {"": 1}}
-        called["car"] = {"car": 6, "van": 1, "": 3}
-        called["pedestrian"] = {"people": 1, "pedestrian": 3}
-        return {"run": run, "AP50": ap50, "APs": 10.0, "called": called}
-
-    seeds = {"+3ENL TD": (31.0, 33.5), "baseline": (30.0, 31.5)}
-    lines = [line(name, seed, ap) for name, aps in seeds.items() for seed, ap in enumerate(aps)]
-    measured = by_system({"baseline": {}, "+3ENL TD": {}, "oracle": {}}, lines[::-1])
-    assert list(measured) == ["baseline", "+3ENL TD"]
-    assert paired(measured, "+3ENL TD", "AP50") == [1.0, 2.0]
-    rows = main_rows(measured, {"+3ENL TD": {"AP50": (-0.5, 3.5), "APs": (0.0, 0.0)}})
-    assert rows[1]["AP50 to baseline, seeds"].startswith("+1.5 ± ")
-    assert rows[1]["AP50 to baseline, sequences"] == "-0.5 to +3.5"
-    cars = called_rows(measured)[0]
-    assert cars["found, %"].startswith("70.0") and cars["called a look-alike, %"].startswith("14.3")
-
-
 def test_a_run_is_the_same_wherever_its_output_is(datasets, program, tmp_path):
     from runner.grid import load_grid
     from runner.results import origin
@@ -318,3 +249,28 @@ def test_a_run_is_the_same_wherever_its_output_is(datasets, program, tmp_path):
     grids = [load_grid(program.file, folder) for folder in folders]
     first, second = (origin(grid, grid.runs()[0]) for grid in grids)
     assert first == second
+
+
+def test_cells_are_asked_linearly():
+    from cells import background
+    from visdrone.probe import MARGIN, STRIDE, bus_labels, linear_answers
+
+    boxes = np.array([[64.0, 64, 32, 16]])
+    rows, columns = background(boxes, (40, 60), STRIDE, margin=MARGIN, number=20, seed=0)
+    x, y = (columns + 0.5) * STRIDE, (rows + 0.5) * STRIDE
+    beside = np.maximum(np.maximum(64 - x, x - 96), 0)
+    above = np.maximum(np.maximum(64 - y, y - 80), 0)
+    assert len(rows) == 20 and (np.hypot(beside, above) > MARGIN).all()
+    assert bus_labels(boxes, np.array([9, 9]), np.array([10, 59])).tolist() == [-1, 1]  # near, far
+    assert not bus_labels(boxes[:0], rows, columns).any()
+
+    features = np.random.default_rng(0).standard_normal((400, 6))
+    bus = (features[:, 0] > 0.5).astype(float)
+    bus[::7] = -1  # near
+    shares = features[:, :2] @ np.array([[1.0, 0.5], [0.0, 2.0]])
+    part = {"features": features, "bus": bus, "shares": shares}
+    answers = linear_answers(part, part)
+    assert answers["bus_auc"] > 0.99 and answers["shares_r2"] > 0.99
+    assert answers["cells_with_bus"] + answers["cells_without"] == np.count_nonzero(bus >= 0)
+    noise = part | {"features": features[::-1]}
+    assert linear_answers(part, noise)["shares_r2"] < 0.1

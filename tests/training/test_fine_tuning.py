@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from detectron2.engine import default_argument_parser
+from scenes import SceneConfig, write_relational_digits
 
-from enl_detectron2.digits.scenes import SceneConfig, write_relational_digits
 from enl_detectron2.model_zoo import get_config_file
 from enl_detectron2.training.launch import run
 

@@ -10,8 +10,8 @@ from detectron2.engine import HookBase, default_argument_parser, launch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
+from scenes import SceneConfig, write_relational_digits
 
-from enl_detectron2.digits.scenes import SceneConfig, write_relational_digits
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data import register_coco_format
 from enl_detectron2.training.launch import run

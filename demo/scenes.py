@@ -107,6 +107,18 @@ class SceneConfig:
         )
 
 
+# The demo's, which configs/cpu/ trains on: small and clear, so that minutes are enough.
+DEMO = SceneConfig(
+    image_size=160,
+    num_tiny=(3, 5),
+    large_side=(40, 64),
+    num_distractors=(2, 4),
+    contrast=0.6,
+    noise=0.05,
+)
+DEMO_COUNTS = {"num_train": 2000, "num_test": 200}
+
+
 class DigitSamples(NamedTuple):
     """Handwritten digits: `ink` (N, 8, 8) float32 from 0 (paper) to 1, `labels` (N,) int 0..9."""
 
