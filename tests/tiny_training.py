@@ -10,7 +10,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from PIL import Image
 
 from enl_detectron2.training.config import load_config
-from enl_detectron2.training.trainer import Trainer
+from enl_detectron2.training.trainer import Trainer, setup
 
 ROOT = Path(__file__).parents[1]
 SIZES = [(64, 48), (48, 64)]  # width and height: some are wide and some are high
@@ -130,6 +130,6 @@ def train(config, losses, *words):
             return [WriteLosses(losses), *super().build_hooks()]
 
     args = arguments(config, *words)
-    trainer = Recorded.from_args(args)
+    trainer = Recorded(setup(args))
     trainer.resume_or_load(resume=args.resume)
     trainer.train()

@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from tqdm import tqdm
 
 from enl_detectron2.analysis.detections.contact_sheet import draw_contact_sheet
-from enl_detectron2.training.trainer import Trainer
+from enl_detectron2.training.trainer import Trainer, setup
 
 from .scenes import SceneConfig, write_relational_digits
 
@@ -72,7 +72,7 @@ def train(args: argparse.Namespace) -> None:
     """What each of the processes does that train the model together."""
     start = time.monotonic()
     with contextlib.redirect_stdout(io.StringIO()):  # detectron2 logs all it knows here
-        trainer = DemoTrainer.from_args(args)
+        trainer = DemoTrainer(setup(args))
     cfg = trainer.cfg
     output = Path(cfg.OUTPUT_DIR)
     if comm.is_main_process():

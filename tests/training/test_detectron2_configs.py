@@ -12,10 +12,10 @@ from detectron2 import model_zoo
 from detectron2.config import instantiate
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling.backbone import FPN
+from enl_detectron2.training.checks import check_lazy, check_levels, check_yaml
 from omegaconf import OmegaConf
 
 from enl_detectron2.modeling import ENL_FPN
-from enl_detectron2.training.checks import check_lazy, check_levels, check_yaml
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.trainer import Trainer
 
