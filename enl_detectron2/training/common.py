@@ -31,7 +31,7 @@ from .resume import warn_of_changes
 # Functions of detectron2 that log hundreds of lines: those are for log.txt, not for the terminal.
 LONG = {"default_setup", "build_model"}
 # The tables of an evaluation, which ``launch.run`` prints in the end as one.
-TABLES = {"_derive_coco_results", "print_csv_format"}
+TABLES = {"_derive_coco_results", "print_csv_format", "test"}
 # What detectron2's evaluators import, by the evaluator type of a set.
 PACKAGES = {
     "lvis": ("lvis", "pip install --no-deps lvis"),
@@ -82,7 +82,7 @@ def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     hidden = LONG | TABLES if args.eval_only else LONG
     for handler in theirs.handlers:
         if getattr(handler, "stream", None) is sys.stdout:
-            handler.addFilter(lambda record: record.funcName not in hidden)
+            handler.addFilter(lambda r: r.levelno > logging.INFO or r.funcName not in hidden)
     default_setup(cfg, args)
     # What this package says goes where detectron2's own words go, and on to who else listens.
     setup_logger(folder, rank, name="enl_detectron2", abbrev_name="enl", enable_propagation=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from detectron2 import model_zoo as detectron2_zoo
-from detectron2.config import CfgNode, LazyConfig, get_cfg
+from detectron2.config import CfgNode, LazyConfig, downgrade_config, get_cfg, upgrade_config
 from omegaconf import DictConfig, OmegaConf
 
 from enl_detectron2 import model_zoo
@@ -20,8 +20,8 @@ OPTIONAL = {"train.seed", "train.cudnn_benchmark", "train.on_bad_image", "train.
 logger = logging.getLogger(__name__)
 
 
-class SafeCfgNode(CfgNode):
-    """A ``CfgNode`` whose ``merge_from_file`` runs no code, whoever wrote the file.
+class _SafeReader(CfgNode):
+    """Reads YAML files as detectron2's ``CfgNode`` does, but runs no code, whoever wrote them.
 
     A few files of detectron2's own model zoo evaluate an expression; they are read as detectron2
     reads them, also as the ``_BASE_`` of another file.
@@ -29,16 +29,38 @@ class SafeCfgNode(CfgNode):
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
-        """As of ``CfgNode``, but what is safe depends on whose file it is."""
         # Resolved, as a checkout of detectron2 has a link there.
         theirs = Path(detectron2_zoo.__file__).with_name("configs").resolve()
         allow_unsafe = Path(filename).resolve().is_relative_to(theirs)
         return super().load_yaml_with_base(filename, allow_unsafe=allow_unsafe)
 
 
+def merge_file(cfg: CfgNode, config_file: str | Path) -> None:
+    """``cfg.merge_from_file``, which runs no code.
+
+    Raises:
+        ConfigError: (a ValueError) if the file can't be read as plain values.
+    """
+    try:
+        loaded = CfgNode(_SafeReader.load_yaml_with_base(str(config_file)))
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{config_file} can't be read: a configuration is YAML with plain values only ({error})"
+        ) from error
+    version = loaded.get("VERSION", cfg.VERSION)
+    if version == cfg.VERSION:
+        cfg.merge_from_other_cfg(loaded)
+        return
+    old = downgrade_config(cfg, to_version=version)
+    old.merge_from_other_cfg(loaded)
+    new = upgrade_config(old)
+    cfg.clear()
+    cfg.update(new)
+
+
 def get_training_cfg() -> CfgNode:
     """detectron2's defaults with all keys of this project."""
-    cfg = SafeCfgNode(get_cfg())
+    cfg = get_cfg()
     add_enl_config(cfg)
     add_training_config(cfg)
     return cfg
@@ -62,12 +84,7 @@ def load_config(config_file: str | Path, opts: Sequence[str] = ()) -> CfgNode | 
     if file.endswith(".py"):
         return _load_lazy(file, opts)
     cfg = get_training_cfg()
-    try:
-        cfg.merge_from_file(file)
-    except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{file} can't be read: a configuration is YAML with plain values only ({error})"
-        ) from error
+    merge_file(cfg, file)
     cfg.merge_from_list(list(opts))
     return cfg
 
