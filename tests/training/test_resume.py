@@ -42,7 +42,7 @@ def test_changed_keys_are_listed_and_the_run_goes_on(config, tmp_path, caplog):
 
 def test_any_two_texts_are_compared(caplog):
     before = "a: {b: 1, c: [1, 2]}\nd: !!python/name:os.system ''\ne: x\n"
-    now = "a: {b: 1, c: [1,\n 3]}\nd: !!python/name:os.system ''\nf: {}\n"
+    now = "a:\n  b: 1\n  c:\n  - 1\n  - 3\nd: !!python/name:os.system ''\nf: {}\n"
     found = list(differences(before, now))
     assert found == ["a.c: [1, 2] → [1, 3]", "e: x → not there", "f: not there → {}"]
     with caplog.at_level(logging.WARNING, "enl_detectron2"):

@@ -25,7 +25,7 @@ from enl_detectron2.training import common, trainer
 from enl_detectron2.training.data import register_coco_format
 from enl_detectron2.training.launch import run
 from enl_detectron2.training.trainer import Trainer
-from enl_detectron2.utils.errors import ConfigError
+from enl_detectron2.utils.errors import BadImage, ConfigError
 
 POINTS = ["nose", "left_eye", "right_eye"]
 
@@ -70,10 +70,10 @@ def test_trains_resumes_and_evaluates(config, tmp_path, kind, capfd):
 
     # Resumed from the checkpoint after two steps, the third alone is done again.
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
-    (tmp_path / "metrics.json").unlink()
+    capfd.readouterr()
     run(command(kind, config, tmp_path, "--resume"))
-    lines = (tmp_path / "metrics.json").read_text().splitlines()
-    assert json.loads(lines[0])["iteration"] == 2
+    said = capfd.readouterr().out
+    assert "step 3 of 3: loss " in said and "step 1 of 3" not in said
     again = torch.load(tmp_path / "model_final.pth", weights_only=False)["model"]
     if kind == "yaml":  # which has a seed
         assert all(torch.equal(again[key], value) for key, value in trained["model"].items())
@@ -89,6 +89,12 @@ def test_trains_resumes_and_evaluates(config, tmp_path, kind, capfd):
     # The configuration that made the weights stays.
     assert (tmp_path / "config.yaml").read_text() == written
     assert (tmp_path / "inference/config.yaml").exists()
+
+
+@pytest.mark.parametrize("kind", ["yaml", "lazy"])
+def test_an_evaluation_needs_weights(config, tmp_path, kind):
+    with pytest.raises(ConfigError, match="must name the weights of a trained model"):
+        run(command(kind, config, tmp_path, "--eval-only"))
 
 
 def losses_of(config, output, processes):
@@ -130,6 +136,20 @@ def test_without_a_gpu_the_cpu_is_taken(config, tmp_path, caplog):
     cfg = trainer.setup(arguments(config, *words(options)))
     assert cfg.MODEL.DEVICE == "cpu" and not cfg.SOLVER.AMP.ENABLED
     assert caplog.text.count("There is no GPU here") == 1
+
+
+def test_models_on_a_cpu_are_in_the_layout_of_its_convolutions(slim_cfg):
+    weight = Trainer.build_model(slim_cfg).backbone.fpn_output3.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+
+
+def test_an_image_that_can_not_be_tested_is_named(config, tmp_path):
+    content = write_images(tmp_path, count=2)
+    (tmp_path / "images/image 1.png").write_bytes(b"no image")
+    write_json(tmp_path, content)
+    cfg = trainer.setup(arguments(write_config(tmp_path)))
+    with pytest.raises(BadImage, match="images/image 1.png"):
+        list(Trainer.build_test_loader(cfg, f"tiny {tmp_path}"))
 
 
 def test_the_optimizer_is_the_configs_choice(slim_cfg):

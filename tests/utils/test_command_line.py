@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,14 @@ def start(body, **options):
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, cwd=ROOT, **options)
 
 
-def test_a_reader_that_stops_early_ends_it_quietly():
-    process = start("for number in range(100_000): print(number)")
-    assert process.stdout.readline() == b"0\n"
+@pytest.mark.parametrize("body", ["for i in range(100_000): print(i)", "input(); print(0)"])
+def test_a_reader_that_stops_early_ends_it_quietly(body):
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}  # as set, each line is written at once
+    process = start(body, stdin=subprocess.PIPE, env=environment)
+    if "range" in body:
+        assert process.stdout.readline() == b"0\n"
     process.stdout.close()
+    process.stdin.write(b"\n"), process.stdin.close()
     assert process.stderr.read() == b""
     assert process.wait(timeout=60) == 141
 
