@@ -2,8 +2,8 @@
 """Writes configuration_keys.md, beside this file: every key of this project, with its default.
 
 The keys are those that the project adds to detectron2's. What each one means is the comment above
-it in enl_detectron2/config.py or enl_detectron2/training/config.py; of the blocks' options it is
-the part ``Args`` of a docstring. A key without a meaning is an error.
+it in enl_detectron2/config.py; of the blocks' options it is the part ``Args`` of a docstring. A key
+without a meaning is an error.
 
 python docs/make_configuration_keys.py
 """
@@ -16,9 +16,9 @@ from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
-from enl_detectron2.config import add_enl_config
+from enl_detectron2.config import add_enl_config, add_training_config
 from enl_detectron2.modeling import RELATION_BLOCK_REGISTRY
-from enl_detectron2.training.config import add_training_config, get_training_cfg
+from enl_detectron2.training.config import get_training_cfg
 
 PAGE = Path(__file__).with_name("configuration_keys.md")
 TEXT = """\
@@ -50,7 +50,8 @@ A block of your own has its own options.
 
 ## This project's training
 
-What `train_net.py` reads beside that. A project with a training script of its own doesn't need it.
+What `enl train` reads beside that. `enl_detectron2.add_training_config(cfg)` adds these keys: after
+it and `add_enl_config(cfg)`, the `config.yaml` that a run has written loads in any script.
 
 {training}
 
@@ -93,12 +94,12 @@ def comments(function: Callable) -> dict[str, str]:
     found, node = {}, {}
     for statement in ast.parse(source).body[0].body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Attribute):
-            owner, key = ast.unparse(statement.targets[0]).split(".", 1)
-            text = comment_above(lines, statement.lineno - 1)
-            (found if owner == "cfg" else node)[key] = text
+            key = statement.targets[0].attr  # node.BLOCK = …
+            node[key] = comment_above(lines, statement.lineno - 1)
         elif isinstance(statement, ast.Expr) and "_add_missing" in ast.unparse(statement):
-            name = statement.value.args[1].value  # _add_missing(cfg.MODEL, "ENL_FPN", node)
-            found |= {f"MODEL.{name}.{key}": text for key, text in node.items()}
+            parent, name = statement.value.args[:2]  # _add_missing(cfg.MODEL, "ENL_FPN", node)
+            prefix = f"{ast.unparse(parent)}.{name.value}".removeprefix("cfg.")
+            found |= {f"{prefix}.{key}": text for key, text in node.items()}
             node = {}
     return found
 

@@ -11,6 +11,6 @@ except ModuleNotFoundError as error:
         raise
 else:
     from . import model_zoo
-    from .config import add_enl_config
+    from .config import add_enl_config, add_training_config
 
-    __all__ = ["add_enl_config", "model_zoo"]
+    __all__ = ["add_enl_config", "add_training_config", "model_zoo"]

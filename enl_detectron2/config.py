@@ -69,3 +69,36 @@ def _add_missing(parent: CfgNode, key: str, value: object) -> None:
     elif isinstance(value, CfgNode):
         for name, inner in value.items():
             _add_missing(parent[key], name, inner)
+
+
+def add_training_config(cfg: CN) -> None:
+    """Adds the keys that this project's trainer reads to ``cfg``; a key that is there stays.
+
+    After :func:`add_enl_config` and this, any configuration of this project can be merged, and any
+    ``config.yaml`` that one of its runs has written.
+
+    Args:
+        cfg: a configuration of detectron2.
+    """
+    node = CN()
+    # "SGD", as everywhere in detectron2, or "AdamW", which learns from scratch in fewer steps.
+    node.OPTIMIZER = "SGD"
+    # With several processes: whether parameters may have no part in a step's losses, as those of
+    # pyramid levels that no head reads. PyTorch looks for them in each step, which takes time.
+    node.FIND_UNUSED_PARAMETERS = False
+    _add_missing(cfg, "SOLVER", node)
+
+    node = CN()
+    # Data sets in COCO format: [[name, annotation file, image folder], ...]. DATASETS.TRAIN and
+    # DATASETS.TEST may then use the names. Relative paths are looked up in $DETECTRON2_DATASETS,
+    # then in the working directory.
+    node.COCO_FORMAT = []
+    _add_missing(cfg, "DATASETS", node)
+
+    node = CN()
+    # What to do with a training image that can't be used: "stop" the run, or "replace" it by
+    # another one with a warning. Both name the file.
+    node.ON_BAD_IMAGE = "stop"
+    # What to do with images of more than 8 bits a channel: "refuse" them, or "rescale" each to 8.
+    node.DEEP_IMAGES = "refuse"
+    _add_missing(cfg, "DATALOADER", node)

@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from detectron2.engine import HookBase, default_argument_parser
 from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils import comm
 from PIL import Image
 
 from enl_detectron2.training.config import load_config
-from enl_detectron2.training.trainer import Trainer
+from enl_detectron2.training.trainer import Trainer, setup
 
 ROOT = Path(__file__).parents[1]
+LAZY = ROOT / "configs/lazy/cpu/digits_enl_rcnn.py"
 SIZES = [(64, 48), (48, 64)]  # width and height: some are wide and some are high
 
 
@@ -102,6 +104,23 @@ def arguments(config, *words):
     return default_argument_parser().parse_args(["--config-file", str(config), *map(str, words)])
 
 
+def lazy_words(folder, output):
+    """Options by which the digits' LazyConfig trains on the set of ``folder`` for three steps."""
+    options = {
+        "dataloader.coco_format": f"[['lazy {folder}',{folder}/train.json,{folder}/images]]",
+        "dataloader.train.dataset.names": f"'lazy {folder}'",
+        "dataloader.test.dataset.names": f"'lazy {folder}'",
+        "dataloader.train.total_batch_size": 2,
+        "dataloader.train.num_workers": 0,
+        "model.roi_heads.num_classes": 1,
+        "model.roi_heads.box_predictor.test_score_thresh": 0.0,
+        "train.output_dir": output,
+        "train.max_iter": 3,
+        "train.checkpointer.period": 2,
+    }
+    return [f"{key}={value}" for key, value in options.items()]
+
+
 class WriteLosses(HookBase):
     """A line "iteration loss" for each step, in full precision, at once on the disk."""
 
@@ -109,6 +128,8 @@ class WriteLosses(HookBase):
         self.path = path
 
     def after_step(self):
+        if not comm.is_main_process():  # which alone knows them, over all processes
+            return
         loss = self.trainer.storage.history("total_loss").latest()
         with open(self.path, "a") as file:
             file.write(f"{self.trainer.iter} {float(loss)!r}\n")
@@ -130,6 +151,6 @@ def train(config, losses, *words):
             return [WriteLosses(losses), *super().build_hooks()]
 
     args = arguments(config, *words)
-    trainer = Recorded.from_args(args)
+    trainer = Recorded(setup(args))
     trainer.resume_or_load(resume=args.resume)
     trainer.train()

@@ -1,146 +1,64 @@
-"""What this project's own trainer reads beside detectron2's keys, and the way from a file to it."""
+"""From a file, or a name of the model zoo, to the configuration of a run."""
 
-import difflib
-import traceback
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from detectron2.config import CfgNode as CN
-from detectron2.config import LazyConfig, get_cfg
-from omegaconf import DictConfig
+from detectron2 import model_zoo as detectron2_zoo
+from detectron2.config import CfgNode, LazyConfig, downgrade_config, get_cfg, upgrade_config
+from omegaconf import DictConfig, OmegaConf
 
-from enl_detectron2.config import add_enl_config
-from enl_detectron2.utils.errors import ConfigError, MissingFile, summarize
+from enl_detectron2 import model_zoo
+from enl_detectron2.config import add_enl_config, add_training_config
+from enl_detectron2.utils.errors import ConfigError, MissingFile
 
-from .lazy_overrides import check_override
-from .yaml_files import SafeReader, merge_values
+# Read by detectron2's default_setup and this project's trainer, whether a configuration has them.
+OPTIONAL = {"train.seed", "train.cudnn_benchmark", "train.on_bad_image", "train.deep_images"}
+
+logger = logging.getLogger(__name__)
 
 
-def load_config(config_file: str, opts: Sequence[str] = ()) -> CN | DictConfig:
-    """A configuration with the project's keys.
+class _SafeReader(CfgNode):
+    """Reads YAML files as detectron2's ``CfgNode`` does, but runs no code, whoever wrote them.
 
-    A YAML file can't run code, whoever wrote it; a LazyConfig is code, and is run.
-
-    Args:
-        config_file: a .yaml, or a LazyConfig .py.
-        opts: overrides, KEY VALUE … for a .yaml, key=value … for a .py.
-
-    Raises:
-        ConfigError: (a ValueError) if the file is no configuration, or a key isn't known or has
-            another type.
-        MissingFile: (a FileNotFoundError) if the file isn't there.
+    A few files of detectron2's own model zoo evaluate an expression; they are read as detectron2
+    reads them, also as the ``_BASE_`` of another file.
     """
-    config_file = str(config_file)
-    if "://" not in config_file and not Path(config_file).is_file():
-        raise MissingFile(f"--config-file: there is no file {config_file!r}")
-    if config_file.endswith(".py"):
-        return _load_lazy(config_file, opts)
-    cfg = get_training_cfg()
-    merge_file(cfg, config_file)
-    merge_options(cfg, opts)
-    return cfg
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        # Resolved, as a checkout of detectron2 has a link there.
+        theirs = Path(detectron2_zoo.__file__).with_name("configs").resolve()
+        allow_unsafe = Path(filename).resolve().is_relative_to(theirs)
+        return super().load_yaml_with_base(filename, allow_unsafe=allow_unsafe)
 
 
-def merge_file(cfg: CN, config_file: str) -> None:
-    """``cfg.merge_from_file``, whose files can't run code and whose errors are one sentence.
+def merge_file(cfg: CfgNode, config_file: str | Path) -> None:
+    """``cfg.merge_from_file``, which runs no code.
 
     Raises:
-        ConfigError: (a ValueError) as :func:`load_config`.
-        MissingFile: (a FileNotFoundError) if a ``_BASE_`` isn't there.
+        ConfigError: (a ValueError) if the file can't be read as plain values.
     """
     try:
-        values = SafeReader.load_yaml_with_base(str(config_file))
-    except ConfigError as error:
-        named = str(config_file) in str(error)
-        raise error if named else ConfigError(f"{config_file}: {error}") from error
-    except OSError as error:
-        raise MissingFile(f"{config_file}: its _BASE_ can't be read: {error}") from error
+        loaded = CfgNode(_SafeReader.load_yaml_with_base(str(config_file)))
     except yaml.YAMLError as error:
-        raise ConfigError(f"{config_file} is no YAML: {' '.join(str(error).split())}") from error
-    except Exception as error:  # fvcore's, of a _BASE_ of the wrong kind
-        raise ConfigError(f"{config_file} can't be read: {summarize(error)}") from error
-    try:
-        merge_values(cfg, values)
-    except Exception as error:  # yacs raises assertions, KeyError, TypeError, ValueError
-        raise ConfigError(f"{config_file}: {_explain(cfg, _keys(values), error)}") from error
-
-
-def merge_options(cfg: CN, opts: Sequence[str]) -> None:
-    """``cfg.merge_from_list``, whose errors are one sentence.
-
-    Raises:
-        ConfigError: (a ValueError) as :func:`load_config`.
-    """
-    if len(opts) % 2:
         raise ConfigError(
-            f"after the options come pairs of KEY VALUE; the last one here, {opts[-1]!r}, has no "
-            "partner"
-        )
-    try:
-        cfg.merge_from_list(list(opts))
-    except Exception as error:  # as above
-        raise ConfigError(_explain(cfg, opts[::2], error)) from error
-
-
-def _load_lazy(config_file: str, opts: Sequence[str]) -> DictConfig:
-    try:
-        cfg = LazyConfig.load(config_file)
-    except SyntaxError as error:
-        where = error.__cause__ or error  # detectron2 raises another one, which doesn't say where
-        raise ConfigError(
-            f"{config_file} is no Python, line {where.lineno}: {where.msg}"
+            f"{config_file} can't be read: a configuration is YAML with plain values only ({error})"
         ) from error
-    except Exception as error:  # of the code that the file is
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == config_file]
-        where = f", line {lines[-1]}" if lines else ""
-        raise ConfigError(f"{config_file}{where}: {summarize(error)}") from error
-    for option in opts:
-        key, assigned, value = option.partition("=")
-        if not assigned:
-            raise ConfigError(f"{option!r} must be key=value, as the file is a LazyConfig")
-        check_override(cfg, key.lstrip("+"), value)
-        try:
-            LazyConfig.apply_overrides(cfg, [option])
-        except Exception as error:  # of detectron2, OmegaConf or Hydra's parser
-            raise ConfigError(f"{key} can't be set to {value!r}: {summarize(error)}") from error
-    return cfg
+    version = loaded.get("VERSION", cfg.VERSION)
+    if version == cfg.VERSION:
+        cfg.merge_from_other_cfg(loaded)
+        return
+    old = downgrade_config(cfg, to_version=version)
+    old.merge_from_other_cfg(loaded)
+    new = upgrade_config(old)
+    cfg.clear()
+    cfg.update(new)
 
 
-def _explain(cfg: CN, keys: Sequence[str], error: Exception) -> str:
-    """The first of ``keys`` that ``cfg`` doesn't have, or else what yacs says."""
-    for key in keys:
-        if _is_unknown(cfg, key):
-            near = difflib.get_close_matches(key, _keys(cfg), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            return f"{key} is not a key of the configuration{hint}"
-    return summarize(error)
-
-
-def _is_unknown(node: CN, key: str) -> bool:
-    for name in key.split("."):
-        if not isinstance(node, CN):
-            return True
-        if name not in node:
-            return not node.is_new_allowed()
-        node = node[name]
-    return False
-
-
-def _keys(node: dict[str, Any]) -> list[str]:
-    return list(_walk(node, ""))
-
-
-def _walk(node: dict[str, Any], prefix: str) -> Iterator[str]:
-    for key, value in node.items():
-        yield f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _walk(value, f"{prefix}{key}.")
-
-
-def get_training_cfg() -> CN:
+def get_training_cfg() -> CfgNode:
     """detectron2's defaults with all keys of this project."""
     cfg = get_cfg()
     add_enl_config(cfg)
@@ -148,22 +66,64 @@ def get_training_cfg() -> CN:
     return cfg
 
 
-def add_training_config(cfg: CN) -> None:
-    """Adds the keys that only this project's trainer reads to ``cfg``."""
-    # "SGD", as everywhere in detectron2, or "AdamW", which learns from scratch in fewer steps.
-    cfg.SOLVER.OPTIMIZER = "SGD"
-    # With several processes: whether parameters may have no part in a step's losses, as those of
-    # pyramid levels that no head reads. PyTorch looks for them in each step, which takes time.
-    cfg.SOLVER.FIND_UNUSED_PARAMETERS = False
+def load_config(config_file: str | Path, opts: Sequence[str] = ()) -> CfgNode | DictConfig:
+    """A configuration with the project's keys, not frozen.
 
-    # Data sets in COCO format: [[name, annotation file, image folder], ...]. DATASETS.TRAIN and
-    # DATASETS.TEST may then use the names. Relative paths are looked up in $DETECTRON2_DATASETS,
-    # then in the working directory.
-    cfg.DATASETS.COCO_FORMAT = []
+    A YAML file can't run code, whoever wrote it; a LazyConfig is code, and is run.
 
-    # What to do with a training image that can't be used: "stop" the run, or "replace" it by
-    # another one with a warning. Both name the file.
-    cfg.DATALOADER.ON_BAD_IMAGE = "stop"
+    Args:
+        config_file: as of :func:`find_config`.
+        opts: overrides, KEY VALUE … for a .yaml, key=value … for a .py.
 
-    # What to do with images of more than 8 bits a channel: "refuse" them, or "rescale" each to 8.
-    cfg.DATALOADER.DEEP_IMAGES = "refuse"
+    Raises:
+        ConfigError: (a ValueError) if a YAML file can't be read as plain values.
+        MissingFile: (a FileNotFoundError) if there is no such file.
+        Exception: detectron2's own for what it doesn't accept, as a key that isn't there.
+    """
+    file, opts = find_config(config_file, opts)
+    if file.endswith(".py"):
+        return _load_lazy(file, opts)
+    cfg = get_training_cfg()
+    merge_file(cfg, file)
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def find_config(name: str | Path, opts: Sequence[str] = ()) -> tuple[str, list[str]]:
+    """The file of a configuration, and its overrides.
+
+    Args:
+        name: a .yaml or a LazyConfig .py, or a name of the model zoo, whose trained weights, if it
+            has any, become the first override.
+        opts: overrides.
+
+    Raises:
+        MissingFile: (a FileNotFoundError) if there is no such file and no such name.
+    """
+    name, opts = str(name), list(opts)
+    if "://" in name or Path(name).is_file():
+        return name, opts
+    try:
+        file = model_zoo.get_config_file(name)
+    except RuntimeError:
+        raise MissingFile(
+            f"--config-file: {name!r} is no file, and no configuration of the model zoo"
+        ) from None
+    try:
+        weights = model_zoo.get_checkpoint_file(name)
+    except RuntimeError:  # it has none
+        return file, opts
+    if file.endswith(".py"):
+        return file, [f"train.init_checkpoint={weights}", *opts]
+    return file, ["MODEL.WEIGHTS", weights, *opts]
+
+
+def _load_lazy(file: str, opts: Sequence[str]) -> DictConfig:
+    cfg = LazyConfig.load(file)
+    for key in (option.partition("=")[0].lstrip("+") for option in opts):
+        # A call says so if it doesn't take an argument; a key that no one reads has no effect.
+        first = key.split(".")[0]
+        is_new = first == "train" and OmegaConf.select(cfg, key) is None and key not in OPTIONAL
+        if is_new or first not in cfg:
+            logger.warning("%s is new to the configuration: is it spelled right?", key)
+    return LazyConfig.apply_overrides(cfg, list(opts))

@@ -1,39 +1,41 @@
 """The command line of train_net.py, which is detectron2's."""
 
 import argparse
-import multiprocessing
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.engine import default_argument_parser, launch
+from detectron2.utils import comm
+from tabulate import tabulate
 from torch.multiprocessing import ProcessExitedException
 
-from enl_detectron2.utils.command_line import hear_ctrl_c
 from enl_detectron2.utils.errors import UserError
 from enl_detectron2.utils.imports import add_import_option, import_modules
 
 from . import lazy, trainer
-
-INTERRUPTED = 130  # the status of a process that Ctrl-C has ended
-PATIENCE = 5  # seconds that the processes of a run have to end by themselves
+from .config import find_config
 
 
-def main() -> None:
-    """Trains or evaluates as the command line says; ends with a line where the user can help."""
-    hear_ctrl_c()
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains or evaluates; what the user can put right ends with a line and status 1.
+
+    Args:
+        argv: as of ``train_net.py``; by default the command line's.
+    """
     parser = default_argument_parser()
     # One port for all runs of a user, as detectron2 has it, lets the second run fail.
     parser.set_defaults(dist_url="auto")
     parser.add_argument(
-        "--traceback", action="store_true", help="show where in the code an error comes from, too"
+        "--per-class", action="store_true", help="with --eval-only: a line for each class, too"
     )
     add_import_option(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    if not args.config_file:
+        parser.error("--config-file FILE is needed")
     if args.num_machines > 1 and args.dist_url == "auto":
         parser.error("--dist-url must be tcp://HOST:PORT of the first of several machines")
-    messages = multiprocessing.get_context("spawn").SimpleQueue()
     try:
         launch(
             _run_or_explain,
@@ -41,64 +43,61 @@ def main() -> None:
             num_machines=args.num_machines,
             machine_rank=args.machine_rank,
             dist_url=args.dist_url,
-            args=(args, messages if args.num_gpus * args.num_machines > 1 else None),
+            args=(args,),
         )
     except ProcessExitedException as error:
-        # The first of the processes that have said why; the others were ended with it.
-        if error.exit_code == INTERRUPTED:
-            _end_interrupted()
-        sys.exit(error.exit_code if messages.empty() else messages.get())
-    except KeyboardInterrupt:
-        _end_interrupted()
+        if error.exit_code != 1:  # ended by a signal, say
+            raise
+        sys.exit(1)  # it has said why
 
 
-def _end_interrupted() -> None:
-    deadline = time.monotonic() + PATIENCE
-    for process in multiprocessing.active_children():
-        # A terminal interrupts all processes: this one has then only to end what it began.
-        process.join(max(deadline - time.monotonic(), 0))
-        process.terminate()
-        process.join()
-    print(f"{_name()}: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
-    sys.exit(INTERRUPTED)
+def _run_or_explain(args: argparse.Namespace) -> None:
+    """One process of a run."""
+    try:
+        run(args)
+    except UserError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Trains, or with ``--eval-only`` evaluates, the model of ``args.config_file``.
 
     Args:
-        args: of detectron2's ``default_argument_parser``; the file is a ``.yaml`` or a LazyConfig
-            ``.py`` with model, dataloader, optimizer, lr_multiplier and train, as in detectron2.
+        args: of detectron2's ``default_argument_parser``; the file is a ``.yaml``, a LazyConfig
+            ``.py`` with model, dataloader, optimizer, lr_multiplier and train, as in detectron2, or
+            a name of the model zoo.
 
     Returns:
         With ``--eval-only`` the metrics, on the main process.
     """
     import_modules(getattr(args, "imports", ()))  # each process is a new one
-    kind = lazy if args.config_file.endswith(".py") else trainer
-    return kind.train_or_evaluate(args)
+    args.config_file, args.opts = find_config(args.config_file, args.opts or ())
+    results = (lazy if args.config_file.endswith(".py") else trainer).main(args)
+    if args.eval_only and comm.is_main_process() and results:
+        print(results_table(results, per_class=getattr(args, "per_class", False)))
+    return results
 
 
-def _run_or_explain(args: argparse.Namespace, messages: Any) -> None:
-    """One process of a run; what the user can put right ends it with a line and status 1.
+def results_table(results: dict[str, Any], *, per_class: bool = False) -> str:
+    """The metrics of an evaluation, a line for each task.
 
-    With several processes, the line goes to ``messages``, whose reader says it once.
+    Args:
+        results: of detectron2's evaluators, {task: {metric: value}}, or {set: {task: …}}.
+        per_class: whether each class has a line, too.
     """
-    hear_ctrl_c()
-    try:
-        run(args)
-    except UserError as error:
-        if args.traceback:
-            sys.excepthook(*sys.exc_info())
-        line = f"{_name()}: error: {error}"
-        if messages is None:
-            sys.exit(line)
-        messages.put(line)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        if messages is None:
-            raise
-        sys.exit(INTERRUPTED)
+    rows = list(_rows(results, "", per_class))
+    return tabulate(rows, headers="keys", floatfmt=".1f", tablefmt="github")
 
 
-def _name() -> str:
-    return Path(sys.argv[0]).name
+def _rows(results: dict[str, Any], name: str, per_class: bool):
+    whole, classes = {}, {}
+    for key, value in results.items():
+        if isinstance(value, dict):
+            yield from _rows(value, f"{name} {key}".strip(), per_class)
+            continue
+        metric, _, class_name = key.partition("-")  # "AP-person" is of one class
+        (classes.setdefault(class_name, {}) if class_name else whole)[metric] = value
+    if whole:
+        yield {"": name, **whole}
+    for class_name in classes if per_class else ():
+        yield {"": f"{name}: {class_name}", **classes[class_name]}

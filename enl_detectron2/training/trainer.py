@@ -1,4 +1,4 @@
-"""A run from a YAML configuration: detectron2's ``DefaultTrainer`` with parts of this project."""
+"""A run from YAML, put together as in detectron2's ``tools/train_net.py``."""
 
 import argparse
 import logging
@@ -6,11 +6,11 @@ import os
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
@@ -19,7 +19,18 @@ from detectron2.engine import (
     TrainerBase,
     hooks,
 )
-from detectron2.evaluation import COCOEvaluator, verify_results
+from detectron2.evaluation import (
+    CityscapesInstanceEvaluator,
+    CityscapesSemSegEvaluator,
+    COCOEvaluator,
+    COCOPanopticEvaluator,
+    DatasetEvaluator,
+    DatasetEvaluators,
+    LVISEvaluator,
+    PascalVOCDetectionEvaluator,
+    SemSegEvaluator,
+    verify_results,
+)
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
@@ -28,135 +39,58 @@ from torch import nn
 
 from enl_detectron2.utils.errors import ConfigError
 
-from .building import EarlyLog, building
 from .checkpoint import ENLCheckpointer
-from .checks import check_keypoints, check_yaml, explain_names, require_coco_type
+from .common import in_fast_layout, own_hooks, repeatable, replicate, require_sets, set_up
 from .config import load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
 from .data.loader import CheckedMapper
 from .data.proposals import check_proposal_files
-from .hooks import StopAtDivergence
-from .parts import (
-    in_fast_layout,
-    own_hooks,
-    repeatable,
-    replicate,
-    seed_everything,
-    start,
-)
-from .resume import check_resume
-from .weights import check_weights, warn_if_frozen_though_random
+from .weights import warn_if_frozen_though_random
 
 COCO_MAX_DETECTIONS = 100  # an image, in COCO's own metrics
 
 
-class Parts(NamedTuple):
-    """What a training consists of, built before anything is written."""
-
-    cfg: CfgNode
-    model: nn.Module
-    steps: SimpleTrainer
-    scheduler: Any
-
-
 class Trainer(DefaultTrainer):
-    """detectron2's ``DefaultTrainer``, evaluated by its ``COCOEvaluator``; on CPUs, too."""
+    """detectron2's ``DefaultTrainer`` with its evaluators; on CPUs, too."""
 
-    def __init__(self, cfg: CfgNode, parts: Parts | None = None):
+    def __init__(self, cfg: CfgNode):
         """
         Args:
-            cfg: with the project's keys.
-            parts: of :meth:`build_parts`, which is called if they aren't given.
+            cfg: with the keys of ``add_training_config``.
         """
-        # Not DefaultTrainer's own, which builds other parts; the attributes are the same ones.
+        # DefaultTrainer's own, line by line, but for the replicas, which it can't make of a model
+        # on the CPU and has no option for, and the checkpointer.
         TrainerBase.__init__(self)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
-            setup_logger()  # as DefaultTrainer does for who hasn't
-        self.cfg, model, self._trainer, self.scheduler = parts or self.build_parts(cfg)
-        self.start_iter, self.max_iter = 0, self.cfg.SOLVER.MAX_ITER
-        self.checkpointer = ENLCheckpointer(model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
-        self.divergence = StopAtDivergence(self.checkpointer)
+            setup_logger()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        warn_if_frozen_though_random("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, model)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        model = replicate(
+            model,
+            cfg.MODEL.DEVICE,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
+        )
+        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(
+            model, data_loader, optimizer
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = ENLCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.register_hooks(self.build_hooks())
 
-    @classmethod
-    def from_args(cls, args: argparse.Namespace) -> "Trainer":
-        """All of a run but its training, which ``resume_or_load`` and ``train`` are left to do.
-
-        Everything is built before the output folder is made.
-
-        Args:
-            args: of detectron2's ``default_argument_parser``.
-
-        Raises:
-            ConfigError: (a ValueError) if the configuration can't be right, something can't be
-                built, or a data set that is used has errors.
-        """
-        with EarlyLog() as log:
-            cfg = configure(args)
-            seed_everything(cfg.SEED)
-            parts = cls.build_parts(cfg, args.config_file)
-            if args.resume:
-                check_resume(cfg, cfg.OUTPUT_DIR, parts.model, parts.steps)
-            start(cfg, args, log, output=("OUTPUT_DIR", cfg.OUTPUT_DIR), seed=cfg.SEED)
-        return cls(cfg, parts)
-
-    @classmethod
-    def build_parts(cls, cfg: CfgNode, config_file: str = "") -> Parts:
-        """Model, optimizer, loader and scheduler, in the order of ``DefaultTrainer``.
-
-        Args:
-            cfg: with the project's keys; ``Parts.cfg`` is fitted to the number of processes.
-            config_file: for messages.
-
-        Raises:
-            ConfigError: (a ValueError) if one of them can't be built.
-        """
-        with building("the batch", config_file):
-            cfg = cls.auto_scale_workers(cfg, comm.get_world_size())
-        with building("the model", config_file, lambda: explain_names(cfg)):
-            model = cls.build_model(cfg)
-        with building("the optimizer", config_file):
-            optimizer = cls.build_optimizer(cfg, model)
-        with building("the learning rate's schedule", config_file):
-            scheduler = cls.build_lr_scheduler(cfg, optimizer)
-        with building("the test's images", config_file):
-            _check_data_sets(cfg)
-            DatasetMapper(cfg, is_train=False)
-            if cfg.TEST.AUG.ENABLED:
-                GeneralizedRCNNWithTTA(cfg, model)
-        with building("the training's images", config_file):
-            loader = cls.build_train_loader(cfg)
-        with building("the training", config_file):
-            replicas = replicate(
-                model,
-                cfg.MODEL.DEVICE,
-                broadcast_buffers=False,
-                find_unused_parameters=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
-            )
-            kind = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-            steps = kind(replicas, loader, optimizer)
-        warn_if_frozen_though_random("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, model)
-        return Parts(cfg, model, steps, scheduler)
-
-    def train(self) -> Any:
-        """As of ``DefaultTrainer``.
-
-        Raises:
-            NonFinite: (a FloatingPointError) if the training has diverged.
-        """
-        with self.divergence.explained():
-            return super().train()
-
-    def build_hooks(self) -> list[HookBase]:
+    def build_hooks(self) -> list[HookBase | None]:
         """detectron2's, this project's before them, and the augmented test before the writers."""
-        own = own_hooks(self.cfg.SEED, self.divergence, "SOLVER.FIND_UNUSED_PARAMETERS")
         theirs = super().build_hooks()
         if self.cfg.TEST.AUG.ENABLED and self.cfg.DATASETS.TEST:
             # At the end alone, as in detectron2's tools/train_net.py.
             test = hooks.EvalHook(0, lambda: self.test_with_augmentation(self.cfg, self.model))
             theirs.insert(len(theirs) - comm.is_main_process(), test)
-        return [*own, *theirs]
+        return [*own_hooks(self.cfg.SEED), *theirs]
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -165,23 +99,11 @@ class Trainer(DefaultTrainer):
         return in_fast_layout(model) if cfg.MODEL.DEVICE == "cpu" else model
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable:
-        """detectron2's, in an order that can be taken up, see :mod:`.data.loader`."""
-        loader = super().build_train_loader(cfg)
-        return repeatable(loader, cfg.SEED, cfg.DATALOADER.ON_BAD_IMAGE, deep_images_of(cfg))
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
-        """detectron2's, whose errors name the image."""
-        mapper = CheckedMapper(DatasetMapper(cfg, is_train=False), deep_images_of(cfg))
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
-
-    @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """detectron2's SGD, or AdamW with the same treatment of parameters, as the config says.
+        """detectron2's SGD, or AdamW with the same treatment of parameters.
 
         Raises:
-            ValueError: if ``SOLVER.OPTIMIZER`` is neither.
+            ConfigError: (a ValueError) if ``SOLVER.OPTIMIZER`` is neither.
         """
         if cfg.SOLVER.OPTIMIZER == "SGD":
             return super().build_optimizer(cfg, model)
@@ -201,24 +123,59 @@ class Trainer(DefaultTrainer):
         )
 
     @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable:
+        """detectron2's, in an order that can be taken up, see :mod:`.data.loader`."""
+        loader = super().build_train_loader(cfg)
+        return repeatable(loader, cfg.SEED, cfg.DATALOADER.ON_BAD_IMAGE, deep_images_of(cfg))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
+        """detectron2's, whose errors name the image."""
+        mapper = CheckedMapper(DatasetMapper(cfg, is_train=False), deep_images_of(cfg))
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
-    ) -> COCOEvaluator:
-        """The COCO evaluator, which counts as many detections an image as the model may give.
+    ) -> DatasetEvaluator:
+        """detectron2's evaluator for the set's ``evaluator_type``.
 
         COCO's 100 detections an image would cut the recall on images with more objects, so
-        ``TEST.DETECTIONS_PER_IMAGE`` raises the evaluator's limit; below 100 it stays COCO's.
+        ``TEST.DETECTIONS_PER_IMAGE`` raises the limit of its evaluator; below 100 it stays COCO's.
 
         Raises:
-            ValueError: if the set isn't evaluated by COCO's metrics.
+            NotImplementedError: if there is none; ``DefaultTrainer.test`` then leaves the set out
+                with a warning.
         """
-        require_coco_type(dataset_name)
-        return COCOEvaluator(
-            dataset_name,
-            output_dir=output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"),
-            max_dets_per_image=max(COCO_MAX_DETECTIONS, cfg.TEST.DETECTIONS_PER_IMAGE),
-            kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
-        )
+        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+        evaluators: list[DatasetEvaluator] = []
+        if kind in ("coco", "coco_panoptic_seg"):
+            evaluators.append(
+                COCOEvaluator(
+                    dataset_name,
+                    output_dir=folder,
+                    max_dets_per_image=max(COCO_MAX_DETECTIONS, cfg.TEST.DETECTIONS_PER_IMAGE),
+                    kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+                )
+            )
+        if kind in ("sem_seg", "coco_panoptic_seg"):
+            evaluators.append(SemSegEvaluator(dataset_name, output_dir=folder))
+        if kind == "coco_panoptic_seg":
+            evaluators.append(COCOPanopticEvaluator(dataset_name, folder))
+        if kind == "lvis":
+            evaluators.append(LVISEvaluator(dataset_name, output_dir=folder))
+        if kind == "pascal_voc":
+            evaluators.append(PascalVOCDetectionEvaluator(dataset_name))
+        if kind == "cityscapes_instance":
+            evaluators.append(CityscapesInstanceEvaluator(dataset_name))
+        if kind == "cityscapes_sem_seg":
+            evaluators.append(CityscapesSemSegEvaluator(dataset_name))
+        if not evaluators:
+            raise NotImplementedError(
+                f"there is no evaluator for {dataset_name!r}, whose evaluator_type is {kind!r}"
+            )
+        return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 
     @classmethod
     def test_with_augmentation(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict[str, Any]:
@@ -229,73 +186,52 @@ class Trainer(DefaultTrainer):
         return OrderedDict((f"{name}_TTA", value) for name, value in results.items())
 
 
-def configure(args: argparse.Namespace) -> CfgNode:
-    """The configuration of a run, frozen; its data sets registered, nothing built or written.
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The configuration of a run, frozen; its folder and log are there, its sets registered.
 
     Args:
         args: of detectron2's ``default_argument_parser``.
 
     Raises:
-        FileNotFoundError: if a file or folder that it names isn't there.
-        ConfigError: (a ValueError) if the configuration can't be right, see :mod:`.checks`.
+        UserError: if a file isn't there, a data set has errors or doesn't fit the model, or another
+            process trains in the folder.
     """
     cfg = load_config(args.config_file, args.opts)
-    register_coco_format(cfg.DATASETS.COCO_FORMAT, keypoints=cfg.MODEL.KEYPOINT_ON)
+    set_up(cfg, args)
     cfg.freeze()
-    check_yaml(cfg, eval_only=args.eval_only)
-    if not (args.resume and ENLCheckpointer(nn.Module(), cfg.OUTPUT_DIR).has_checkpoint()):
-        check_weights("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, required=args.eval_only)
+    register_coco_format(cfg.DATASETS.COCO_FORMAT, keypoints=cfg.MODEL.KEYPOINT_ON)
+    train = () if args.eval_only else cfg.DATASETS.TRAIN
+    require_sets(train, cfg.DATASETS.TEST)
+    if cfg.MODEL.LOAD_PROPOSALS:  # each process unpickles them by itself
+        check_proposal_files(() if args.eval_only else cfg.DATASETS.PROPOSAL_FILES_TRAIN)
+        check_proposal_files(cfg.DATASETS.PROPOSAL_FILES_TEST, "DATASETS.PROPOSAL_FILES_TEST")
+    if comm.get_local_rank() == 0:  # once on each machine, which has files of its own
+        architecture = cfg.MODEL.META_ARCHITECTURE
+        head = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}.get(architecture)
+        check_data_sets(
+            train,
+            cfg.DATASETS.TEST,
+            num_classes=cfg.MODEL[head].NUM_CLASSES if head else None,
+            num_classes_key=f"MODEL.{head}.NUM_CLASSES",
+            masks=cfg.MODEL.MASK_ON,
+            mask_format=cfg.INPUT.MASK_FORMAT,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        )
     return cfg
 
 
-def _check_data_sets(cfg: CfgNode, *, eval_only: bool = False) -> None:
-    train = () if eval_only else cfg.DATASETS.TRAIN
-    if cfg.MODEL.LOAD_PROPOSALS:  # each process unpickles them by itself
-        check_proposal_files(() if eval_only else cfg.DATASETS.PROPOSAL_FILES_TRAIN)
-        check_proposal_files(cfg.DATASETS.PROPOSAL_FILES_TEST, "DATASETS.PROPOSAL_FILES_TEST")
-    if comm.get_local_rank() > 0:  # once on each machine, which has files of its own
-        return
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    head = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}.get(architecture)
-    check_data_sets(
-        train,
-        cfg.DATASETS.TEST,
-        num_classes=cfg.MODEL[head].NUM_CLASSES if head else None,
-        num_classes_key=f"MODEL.{head}.NUM_CLASSES",
-        masks=cfg.MODEL.MASK_ON,
-        mask_format=cfg.INPUT.MASK_FORMAT,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-    )
-    if cfg.MODEL.KEYPOINT_ON:
-        number = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
-        check_keypoints((*train, *cfg.DATASETS.TEST), number)
-
-
-def train_or_evaluate(args: argparse.Namespace) -> dict[str, Any] | None:
-    """Runs a YAML configuration; gives the metrics of an evaluation on the main process.
+def main(args: argparse.Namespace) -> dict[str, Any] | None:
+    """Trains, or with ``--eval-only`` evaluates and gives the metrics on the main process.
 
     Args:
         args: of detectron2's ``default_argument_parser``.
     """
-    if args.eval_only:
-        return _evaluate(args)
-    trainer = Trainer.from_args(args)
-    trainer.resume_or_load(resume=args.resume)
-    trainer.train()
-    return None
-
-
-def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    with EarlyLog() as log:
-        cfg = configure(args)
-        with building("the model", args.config_file, lambda: explain_names(cfg)):
-            model = Trainer.build_model(cfg)
-            if cfg.TEST.AUG.ENABLED:
-                GeneralizedRCNNWithTTA(cfg, model)
-        with building("the test's images", args.config_file):
-            _check_data_sets(cfg, eval_only=True)
-            DatasetMapper(cfg, is_train=False)
-        start(cfg, args, log, output=("OUTPUT_DIR", cfg.OUTPUT_DIR), seed=cfg.SEED)
+    cfg = setup(args)
+    if not args.eval_only:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+    model = Trainer.build_model(cfg)
     checkpointer = ENLCheckpointer(model, cfg.OUTPUT_DIR, complete=True)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     results = Trainer.test(cfg, model)

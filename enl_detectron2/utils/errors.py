@@ -1,10 +1,5 @@
 """What goes wrong through no fault of the code, reported in a sentence instead of a traceback."""
 
-import traceback
-from pathlib import Path
-
-LONGEST = 600  # characters of another library's message
-
 
 class UserError(Exception):
     """Something that whoever started the run can put right; the message says what and how."""
@@ -42,15 +37,3 @@ class FileNotWritten(UserError, OSError):
 
     def __str__(self) -> str:
         return f"{self.filename} can't be written: {self.strerror}"
-
-
-def summarize(error: Exception) -> str:
-    """An exception of another library in one line, with the place if it says too little itself."""
-    message = " ".join(str(error.args[0] if len(error.args) == 1 else error).split())
-    if len(message) > LONGEST:
-        message = f"{message[:LONGEST]}…"
-    said = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    frames = traceback.extract_tb(error.__traceback__)
-    if frames and isinstance(error, (AssertionError, AttributeError, LookupError, RecursionError)):
-        said += f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}: {frames[-1].line})"
-    return said

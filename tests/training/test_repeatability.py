@@ -1,7 +1,6 @@
 """One seed, one run: whatever interrupts it, and however many workers read its images."""
 
 import itertools
-import json
 import logging
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from detectron2.data.build import build_batch_data_loader
 from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.samplers import TrainingSampler
+from detectron2.engine import HookBase
 from tiny_training import (
     WriteLosses,
     arguments,
@@ -19,7 +19,7 @@ from tiny_training import (
 )
 
 from enl_detectron2.training.data.loader import TrainLoader
-from enl_detectron2.training.trainer import Trainer
+from enl_detectron2.training.trainer import Trainer, setup
 from enl_detectron2.utils.errors import ConfigError, NonFinite
 
 
@@ -84,25 +84,15 @@ class Interrupt(WriteLosses):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_resumed_run_goes_on_as_if_nothing_had_been(config, uninterrupted, tmp_path, workers):
     words = ("OUTPUT_DIR", tmp_path, "DATALOADER.NUM_WORKERS", workers)
-    trainer = Trainer.from_args(arguments(config, *words))
+    trainer = Trainer(setup(arguments(config, *words)))
     trainer.register_hooks([Interrupt(tmp_path / "losses")])
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     train(config, tmp_path / "losses", "--resume", *words)
-    assert len(json.loads((tmp_path / "environment.json").read_text())) == 2  # both starts
     losses = read_losses(tmp_path / "losses")
     # The third step, after the last checkpoint, is done again.
     assert [iteration for iteration, _ in losses] == [0, 1, 2, 2, 3, 4, 5]
     assert set(losses) == set(uninterrupted[0])
-
-
-def test_what_made_the_weights_is_written_beside_them(uninterrupted):
-    _, output = uninterrupted
-    [written] = json.loads((output / "environment.json").read_text())
-    assert written["seed"] == 7 and written["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert written["versions"].keys() >= {"python", "detectron2", "numpy", "enl-detectron2"}
-    assert written["command"] and {"git_revision", "git_has_changes"} <= written.keys()
-    assert (output / "config.yaml").exists()
 
 
 RECORDS = [
@@ -171,11 +161,8 @@ def test_a_bad_image_stops_or_is_replaced(caplog):
         loader(on_bad_image="skip")
 
 
-@pytest.fixture
-def broken_loss(config, tmp_path):
-    """A trainer whose loss is not a number from the fifth step on."""
-    trainer = Trainer.from_args(arguments(config, "OUTPUT_DIR", tmp_path))
-    trainer.register_hooks([WriteLosses(tmp_path / "losses")])
+def test_a_loss_that_is_not_finite_is_neither_trained_on_nor_saved(config, tmp_path):
+    trainer = Trainer(setup(arguments(config, "OUTPUT_DIR", tmp_path)))
     losses = trainer.model.roi_heads.box_predictor.losses
 
     def broken(*args):
@@ -183,26 +170,25 @@ def broken_loss(config, tmp_path):
         return terms | ({"loss_cls": terms["loss_cls"] * torch.nan} if trainer.iter >= 4 else {})
 
     trainer.model.roi_heads.box_predictor.losses = broken
-    return trainer
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(broken_loss, uninterrupted, tmp_path):
-    with pytest.raises(NonFinite) as error:
-        broken_loss.train()
-    message = str(error.value)
-    assert "not finite (loss_cls=nan" in message and "at iteration 4" in message
-    assert "loss_rpn_loc=" in message and message.count("images/image ") == 2
-    assert f"the last checkpoint is {tmp_path / 'model_0000003.pth'}" in message
-    # What is on the disk is from before, and goes on well.
+    with pytest.raises(FloatingPointError, match="iteration=4"):
+        trainer.train()
+    before = torch.load(tmp_path / "model_0000003.pth", weights_only=False)["model"]
+    assert all(torch.equal(before[name], p) for name, p in trainer.model.named_parameters())
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
     assert not (tmp_path / "model_final.pth").exists()
 
 
-@pytest.mark.parametrize("rate", [50.0, 1e4, 1e10])
-def test_divergence_inside_the_model_is_explained(config, tmp_path, rate):
-    """The RPN raises when its boxes are not finite, before there is a loss."""
-    words = ("OUTPUT_DIR", tmp_path, "SOLVER.CLIP_GRADIENTS.ENABLED", False, "SOLVER.MAX_ITER", 40)
-    with pytest.raises(NonFinite) as error:
-        train(config, tmp_path / "losses", *words, "SOLVER.BASE_LR", rate)
-    message = str(error.value)
-    assert "at iteration " in message and message.count("images/image ") == 2
+def test_parameters_that_are_not_finite_are_not_saved(config, tmp_path):
+    """A step from finite losses can still make them so."""
+    trainer = Trainer(setup(arguments(config, "OUTPUT_DIR", tmp_path)))
+
+    class Spoil(HookBase):
+        def before_step(self):
+            if self.trainer.iter == 5:  # the last one
+                parameter = next(self.trainer.model.roi_heads.parameters())
+                parameter.register_hook(lambda gradient: gradient * torch.inf)
+
+    trainer.register_hooks([Spoil()])
+    with pytest.raises(NonFinite, match="model_0000005.pth is not saved"):
+        trainer.train()
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"

@@ -1,80 +1,74 @@
-"""A run that is taken up with another configuration: refused by name, or kept apart from it."""
+"""A run that is taken up with another configuration, and two runs in one folder."""
 
-from pathlib import Path
+import logging
+import subprocess
+import sys
 
 import pytest
 from tiny_training import arguments, train, write_config, write_images
 
-from enl_detectron2.training.launch import run
+from enl_detectron2.training.common import set_up
+from enl_detectron2.training.config import load_config
+from enl_detectron2.training.resume import differences, warn_of_changes
 from enl_detectron2.utils.errors import ConfigError
 
-LAZY = Path(__file__).parents[2] / "configs/lazy/cpu/digits_enl_rcnn.py"
-
-# What is changed, and what the answer says beside the key.
-CHANGES = [
-    ("SOLVER.OPTIMIZER AdamW", "of another optimizer"),
-    ("SOLVER.BASE_LR 0.005", "learning rate, 0.001 instead of 0.005, would stay"),
-    ("SOLVER.MOMENTUM 0.5", "momentum, 0.9 instead of 0.5, would stay"),
-    ("SOLVER.WEIGHT_DECAY 0.01", "weight_decay, 0.0001 instead of 0.01, would stay"),
-    ("MODEL.BACKBONE.FREEZE_AT 2", "parameters"),
-    ("MODEL.ENL_FPN.BLOCK Conv5x5Block", "not in it, the first backbone.fpn_relation"),
-    ("MODEL.ENL_FPN.BLOCK ''", "the model has no backbone.fpn_relation"),
-    ("MODEL.ROI_HEADS.NUM_CLASSES 3", "box_predictor.cls_score.weight has the shape"),
-    ("MODEL.FPN.OUT_CHANNELS 32", "has the shape"),
-]
+HOLD = """
+import sys
+from enl_detectron2.training.common import _lock
+_lock(sys.argv[1])
+print("locked", flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """Of a run that has ended after two steps."""
     folder = tmp_path_factory.mktemp("tiny")
     write_images(folder)
-    config = write_config(folder)
-    train(config, folder / "losses", "SOLVER.MAX_ITER", 2)
-    return config
+    return write_config(folder)
 
 
-@pytest.mark.parametrize("change, said", CHANGES)
-def test_a_change_that_can_not_be_is_named(config, change, said):
-    written = (config.parent / "output/config.yaml").read_text()
-    with pytest.raises(ConfigError) as error:
-        run(arguments(config, "--resume", *change.split()))
-    message = str(error.value)
-    assert said in message and f"{change.split()[0]} (" in message and "\n" not in message
-    weights = config.parent / "output/model_final.pth"
-    assert f"MODEL.WEIGHTS {weights} without --resume" in message
-    assert (config.parent / "output/config.yaml").read_text() == written
+def test_changed_keys_are_listed_and_the_run_goes_on(config, tmp_path, caplog):
+    words = ("OUTPUT_DIR", tmp_path, "SOLVER.MAX_ITER")
+    train(config, tmp_path / "losses", *words, 2)
+    with caplog.at_level(logging.WARNING, "enl_detectron2"):
+        train(config, tmp_path / "losses", "--resume", *words, 2)
+        assert "--resume" not in caplog.text
+        train(config, tmp_path / "losses", "--resume", *words, 3, "SOLVER.BASE_LR", 0.005)
+    [said] = [r.getMessage() for r in caplog.records if r.name.endswith("resume")]
+    assert said.splitlines()[1:] == ["  SOLVER.BASE_LR: 0.001 → 0.005", "  SOLVER.MAX_ITER: 2 → 3"]
+    assert (tmp_path / "losses").read_text().splitlines()[-1].startswith("2 ")
 
 
-def test_what_may_change_may(config, tmp_path):
-    words = ("SOLVER.MAX_ITER", 3, "SOLVER.STEPS", "(2,)", "SOLVER.CHECKPOINT_PERIOD", 5)
-    train(config, tmp_path / "losses", "--resume", *words)
-    assert (tmp_path / "losses").read_text().startswith("2 ")
+def test_any_two_texts_are_compared(caplog):
+    before = "a: {b: 1, c: [1, 2]}\nd: !!python/name:os.system ''\ne: x\n"
+    now = "a:\n  b: 1\n  c:\n  - 1\n  - 3\nd: !!python/name:os.system ''\nf: {}\n"
+    found = list(differences(before, now))
+    assert found == ["a.c: [1, 2] → [1, 3]", "e: x → not there", "f: not there → {}"]
+    with caplog.at_level(logging.WARNING, "enl_detectron2"):
+        warn_of_changes("a: [1", "a: 2")  # as a full disk leaves it
+        warn_of_changes("", "\n".join(f"key{i}: 1" for i in range(200)))
+    cut, many = (record.getMessage() for record in caplog.records)
+    assert "can't be compared" in cut
+    assert many.endswith("  and 180 more") and many.count("\n") == 21
 
 
-def test_an_evaluation_leaves_the_trainings_configuration(config):
-    output = config.parent / "output"
-    before = (output / "config.yaml").read_text()
-    words = ("DATASETS.TEST", f"('tiny {config.parent}',)", "SOLVER.BASE_LR", 0.7)
-    run(arguments(config, "--eval-only", "--resume", *words))
-    assert (output / "config.yaml").read_text() == before
-    assert "BASE_LR: 0.7" in (output / "inference/config.yaml").read_text()
-
-
-def test_a_lazy_config_is_compared_too(config, tmp_path):
-    folder = config.parent
-    words = [
-        f"dataloader.coco_format=[['lazy {folder}',{folder}/train.json,{folder}/images]]",
-        f"dataloader.train.dataset.names='lazy {folder}'",
-        f"dataloader.test.dataset.names='lazy {folder}'",
-        "dataloader.train.total_batch_size=2",
-        "model.roi_heads.num_classes=1",
-        f"train.output_dir={tmp_path}",
-        "train.max_iter=1",
-    ]
-    run(arguments(LAZY, *words))
-    with pytest.raises(ConfigError, match=r"would stay; .*: optimizer.lr \(0.002 → 0.1\)\. Change"):
-        run(arguments(LAZY, "--resume", *words, "optimizer.lr=0.1"))
-    with pytest.raises(ConfigError, match=r"model.backbone.out_channels \(64 → 32\)"):
-        slim = ["model.backbone.out_channels=32", "model.proposal_generator.head.in_channels=32"]
-        run(arguments(LAZY, "--resume", *words, *slim))
+def test_one_folder_is_one_run(config, tmp_path):
+    args = arguments(config, "OUTPUT_DIR", tmp_path)
+    cfg = load_config(config, args.opts)
+    holder = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", HOLD, tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout.readline() == b"locked\n"
+    with pytest.raises(ConfigError, match=f"another training is running in {tmp_path}"):
+        set_up(cfg, args)
+    assert not (tmp_path / "config.yaml").exists()
+    args.eval_only = True  # as of a checkpoint of a run that goes on
+    set_up(cfg, args)
+    holder.kill()  # nothing is left to be cleared up
+    holder.wait()
+    args.eval_only = False
+    set_up(cfg, args)
+    set_up(cfg, args)  # once more in the same process

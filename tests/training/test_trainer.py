@@ -1,218 +1,155 @@
+"""Training and evaluation from YAML and from LazyConfigs, as ``enl train`` runs them."""
+
 import json
-import subprocess
-import sys
-from pathlib import Path
+import logging
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
-from detectron2.engine import HookBase, default_argument_parser, launch
-from detectron2.modeling import build_model
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_pascal_voc
+from detectron2.engine import launch
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
-from detectron2.utils import comm
-from scenes import SceneConfig, write_relational_digits
+from tiny_training import (
+    LAZY,
+    arguments,
+    lazy_words,
+    read_losses,
+    train,
+    write_config,
+    write_images,
+    write_json,
+)
 
-from enl_detectron2.training.config import load_config
+from enl_detectron2.training import common, trainer
 from enl_detectron2.training.data import register_coco_format
 from enl_detectron2.training.launch import run
 from enl_detectron2.training.trainer import Trainer
-from enl_detectron2.utils.errors import ConfigError
+from enl_detectron2.utils.errors import BadImage, ConfigError
 
-ROOT = Path(__file__).parents[2]
-NORM = "FrozenBN"
-SCENES = SceneConfig(image_size=128, large_side=(32, 48), num_tiny=(2, 3), num_distractors=(1, 2))
+POINTS = ["nose", "left_eye", "right_eye"]
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """A folder with four training and two test scenes."""
-    folder = tmp_path_factory.mktemp("digits")
-    write_relational_digits(folder, num_train=4, num_test=2, config=SCENES)
-    return folder
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    write_images(folder)
+    return write_config(folder)
 
 
-def yaml_arguments(digits, output, *extra):
-    sets = [[f"tiny_{s}", str(digits / f"{s}.json"), str(digits / s)] for s in ("train", "test")]
+def words(options):
+    return [str(part) for option in options.items() for part in option]
+
+
+def command(kind, config, output, *flags):
+    folder = config.parent
+    if kind == "lazy":
+        return arguments(LAZY, *flags, *lazy_words(folder, output))
     options = {
-        "DATASETS.COCO_FORMAT": sets,
-        "DATASETS.TRAIN": "('tiny_train',)",
-        "DATASETS.TEST": "('tiny_test',)",
-        "SOLVER.IMS_PER_BATCH": 2,
-        "SOLVER.MAX_ITER": 3,
-        "SOLVER.STEPS": "()",
-        "SOLVER.CHECKPOINT_PERIOD": 2,
-        "DATALOADER.NUM_WORKERS": 0,
+        "DATASETS.TEST": f"('tiny {folder}',)",
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
-        "OUTPUT_DIR": str(output),
+        "SOLVER.MAX_ITER": 3,
+        "OUTPUT_DIR": output,
     }
-    words = [str(word) for option in options.items() for word in option]
-    config = ROOT / "configs/cpu/digits_enl_rcnn.yaml"
-    return ["--config-file", str(config), *extra, *words]
+    return arguments(config, *flags, *words(options))
 
 
-def lazy_arguments(digits, output, *extra):
-    sets = [f"[tiny_{s},{digits / f'{s}.json'},{digits / s}]" for s in ("train", "test")]
-    options = {
-        "dataloader.coco_format": f"[{','.join(sets)}]",
-        "dataloader.train.dataset.names": "tiny_train",
-        "dataloader.test.dataset.names": "tiny_test",
-        "dataloader.train.total_batch_size": 2,
-        "model.roi_heads.box_predictor.test_score_thresh": 0.0,
-        "train.max_iter": 3,
-        "train.checkpointer.period": 2,
-        "train.output_dir": str(output),
-    }
-    words = [f"{key}={value}" for key, value in options.items()]
-    config = ROOT / "configs/lazy/cpu/digits_enl_rcnn.py"
-    return ["--config-file", str(config), *extra, *words]
-
-
-@pytest.mark.parametrize("arguments", [yaml_arguments, lazy_arguments])
-def test_trains_resumes_and_evaluates(digits, tmp_path, arguments):
-    parser = default_argument_parser()
-    run(parser.parse_args(arguments(digits, tmp_path)))
+@pytest.mark.parametrize("kind", ["yaml", "lazy"])
+def test_trains_resumes_and_evaluates(config, tmp_path, kind, capfd):
+    run(command(kind, config, tmp_path))
+    said = capfd.readouterr().out
+    assert "step 1 of 3: loss " in said and "step 2 of 3: loss " in said and " left\n" in said
+    # What detectron2 says at length is for the log.
+    assert "Running with full config" not in said and "Model:" not in said
+    assert "Environment info" in (tmp_path / "log.txt").read_text()
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
-    results = tmp_path / "inference/coco_instances_results.json"
-    assert {entry["image_id"] for entry in json.loads(results.read_text())} <= {0, 1}
     trained = torch.load(tmp_path / "model_final.pth", weights_only=False)
     assert trained["iteration"] == 2
+    results = tmp_path / "inference/coco_instances_results.json"
+    assert json.loads(results.read_text())  # tested in the end
 
     # Resumed from the checkpoint after two steps, the third alone is done again.
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
-    (tmp_path / "metrics.json").unlink()
-    run(parser.parse_args(arguments(digits, tmp_path, "--resume")))
-    lines = (tmp_path / "metrics.json").read_text().splitlines()
-    iterations = [json.loads(line)["iteration"] for line in lines]
-    assert iterations[0] == 2
-    # On the same images, with the same proposals, it comes out the same.
-    again = torch.load(tmp_path / "model_final.pth", weights_only=False)
-    assert all(torch.equal(again["model"][key], value) for key, value in trained["model"].items())
+    capfd.readouterr()
+    run(command(kind, config, tmp_path, "--resume"))
+    said = capfd.readouterr().out
+    assert "step 3 of 3: loss " in said and "step 1 of 3" not in said
+    again = torch.load(tmp_path / "model_final.pth", weights_only=False)["model"]
+    if kind == "yaml":  # which has a seed
+        assert all(torch.equal(again[key], value) for key, value in trained["model"].items())
 
     results.unlink()
-    environment = (tmp_path / "environment.json").read_text()
-    metrics = run(parser.parse_args(arguments(digits, tmp_path, "--resume", "--eval-only")))
-    assert {"AP", "AP50", "APs", "APm", "APl"} <= metrics["bbox"].keys()
-    assert results.exists()
-    assert (tmp_path / "environment.json").read_text() == environment  # of the training
+    written = (tmp_path / "config.yaml").read_text()
+    capfd.readouterr()
+    metrics = run(command(kind, config, tmp_path, "--resume", "--eval-only"))
+    assert {"AP", "AP50", "APs", "APm", "APl"} <= metrics["bbox"].keys() and results.exists()
+    said = capfd.readouterr().out.splitlines()
+    assert said[-3].split("|")[2:4] == [f"{name:>{len(name) + 3}} " for name in ("AP", "AP50")]
+    assert said[-1].startswith("| bbox |") and not any("copypaste" in line for line in said)
+    # The configuration that made the weights stays.
+    assert (tmp_path / "config.yaml").read_text() == written
+    assert (tmp_path / "inference/config.yaml").exists()
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_train_net_is_a_command(digits, tmp_path, processes):
-    arguments = yaml_arguments(digits, tmp_path, "--num-gpus", processes, "--dist-url", "auto")
-    command = [sys.executable, ROOT / "train_net.py", *arguments, "SOLVER.MAX_ITER", "1"]
-    # On the CPU, processes train together as on GPUs.
-    subprocess.run(command, check=True, cwd=tmp_path)
-    assert (tmp_path / "model_final.pth").exists()
+@pytest.mark.parametrize("kind", ["yaml", "lazy"])
+def test_an_evaluation_needs_weights(config, tmp_path, kind):
+    with pytest.raises(ConfigError, match="must name the weights of a trained model"):
+        run(command(kind, config, tmp_path, "--eval-only"))
 
 
-def test_a_missing_file_is_named_before_anything_starts(digits, tmp_path):
-    arguments = yaml_arguments(digits, tmp_path / "output")
-    arguments = [word.replace("train.json", "no.json") for word in arguments]
-    with pytest.raises(FileNotFoundError, match="'tiny_train' has no annotation file .*no.json"):
-        run(default_argument_parser().parse_args(arguments))
-    assert not (tmp_path / "output").exists()
-
-
-class Record(HookBase):
-    """What every step's loss was, over all processes; only the main one knows it."""
-
-    def __init__(self):
-        self.losses = []
-
-    def after_step(self):
-        if comm.is_main_process():
-            self.losses.append(self.trainer.storage.history("total_loss").latest())
-
-
-def trainer_with_record(arguments):
-    trainer = Trainer.from_args(default_argument_parser().parse_args(arguments))
-    record = Record()
-    trainer.register_hooks([record])
-    return trainer, record
-
-
-def train_and_write_losses(arguments, output):
-    """What each process does; on a module's level, as a new process imports it."""
-    trainer, record = trainer_with_record(arguments)
-    trainer.resume_or_load(resume=False)
-    trainer.train()
-    if comm.is_main_process():
-        (output / "losses.json").write_text(json.dumps(record.losses))
-
-
-@pytest.mark.parametrize("arguments", [yaml_arguments, lazy_arguments])
-def test_mixed_precision_needs_a_gpu(digits, tmp_path, arguments):
-    key = "SOLVER.AMP.ENABLED" if arguments is yaml_arguments else "train.amp.enabled"
-    words = [key, "True"] if arguments is yaml_arguments else [f"{key}=True"]
-    args = default_argument_parser().parse_args([*arguments(digits, tmp_path / "no"), *words])
-    with pytest.raises(ConfigError, match=f"{key} must be False on cpu"):
-        run(args)
-    assert not (tmp_path / "no").exists()
-
-
-def write_weights(file):
-    """Weights of the slim model, with residual blocks that frozen batch norm keeps small."""
-    cfg = load_config(str(ROOT / "configs/cpu/digits_enl_rcnn.yaml"), ["MODEL.RESNETS.NORM", NORM])
-    torch.manual_seed(0)
-    model = build_model(cfg)
-    for name, module in model.named_modules():
-        if name.endswith("conv3.norm"):
-            torch.nn.init.constant_(module.weight, 0.3)
-    torch.save({"model": model.state_dict()}, file)
-
-
-def test_two_processes_at_half_the_batch_train_as_one_does(digits, tmp_path):
-    write_weights(tmp_path / "weights.pth")
+def losses_of(config, output, processes):
+    """Each step's loss, the mean over the processes."""
+    # Each process must see all that the single one does: nothing that depends on the other images
+    # of a batch, and no sampling, for which each process has its own random numbers.
     options = {
-        "MODEL.WEIGHTS": tmp_path / "weights.pth",
-        # Each process must see all that the single one does: nothing that depends on the other
-        # images of a batch, and no sampling, for which each process has its own random numbers.
-        "MODEL.RESNETS.NORM": NORM,
+        "MODEL.RESNETS.NORM": "FrozenBN",
         "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 100000,
         "MODEL.RPN.NMS_THRESH": 1.0,
         "MODEL.RPN.POST_NMS_TOPK_TRAIN": 50,
         "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": False,
         "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 50,
         "MODEL.ROI_HEADS.POSITIVE_FRACTION": 1.0,
-        "SOLVER.OPTIMIZER": "SGD",
-        "SOLVER.BASE_LR": 0.01,
-        "SOLVER.WARMUP_ITERS": 0,
-        "SOLVER.MAX_ITER": 10,
-        "SOLVER.CHECKPOINT_PERIOD": 100,
-        "DATASETS.TEST": "()",
+        "INPUT.RANDOM_FLIP": "none",
+        "INPUT.MIN_SIZE_TRAIN": (48,),
+        # The convolutions of p2 have no part in any loss.
+        "MODEL.ROI_HEADS.IN_FEATURES": ["p4"],
+        "MODEL.RPN.IN_FEATURES": ["p4"],
+        "MODEL.ANCHOR_GENERATOR.SIZES": [[32]],
+        "SOLVER.FIND_UNUSED_PARAMETERS": True,
+        "SOLVER.MAX_ITER": 4,
+        "OUTPUT_DIR": output,
     }
-    words = [str(word) for option in options.items() for word in option]
-    for processes in (1, 2):
-        output = tmp_path / str(processes)
-        arguments = yaml_arguments(digits, output) + words
-        launch(train_and_write_losses, processes, dist_url="auto", args=(arguments, output))
-    one, two = (json.loads((tmp_path / n / "losses.json").read_text()) for n in ("1", "2"))
-    assert len(one) == 10
-    assert two == pytest.approx(one, rel=1e-3)
-    before, one, two = (
-        torch.load(tmp_path / file, weights_only=False)["model"]
-        for file in ("weights.pth", "1/model_final.pth", "2/model_final.pth")
-    )
-    for name in one:
-        # What has no gradient but rounding, as the bias below a softmax, moves by that alone.
-        allowed = 0.01 * (one[name] - before[name]).norm() + 1e-6 * one[name].norm() + 1e-9
-        assert (two[name] - one[name]).norm() <= allowed, name
-    relation = "backbone.fpn_relation3.out.weight"
-    assert not torch.equal(one[relation], before[relation])
+    launch(train, processes, dist_url="auto", args=(config, output / "losses", *words(options)))
+    return [loss for _, loss in read_losses(output / "losses")]
 
 
-def test_data_with_errors_are_refused_before_anything_starts(digits, tmp_path):
-    content = json.loads((digits / "train.json").read_text())
-    content["annotations"][0]["bbox"][2] *= -1
-    (tmp_path / "reversed.json").write_text(json.dumps(content))
-    arguments = yaml_arguments(digits, tmp_path / "output")
-    arguments = [
-        word.replace(str(digits / "train.json"), str(tmp_path / "reversed.json"))
-        for word in arguments
-    ]
-    with pytest.raises(ValueError, match="'tiny_train' can't be used with 1 errors such as .*rev"):
-        run(default_argument_parser().parse_args(arguments))
-    assert not (tmp_path / "output").exists()
+def test_two_processes_train_what_one_does(config, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one = losses_of(config, tmp_path / "one", 1)
+    assert len(one) == 4 and len(set(one)) == 4
+    assert losses_of(config, tmp_path / "two", 2) == pytest.approx(one, rel=1e-3)
+
+
+def test_without_a_gpu_the_cpu_is_taken(config, tmp_path, caplog):
+    options = {"MODEL.DEVICE": "cuda", "SOLVER.AMP.ENABLED": True, "OUTPUT_DIR": tmp_path}
+    cfg = trainer.setup(arguments(config, *words(options)))
+    assert cfg.MODEL.DEVICE == "cpu" and not cfg.SOLVER.AMP.ENABLED
+    assert caplog.text.count("There is no GPU here") == 1
+
+
+def test_models_on_a_cpu_are_in_the_layout_of_its_convolutions(slim_cfg):
+    weight = Trainer.build_model(slim_cfg).backbone.fpn_output3.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+
+
+def test_an_image_that_can_not_be_tested_is_named(config, tmp_path):
+    content = write_images(tmp_path, count=2)
+    (tmp_path / "images/image 1.png").write_bytes(b"no image")
+    write_json(tmp_path, content)
+    cfg = trainer.setup(arguments(write_config(tmp_path)))
+    with pytest.raises(BadImage, match="images/image 1.png"):
+        list(Trainer.build_test_loader(cfg, f"tiny {tmp_path}"))
 
 
 def test_the_optimizer_is_the_configs_choice(slim_cfg):
@@ -226,7 +163,7 @@ def test_the_optimizer_is_the_configs_choice(slim_cfg):
     settings = {(g["lr"], g["weight_decay"]) for g in optimizer.param_groups}
     assert settings == {(0.002, 0.05), (0.002, 0.0)}  # batch norm doesn't decay
     slim_cfg.SOLVER.OPTIMIZER = "Adam"
-    with pytest.raises(ValueError, match="SOLVER.OPTIMIZER must be 'SGD' or 'AdamW', got 'Adam'"):
+    with pytest.raises(ConfigError, match="SOLVER.OPTIMIZER must be 'SGD' or 'AdamW', got 'Adam'"):
         Trainer.build_optimizer(slim_cfg, model)
 
 
@@ -262,14 +199,125 @@ def test_the_evaluator_counts_as_many_detections_as_the_config_allows(
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100 * recall, abs=1)
 
 
-def test_a_set_of_another_kind_is_refused(slim_cfg):
-    with pytest.raises(ValueError, match="'voc_2007_val' has the evaluator type 'pascal_voc'"):
-        Trainer.build_evaluator(slim_cfg, "voc_2007_val")
+@pytest.mark.parametrize(
+    "kind, names",
+    [
+        ("coco", ["COCOEvaluator"]),
+        ("sem_seg", ["SemSegEvaluator"]),
+        ("coco_panoptic_seg", ["COCOEvaluator", "SemSegEvaluator", "COCOPanopticEvaluator"]),
+        ("lvis", ["LVISEvaluator"]),
+        ("pascal_voc", ["PascalVOCDetectionEvaluator"]),
+        ("cityscapes_instance", ["CityscapesInstanceEvaluator"]),
+        ("cityscapes_sem_seg", ["CityscapesSemSegEvaluator"]),
+    ],
+)
+def test_a_set_has_the_evaluator_of_its_kind(slim_cfg, monkeypatch, kind, names):
+    made = []
+    for name in {name for name in dir(trainer) if name.endswith("Evaluator")}:
+        monkeypatch.setattr(trainer, name, lambda *_, _name=name, **__: made.append(_name))
+    DatasetCatalog.register("of a kind", list)
+    MetadataCatalog.get("of a kind").evaluator_type = kind
+    Trainer.build_evaluator(slim_cfg, "of a kind")
+    assert made == names
+    # Its package is missed before the training, not after it.
+    monkeypatch.setattr(common, "find_spec", lambda name: None)
+    if kind in common.PACKAGES:
+        with pytest.raises(ConfigError, match="'of a kind' can't be evaluated without"):
+            common.require_sets((), ["of a kind"])
+    else:
+        common.require_sets((), ["of a kind"])
+    with pytest.raises(ConfigError, match="DATASETS.TEST .* names 'of no kind', but no data set"):
+        common.require_sets((), ["of no kind"])
 
 
-def test_a_set_of_another_kind_is_refused_before_the_training(digits, tmp_path):
-    arguments = yaml_arguments(digits, tmp_path)
-    arguments = [word.replace("('tiny_test',)", "('voc_2007_val',)") for word in arguments]
-    with pytest.raises(ValueError, match="'voc_2007_val' has the evaluator type 'pascal_voc'"):
-        run(default_argument_parser().parse_args(arguments))
-    assert not list(tmp_path.glob("*.pth"))
+def test_pascal_voc_is_evaluated_by_naming_a_set(config, tmp_path):
+    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/test.txt").write_text("one\ntwo\n")
+    box = "<bndbox><xmin>8</xmin><ymin>8</ymin><xmax>32</xmax><ymax>32</ymax></bndbox>"
+    for name in ("one", "two"):
+        image = config.parent / "images/image 1.png"
+        (tmp_path / f"JPEGImages/{name}.jpg").write_bytes(image.read_bytes())
+        (tmp_path / f"Annotations/{name}.xml").write_text(
+            "<annotation><size><width>64</width><height>48</height></size><object>"
+            "<name>thing</name><pose>x</pose><truncated>0</truncated><difficult>0</difficult>"
+            f"{box}</object></annotation>"
+        )
+    register_pascal_voc("tiny_voc", str(tmp_path), "test", 2012, ["thing"])
+    MetadataCatalog.get("tiny_voc").evaluator_type = "pascal_voc"
+    options = {"DATASETS.TEST": "('tiny_voc',)", "SOLVER.MAX_ITER": 1, "OUTPUT_DIR": tmp_path}
+    run(arguments(config, *words(options)))
+    assert "bbox/AP50" in (tmp_path / "metrics.json").read_text()
+
+
+def test_a_subclass_may_have_an_evaluator_of_its_own(config, tmp_path):
+    class Constant(DatasetEvaluator):
+        def evaluate(self):
+            return {"of mine": {"score": 42.0}}
+
+    class Mine(Trainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name, output_folder=None):
+            return Constant()
+
+    args = command("yaml", config, tmp_path)
+    mine = Mine(trainer.setup(args))
+    mine.resume_or_load(resume=False)
+    mine.train()
+    assert '"of mine/score": 42.0' in (tmp_path / "metrics.json").read_text()
+
+
+def test_keypoints_and_augmented_tests(tmp_path):
+    content = write_images(tmp_path, count=2)
+    content["categories"][0]["keypoints"] = POINTS
+    for annotation in content["annotations"]:
+        annotation["keypoints"] = [20, 12, 2, 14, 20, 2, 26, 20, 2]
+        annotation["num_keypoints"] = 3
+    write_json(tmp_path, content)
+    config = write_config(tmp_path)
+    test = {
+        "DATASETS.TEST": f"('tiny {tmp_path}',)",
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
+        "SOLVER.MAX_ITER": 1,
+    }
+    keypoints = {
+        "MODEL.KEYPOINT_ON": True,
+        "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 3,
+        "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": "[16]",
+        "TEST.KEYPOINT_OKS_SIGMAS": "[0.05,0.05,0.05]",
+    }
+    run(arguments(config, *words(test | keypoints)))
+    assert MetadataCatalog.get(f"tiny {tmp_path}").keypoint_flip_map == [("left_eye", "right_eye")]
+    results = json.loads((tmp_path / "output/inference/coco_instances_results.json").read_text())
+    assert results and all(len(entry["keypoints"]) == 9 for entry in results)
+
+    augmented = {"TEST.AUG.ENABLED": True, "TEST.AUG.MIN_SIZES": "(48,64)"}
+    run(arguments(config, *words(test | augmented)))
+    lines = (tmp_path / "output/metrics.json").read_text().splitlines()
+    assert {"bbox/AP", "bbox_TTA/AP"} <= json.loads(lines[-1]).keys()
+    weights = {"MODEL.WEIGHTS": tmp_path / "output/model_final.pth"}
+    metrics = run(arguments(config, "--eval-only", *words(test | augmented | weights)))
+    assert {"bbox", "bbox_TTA"} <= metrics.keys()
+
+
+def test_a_plain_detector_with_blocks_gives_its_old_detections(config, tmp_path):
+    def detections(output, *flags, **options):
+        options = {f"MODEL.{key.replace('__', '.')}": value for key, value in options.items()}
+        args = command("yaml", config, tmp_path / output, *flags)
+        args.opts += words(options)
+        run(args)
+        results = tmp_path / output / "inference/coco_instances_results.json"
+        return json.loads(results.read_text())
+
+    plain = detections("plain", ENL_FPN__BLOCK="")
+    weights = {"WEIGHTS": tmp_path / "plain/model_final.pth"}
+    start = {"ENL_FPN__ZERO_INIT_RESIDUAL": True}
+    assert len(plain) > 50 and detections("enl", "--eval-only", **weights, **start) == plain
+    assert detections("usual", "--eval-only", **weights) != plain
+
+
+def test_frozen_layers_with_random_weights_are_warned_of(config, tmp_path, caplog):
+    options = {"MODEL.BACKBONE.FREEZE_AT": 2, "OUTPUT_DIR": tmp_path}
+    with caplog.at_level(logging.WARNING):
+        Trainer(trainer.setup(arguments(config, *words(options))))
+    assert "MODEL.WEIGHTS is empty, so all weights are random" in caplog.text

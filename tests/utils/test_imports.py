@@ -1,5 +1,6 @@
-"""A user's own block by ``--import``, in tools and in training."""
+"""A user's own block by ``--import``."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -45,24 +46,19 @@ def test_a_module_is_imported_once_and_its_options_are_keys(block_file):
         assert imports.import_module(str(block_file)) == str(block_file)
     cfg = load_config(str(ROOT / "configs/cpu/digits_enl_rcnn.yaml"), OPTIONS)
     model = build_model(cfg)
-    assert model.backbone.fpn_relation5.module.gain.unique().item() == 0.5
-
-
-def test_tools_take_it(block_file, run_tool):
-    config = ROOT / "configs/cpu/digits_enl_rcnn.yaml"
-    arguments = ["--import", block_file, "--no-measure", "--size", 64, 96, "--", config, *OPTIONS]
-    status, out, err = run_tool(ROOT / "tools/analyze_cost.py", *arguments)
-    assert status == 0, err
-    assert "digits_enl_rcnn" in out
+    gains = [value for name, value in model.named_parameters() if name.endswith(".gain")]
+    assert gains and all((gain == 0.5).all() for gain in gains)
 
 
 @pytest.mark.parametrize(
     "name, said",
     [("missing.py", "there is no file missing.py"), ("no_such_module", "no module 'no_such")],
 )
-def test_what_is_not_there_is_named(block_file, run_tool, name, said):
+def test_what_is_not_there_is_named(capsys, name, said):
     with pytest.raises(ConfigError, match=said):
         imports.import_module(name)
-    status, _, err = run_tool(ROOT / "tools/analyze_cost.py", "--import", name, "x.yaml")
-    assert status == 2
-    assert "argument --import: " in err and said in err
+    parser = argparse.ArgumentParser()
+    imports.add_import_option(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--import", name])
+    assert said in capsys.readouterr().err

@@ -1,0 +1,185 @@
+"""What runs from YAML and from LazyConfigs have in common, beside detectron2's own parts."""
+
+import argparse
+import copy
+import fcntl
+import logging
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import HookBase, create_ddp_model, default_setup
+from detectron2.modeling.roi_heads.keypoint_head import BaseKeypointRCNNHead
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+from torch import nn
+
+from enl_detectron2.utils.errors import ConfigError
+
+from .data.loader import TrainLoader
+from .hooks import FirstSteps, RepeatableSteps
+from .resume import warn_of_changes
+
+# Functions of detectron2 that log hundreds of lines: those are for log.txt, not for the terminal.
+LONG = {"default_setup", "build_model"}
+# The tables of an evaluation, which ``launch.run`` prints in the end as one.
+TABLES = {"_derive_coco_results", "print_csv_format", "test"}
+# What detectron2's evaluators import, by the evaluator type of a set.
+PACKAGES = {
+    "lvis": ("lvis", "pip install --no-deps lvis"),
+    "cityscapes_instance": ("cityscapesscripts", "pip install cityscapesscripts"),
+    "cityscapes_sem_seg": ("cityscapesscripts", "pip install cityscapesscripts"),
+    "coco_panoptic_seg": (
+        "panopticapi",
+        "pip install git+https://github.com/cocodataset/panopticapi.git",
+    ),
+}
+
+logger = logging.getLogger(__name__)
+# Open as long as the process lives: closing a file gives up its lock.
+_locks: dict[str, TextIO] = {}
+
+
+def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
+    """detectron2's ``default_setup``, for one training a folder at a time.
+
+    An evaluation writes its ``config.yaml`` and its log into the folder's ``inference``: those of
+    the folder itself are the training's.
+
+    Args:
+        cfg: not frozen; without a GPU its device becomes the CPU.
+        args: of detectron2's ``default_argument_parser``.
+
+    Raises:
+        ConfigError: (a ValueError) if another process trains in the folder.
+    """
+    has_no_gpu = _use_cpu_without_gpu(cfg)
+    folder = cfg.OUTPUT_DIR if isinstance(cfg, CfgNode) else cfg.train.output_dir
+    if args.eval_only:
+        folder, cfg = os.path.join(folder, "inference"), copy.deepcopy(cfg)
+        if isinstance(cfg, CfgNode):
+            cfg.OUTPUT_DIR = folder
+        else:
+            cfg.train.output_dir = folder
+    elif comm.is_main_process():
+        PathManager.mkdirs(folder)
+        _lock(folder)
+    written = Path(folder, "config.yaml")
+    resumes = args.resume and not args.eval_only and comm.is_main_process()
+    before = written.read_text() if resumes and written.is_file() else ""
+
+    rank = comm.get_rank()
+    # As default_setup calls it in a moment, which then finds this logger with its handlers.
+    theirs = setup_logger(folder, distributed_rank=rank)
+    hidden = LONG | TABLES if args.eval_only else LONG
+    for handler in theirs.handlers:
+        if getattr(handler, "stream", None) is sys.stdout:
+            handler.addFilter(lambda r: r.levelno > logging.INFO or r.funcName not in hidden)
+    default_setup(cfg, args)
+    # What this package says goes where detectron2's own words go, and on to who else listens.
+    setup_logger(folder, rank, name="enl_detectron2", abbrev_name="enl", enable_propagation=True)
+    logger.info("Environment, configuration and model are described in %s/log.txt", folder)
+    if has_no_gpu:
+        logger.warning("There is no GPU here: the model runs on the CPU, in float32.")
+    if before:
+        warn_of_changes(before, written.read_text())
+
+
+def _use_cpu_without_gpu(cfg: CfgNode | DictConfig) -> bool:
+    """Changes a device "cuda" that isn't there; says whether it did."""
+    is_yaml = isinstance(cfg, CfgNode)
+    device = cfg.MODEL.DEVICE if is_yaml else cfg.train.device
+    if torch.device(device).type != "cuda" or torch.cuda.is_available():
+        return False
+    if is_yaml:
+        cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED = "cpu", False
+    else:
+        cfg.train.device, cfg.train.amp.enabled = "cpu", False
+    return True
+
+
+def _lock(folder: str) -> None:
+    path = os.path.realpath(os.path.join(folder, "training.lock"))
+    if path in _locks:
+        return
+    file = open(path, "w")  # noqa: SIM115  it stays open
+    try:
+        # Not flock: loaders' workers would inherit that, and hold it longer than their parent.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise ConfigError(
+            f"another training is running in {folder}: wait until it has ended, or give this one "
+            "an OUTPUT_DIR (in a LazyConfig train.output_dir) of its own"
+        ) from None
+    except OSError as error:  # as on some network file systems
+        logger.warning("%s can't be locked (%s): start one training there only", folder, error)
+    _locks[path] = file
+
+
+def require_sets(train: Sequence[str], test: Sequence[str]) -> None:
+    """Checks that data sets are registered, and that the packages of their evaluators are there.
+
+    Args:
+        train: names of sets to train on.
+        test: names of sets to evaluate on, which detectron2 looks up when the training is over.
+
+    Raises:
+        ConfigError: (a ValueError) that names the set.
+    """
+    for key, names in {"DATASETS.TRAIN": train, "DATASETS.TEST": test}.items():
+        for name in names:
+            if name not in DatasetCatalog:
+                raise ConfigError(
+                    f"{key} (in a LazyConfig dataset.names) names {name!r}, but no data set of "
+                    "this name is registered; is one in DATASETS.COCO_FORMAT missing?"
+                )
+    for name in test:
+        package, command = PACKAGES.get(MetadataCatalog.get(name).get("evaluator_type"), ("", ""))
+        if package and find_spec(package) is None:
+            raise ConfigError(f"{name!r} can't be evaluated without {package}: {command}")
+
+
+def in_fast_layout(model: nn.Module) -> nn.Module:
+    """The model in the memory format that suits a CPU's convolutions best."""
+    model = model.to(memory_format=torch.channels_last)
+    for module in model.modules():
+        if isinstance(module, BaseKeypointRCNNHead):  # whose loss takes views of contiguous maps
+            module.to(memory_format=torch.contiguous_format)
+    return model
+
+
+def replicate(model: nn.Module, device: str, **options: Any) -> nn.Module:
+    """detectron2's ``create_ddp_model`` for a model on ``device``.
+
+    detectron2 tells PyTorch which GPU the process has, which a model on the CPU refuses.
+    """
+    if torch.device(device).type == "cpu":
+        options["device_ids"] = None
+    return create_ddp_model(model, **options)
+
+
+def repeatable(loader: Iterable, seed: int, on_bad_image: str, deep_images: str) -> Iterable:
+    """The loader as a ``TrainLoader``, if it is one of map-style data."""
+    if seed < 0:
+        seed = comm.shared_random_seed()
+    try:
+        return TrainLoader(loader, seed, on_bad_image, deep_images)
+    except TypeError as error:
+        logger.warning(
+            "When it is resumed, this training loads its data in another order: %s", error
+        )
+        return loader
+
+
+def own_hooks(seed: int) -> list[HookBase]:
+    """This project's hooks, which come before detectron2's; ``seed`` below 0 is none."""
+    hooks = [RepeatableSteps(seed)] if seed >= 0 else []
+    return [*hooks, FirstSteps()] if comm.is_main_process() else hooks

@@ -1,0 +1,90 @@
+"""Configurations from files and from names, whoever wrote them."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from detectron2 import model_zoo
+from detectron2.config import get_cfg
+
+import enl_detectron2
+from enl_detectron2.training.config import find_config, get_training_cfg, load_config
+from enl_detectron2.utils.errors import ConfigError, MissingFile
+
+TRAINED = "trained/nuclei_enl_rcnn_lite0.yaml"
+
+
+@pytest.mark.parametrize("as_base", [False, True])
+def test_yaml_runs_no_code(tmp_path, as_base):
+    mark = tmp_path / "was run"
+    code = f"MODEL: !!python/object/apply:os.system [\"touch '{mark}'\"]\n"
+    (tmp_path / "evil.yaml").write_text(code)
+    (tmp_path / "leaf.yaml").write_text("_BASE_: evil.yaml\n")
+    file = tmp_path / ("leaf.yaml" if as_base else "evil.yaml")
+    with pytest.raises(ConfigError, match="plain values only .*object/apply:os.system"):
+        load_config(file)
+    assert not mark.exists()
+
+
+def test_detectron2s_own_configurations_may_evaluate(tmp_path):
+    base = model_zoo.get_config_file("Base-RetinaNet.yaml")
+    assert "apply:eval" in Path(base).read_text()
+    (tmp_path / "leaf.yaml").write_text(f"_BASE_: {base}\n")
+    for file in (base, tmp_path / "leaf.yaml"):
+        assert load_config(file).MODEL.ANCHOR_GENERATOR.SIZES[0][0] == 32
+    (tmp_path / "copy.yaml").write_text(Path(base).read_text())  # is anyone's
+    with pytest.raises(ConfigError, match="copy.yaml can't be read"):
+        load_config(tmp_path / "copy.yaml")
+
+
+def test_what_detectron2_reads_is_read(tmp_path):
+    (tmp_path / "good.yaml").write_text(
+        "MODEL:\n  FPN: &fpn {OUT_CHANNELS: 32}\n  RPN: {<<: {BATCH_SIZE_PER_IMAGE: 8}}\n"
+    )
+    cfg = load_config(tmp_path / "good.yaml", ["SOLVER.BASE_LR", "0.5"])
+    assert cfg.MODEL.FPN.OUT_CHANNELS == 32 and cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE == 8
+    assert cfg.SOLVER.BASE_LR == 0.5
+    (tmp_path / "old.yaml").write_text("VERSION: 1\nMODEL:\n  WEIGHT: old.pth\n")
+    assert load_config(tmp_path / "old.yaml").MODEL.WEIGHTS == "old.pth"
+    with pytest.raises(AssertionError, match="Non-existent key: SOLVER.BASE_LRR"):
+        load_config(tmp_path / "good.yaml", ["SOLVER.BASE_LRR", "0.5"])
+    (tmp_path / "cut.yaml").write_text("MODEL: [1, 2\n")
+    with pytest.raises(ConfigError, match="cut.yaml can't be read"):
+        load_config(tmp_path / "cut.yaml")
+
+
+def test_a_name_of_the_zoo_brings_its_weights():
+    assert load_config(TRAINED).MODEL.WEIGHTS.startswith("enl_detectron2://nuclei_enl_rcnn_lite0")
+    assert load_config(TRAINED, ["MODEL.WEIGHTS", "mine.pth"]).MODEL.WEIGHTS == "mine.pth"
+    file, opts = find_config("lazy/enl_rcnn_R50.py")
+    assert Path(file).is_file() and not opts
+    for name in ("none.yaml", "none.py", ""):
+        with pytest.raises(MissingFile, match=f"'{name}' is no file, and no configuration of"):
+            load_config(name)
+
+
+def test_a_runs_configuration_loads_in_any_script(tmp_path):
+    written = get_training_cfg()
+    written.SOLVER.OPTIMIZER = "AdamW"
+    (tmp_path / "config.yaml").write_text(written.dump())
+    cfg = get_cfg()
+    enl_detectron2.add_enl_config(cfg)
+    enl_detectron2.add_training_config(cfg)
+    cfg.merge_from_file(str(tmp_path / "config.yaml"))
+    assert cfg.SOLVER == written.SOLVER and cfg.DATALOADER == written.DATALOADER
+    assert cfg.MODEL.ENL_FPN == written.MODEL.ENL_FPN
+    # A key that another project has added stays.
+    cfg = get_cfg()
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    enl_detectron2.add_training_config(cfg)
+    assert cfg.SOLVER.OPTIMIZER == "ADAMW" and cfg.DATASETS.COCO_FORMAT == []
+
+
+def test_a_new_key_of_a_lazy_config_is_pointed_out(caplog):
+    with caplog.at_level(logging.WARNING):
+        known = ["train.max_iter=5", "train.seed=1", "+model.backbone.block_options={init_std: 1}"]
+        cfg = load_config("lazy/enl_rcnn_R50.py", known)
+        assert cfg.train.max_iter == 5 and not caplog.text
+        load_config("lazy/enl_rcnn_R50.py", ["train.max_itr=5", "trian.max_iter=5"])
+    for key in ("train.max_itr", "trian.max_iter"):
+        assert f"{key} is new to the configuration" in caplog.text
