@@ -21,7 +21,7 @@ from .grid import ROOT, Grid, Run
 
 PACKAGE = ROOT / "enl_detectron2"
 # What no training reads.
-NOT_TRAINED_WITH = ("analysis", "digits", "export.py")
+NOT_TRAINED_WITH = ("analysis", "digits", "export")
 # What a result doesn't depend on: places, the machine, and paths to data, whose content is hashed.
 NO_DIFFERENCE = {
     "OUTPUT_DIR",
