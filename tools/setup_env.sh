@@ -4,7 +4,7 @@
 #   tools/setup_env.sh demo|test
 #
 # "test" adds the tests' packages to the demo's. Versions are those of requirements/lock.txt. PyTorch is the build for CPUs
-# where no NVIDIA GPU answers, a sixth of the other; TORCH_INDEX=URL takes it from another index, TORCH_INDEX= from pip's.
+# where no NVIDIA GPU answers, a fifth of the other; TORCH_INDEX=URL takes it from another index, TORCH_INDEX= from pip's.
 set -euo pipefail
 unset CDPATH PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX # would send packages elsewhere, or bring in others
 export PIP_USER=0
@@ -43,13 +43,17 @@ if command -v flock >/dev/null && ! flock -n 9; then
 fi
 : >$log
 
-# Shows what is fetched, all else goes to the log. Only the display depends on how pip and uv word that.
+# Shows what is fetched; the log has it all. Only the display depends on how pip and uv word that.
 try() {
     say "$1"
     shift
-    "$@" 2>&1 </dev/null | tee -a $log | awk '
-        /^ *Downloading / { sub(/ *\(from .*/, ""); sub(/[^ ]*\//, ""); print "  " $0; fflush() }
-        /^ *Installing collected/ { print "  unpacking"; fflush() }'
+    "$@" 2>&1 </dev/null | while IFS= read -r line; do
+        printf '%s\n' "$line" >>$log
+        case $line in
+            *Downloading\ *) line=${line#*Downloading }; echo "  ${line##*/}" ;;
+            Installing\ collected*) echo "  unpacking" ;;
+        esac
+    done
 }
 step() { try "$@" || { tail -n 15 $log >&2; stop "this step failed; the whole log is $PWD/$log"; }; }
 pip() { .venv/bin/python -m pip --no-input "$@"; }
@@ -59,7 +63,7 @@ pytorch() { # of an index of its own; uv knows PyTorch's, and gives up within se
             --no-deps "$1" $(grep -E '^torch(vision)?==' requirements/lock.txt) && rm -r .venv/uv
 }
 packages() {
-    # No isolation: what comes as source is built by the pinned setuptools. No bytecode of files that nobody imports.
+    # No isolation: what comes as source is built by the pinned setuptools. No bytecode of what nobody imports.
     pip install --constraint requirements/lock.txt setuptools hatchling &&
         pip install --constraint requirements/lock.txt --no-build-isolation --use-pep517 --no-compile \
             --requirement requirements/lock.in --editable ".[$1]"
@@ -89,7 +93,7 @@ else
     say "building .venv with $base (Python $version), once; PYTHON=/path/to/python make $target uses your environment instead"
     mkdir -p .venv && : >.venv/stamp
     step "1/4 virtual environment" "$base" -m venv .venv
-    with_cuda="PyTorch with CUDA from pip's index: downloads 3.3 GB and fills 6 GB of disk"
+    with_cuda="PyTorch with CUDA from pip's index: downloads 3.3 GB and fills 6.2 GB of disk"
     index=
     if [ -n "${TORCH_INDEX:-}" ]; then
         index=--default-index=$TORCH_INDEX what="PyTorch from $TORCH_INDEX"
@@ -97,7 +101,7 @@ else
         what="PyTorch from pip's index: downloads some 0.3 GB"
     elif [ -n "${TORCH_INDEX-unset}" ] && ! nvidia-smi -L >/dev/null 2>&1; then
         index=--torch-backend=cpu
-        what="no NVIDIA GPU answers, so PyTorch for CPUs from PyTorch's index: downloads some 0.4 GB and fills 1.2 GB of disk"
+        what="no NVIDIA GPU answers, so PyTorch for CPUs from PyTorch's index: downloads some 0.4 GB and fills 1.3 GB of disk"
     else
         what=$with_cuda
     fi
