@@ -1,18 +1,21 @@
 # `make` alone lists the targets. Each sets up what it needs by itself (tools/setup_env.sh).
 
-SETUP := @tools/setup_env.sh
 ifneq ($(PYTHON),)
 # An environment of the user's own: this package is put on its path, not installed in it.
 PY := "$(PYTHON)"
+SETUP := @$(PY) tools/check_env.py
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 else
 PY := .venv/bin/python
+SETUP := @tools/setup_env.sh
 unexport PYTHONPATH PYTHONHOME
 # What `make optional` has fetched, if it has.
 OPTIONAL := PYTHONPATH=$(CURDIR)/.venv-optional
 endif
+# Two workers with a pool of threads each would only get in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(OPTIONAL) $(PY) -m pytest
 
-.PHONY: help demo look test test-slow test-faults test-gpu test-soak test-browser optional test-official lint clean
+.PHONY: help demo look test test-core nightly test-gpu test-soak test-official test-browser optional lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -27,18 +30,17 @@ look: ## find cell nuclei on six photographs with the trained detector, and see 
 	$(SETUP) demo
 	$(PY) -W ignore demo/look.py
 
-# One thread in each worker: two workers with a pool of threads each would only get in each other's way.
 test: lint ## lint, then all tests but the slow ones; with a GPU also those of it
-	OMP_NUM_THREADS=1 $(OPTIONAL) $(PY) -m pytest -n 2
+	$(PYTEST) -n 2
 	@if nvidia-smi -L >/dev/null 2>&1; then set -x; $(PY) -m pytest -m gpu; fi
 
-test-slow: ## the slow tests (they train)
+test-core: ## the plug-in's tests, in under a minute: layers, modeling, model zoo
 	$(SETUP) test
-	$(PY) -m pytest -m slow --timeout 3600
+	$(PYTEST) -n 2 tests/layers tests/modeling tests/test_model_zoo.py
 
-test-faults: ## kill a training at twenty random moments, and see that nothing is lost
+nightly: ## the slow tests: trainings, kills, exports of every kind, fuzzing, set-up, wheel
 	$(SETUP) test
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow -s --timeout 3600 tests/training/test_faults.py
+	$(PYTEST) -n 2 -m slow --timeout 3600
 
 test-gpu: ## the numerical tests on a GPU, and whole detectors
 	$(SETUP) test
@@ -46,7 +48,16 @@ test-gpu: ## the numerical tests on a GPU, and whole detectors
 
 test-soak: ## thousands of steps and inferences, watching memory
 	$(SETUP) test
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m soak -s --timeout 3600 tests/test_soak.py
+	$(PYTEST) -m soak -s --timeout 3600 tests/test_soak.py
+
+# Operators that only a compiled detectron2 has are tested here, beside all else.
+test-official: ## all tests beside your checkout of detectron2, compiled, and its own with ENL_FPN (DETECTRON2=/path)
+	@test -f "$(DETECTRON2)/detectron2/layers/csrc/vision.cpp" || \
+		{ echo "say where your checkout of detectron2 is: make test-official DETECTRON2=/path/to/it" >&2; exit 2; }
+	$(SETUP) test
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --upgrade --target .venv-official "$(DETECTRON2)"
+	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/.venv-official:$(CURDIR) $(PY) -m pytest -n 2
+	PYTHONPATH=$(CURDIR)/.venv-official:$(CURDIR) $(PY) tests/detectron2_suite.py "$(DETECTRON2)"
 
 # `make test` runs these too if it finds a browser; here a missing one is an error.
 test-browser: ## the attention explorer in a headless Chromium (CHROMIUM=/path/to/it)
@@ -59,11 +70,6 @@ optional: ## fetch SAHI and peft (200 MB of disk), so that `make test` skips no 
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .venv-optional --requirement requirements/optional.txt \
 		--requirement examples/sahi/requirements.txt
 
-# Operators that only a compiled detectron2 has are tested here, beside all else.
-test-official: ## all tests but the slow ones beside your checkout of detectron2, compiled (DETECTRON2=/path)
-	$(SETUP) official
-	OMP_NUM_THREADS=1 .venv-official/bin/python -m pytest -n 2
-
 lint: ## ruff's rules and format, and mypy over the plug-in
 	$(SETUP) test
 	$(PY) -m ruff check
@@ -71,6 +77,6 @@ lint: ## ruff's rules and format, and mypy over the plug-in
 	$(PY) -m mypy
 
 clean: ## remove .venv and the caches; results stay
-	rm -rf .venv .venv.old .venv-official .venv-official.old .venv-optional .venv-setup.log
-	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-official .venv-optional .venv-setup.log
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

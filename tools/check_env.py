@@ -24,6 +24,7 @@ TEST_NEEDS = {
     "pytest": "pytest",
     "xdist": "pytest-xdist",
     "pytest_timeout": "pytest-timeout",
+    "hatchling": "hatchling",
     "hypothesis": "hypothesis",
     "ruff": "ruff",
     "mypy": "mypy",

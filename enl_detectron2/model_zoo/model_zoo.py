@@ -13,7 +13,7 @@ from torch import nn
 
 from enl_detectron2.config import add_enl_config
 
-# setup.py puts the repository's configs/ beside this file; in a checkout they stay where they are.
+# The wheel has the repository's configs/ beside this file; in a checkout they stay where they are.
 _CONFIGS = Path(__file__).with_name("configs")
 if not _CONFIGS.is_dir():
     _CONFIGS = Path(__file__).parents[2] / "configs"
