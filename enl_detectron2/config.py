@@ -53,33 +53,16 @@ def add_enl_config(cfg: CfgNode) -> None:
     _add_missing(cfg.MODEL, "NON_LOCAL_RESNET", node)
 
 
-def _options(kind: type[CfgNode], *blocks: str) -> CfgNode:
-    """Every option of the blocks, so that a command line can set it; a file may name others."""
-    kinds = [RELATION_BLOCK_REGISTRY.get(block) for block in blocks]
-    options: dict[str, Any] = {name: None for one in kinds for name in option_names(one)}
-    terms = POSITION_REGISTRY.values()
-    of_terms = {name: None for term in terms for name in position_options_of(term)}
-    options["position_options"] = kind(of_terms, new_allowed=True)
-    return kind(options, new_allowed=True)
-
-
-def _add_missing(parent: CfgNode, key: str, value: object) -> None:
-    if key not in parent:
-        parent[key] = value
-    elif isinstance(value, CfgNode):
-        for name, inner in value.items():
-            _add_missing(parent[key], name, inner)
-
-
-def add_training_config(cfg: CN) -> None:
+def add_training_config(cfg: CfgNode) -> None:
     """Adds the keys that this project's trainer reads to ``cfg``; a key that is there stays.
 
     After :func:`add_enl_config` and this, any configuration of this project can be merged, and any
     ``config.yaml`` that one of its runs has written.
 
     Args:
-        cfg: a configuration of detectron2.
+        cfg: a configuration of detectron2, or of a subclass of its CfgNode.
     """
+    CN = type(cfg)
     node = CN()
     # "SGD", as everywhere in detectron2, or "AdamW", which learns from scratch in fewer steps.
     node.OPTIMIZER = "SGD"
@@ -102,3 +85,21 @@ def add_training_config(cfg: CN) -> None:
     # What to do with images of more than 8 bits a channel: "refuse" them, or "rescale" each to 8.
     node.DEEP_IMAGES = "refuse"
     _add_missing(cfg, "DATALOADER", node)
+
+
+def _options(kind: type[CfgNode], *blocks: str) -> CfgNode:
+    """Every option of the blocks, so that a command line can set it; a file may name others."""
+    kinds = [RELATION_BLOCK_REGISTRY.get(block) for block in blocks]
+    options: dict[str, Any] = {name: None for one in kinds for name in option_names(one)}
+    terms = POSITION_REGISTRY.values()
+    of_terms = {name: None for term in terms for name in position_options_of(term)}
+    options["position_options"] = kind(of_terms, new_allowed=True)
+    return kind(options, new_allowed=True)
+
+
+def _add_missing(parent: CfgNode, key: str, value: object) -> None:
+    if key not in parent:
+        parent[key] = value
+    elif isinstance(value, CfgNode):
+        for name, inner in value.items():
+            _add_missing(parent[key], name, inner)

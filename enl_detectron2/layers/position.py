@@ -48,7 +48,7 @@ def dct_basis(length: int, count: int) -> Tensor:
     if not 1 <= count <= length:
         raise ValueError(f"count must lie within 1 and length={length}, got {count}")
     cell, frequency = torch.arange(length).double(), torch.arange(count).double()
-    scale = torch.where(frequency > 0, 2.0, 1.0).div(length).sqrt()
+    scale = torch.where(frequency > 0, 2.0, 1.0).double().div(length).sqrt()
     return scale * torch.cos(_phase(cell, frequency) / length)
 
 
@@ -117,8 +117,9 @@ class SeparablePosition(nn.Module):
             lines = down_w @ x.permute(0, 2, 3, 1)  # (B, H, T_w, C)
         else:
             lines = x.flatten(1, 2) @ down_w.transpose(1, 2)  # (B, C·H, T_w)
-            lines = lines.view(batch, channels, height, -1).permute(0, 2, 3, 1)
-        return (down_h.expand(batch, -1, -1) @ lines.flatten(2)).view(batch, -1, channels)
+            lines = lines.view(batch, channels, height, down_w.shape[1]).permute(0, 2, 3, 1)
+        tokens = down_h.expand(batch, -1, -1) @ lines.flatten(2)
+        return tokens.view(batch, tokens.shape[1] * lines.shape[2], channels)
 
     def spread_(self, tokens: Tensor, factors: list[Tensor], z: Tensor) -> Tensor:
         """``z + up tokens``, with the tokens of x ``z + L x``, in the memory of the map z
@@ -131,7 +132,7 @@ class SeparablePosition(nn.Module):
             lines = up_w[:, None].expand(batch, tokens.shape[1], -1, -1) @ tokens
             rows = z.permute(0, 2, 3, 1).flatten(2).baddbmm_(up_h, lines.flatten(2))
             return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
-        lines = (up_h @ tokens.flatten(2)).view(batch, height, -1, channels)
+        lines = (up_h @ tokens.flatten(2)).view(batch, height, tokens.shape[2], channels)
         lines = lines.permute(0, 3, 1, 2).flatten(1, 2)  # (B, C·H, T_w)
         up_w = up_w.transpose(1, 2).expand(batch, -1, -1)
         return z.flatten(1, 2).baddbmm_(lines, up_w).view_as(z)
