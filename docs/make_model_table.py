@@ -48,7 +48,7 @@ def measured() -> dict[str, str]:
 
 
 def row(config: str, papers: dict) -> list[str]:
-    """The cells of one configuration, but for ours; its costs are those of one image of its own test size."""
+    """The cells of one configuration; its costs are of one image of its own test size."""
     cfg = load_config(str(ROOT / f"configs/{config}.yaml"), [])
     model = build_random_model(cfg, "cpu")
     # Of 4:3, as COCO's images mostly are.

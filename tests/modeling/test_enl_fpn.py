@@ -2,13 +2,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, get_cfg
-from detectron2.layers import ShapeSpec
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 from detectron2.modeling.backbone import Backbone
 from detectron2.modeling.backbone.fpn import FPN
 from torch import nn
 
 from enl_detectron2 import add_enl_config
+from enl_detectron2.layers import MapBlock, RelationBlock
 from enl_detectron2.modeling import ENL_FPN, RELATION_BLOCK_REGISTRY
 
 IMAGE = (2, 3, 128, 192)
@@ -83,12 +84,10 @@ def test_blocks_that_start_as_the_identity_learn(slim_cfg):
     backbone = build(slim_cfg, ZERO_INIT_RESIDUAL=True)
     sum(level.sum() for level in backbone(torch.randn(IMAGE)).values()).backward()
     for level in (3, 4, 5):
-        assert backbone.get_submodule(f"fpn_relation{level}").out.weight.grad.abs().sum() > 0
+        assert backbone.relations[f"p{level}"].out.weight.grad.abs().sum() > 0
 
 
-def test_a_block_without_a_last_layer_cannot_be_made_to_start_as_the_identity(
-    slim_cfg, monkeypatch
-):
+def test_a_block_without_a_last_layer_cannot_be_made_to_start_as_the_identity(monkeypatch):
     class Gain(nn.Module):
         def __init__(self, channels):
             super().__init__()
@@ -99,8 +98,6 @@ def test_a_block_without_a_last_layer_cannot_be_made_to_start_as_the_identity(
     monkeypatch.setitem(RELATION_BLOCK_REGISTRY._obj_map, "Gain", Gain)
     with pytest.raises(ValueError, match="zero_init_residual needs a RelationBlock, and Gain is"):
         ENL_FPN(Maps(), ["res5"], 8, block="Gain", zero_init_residual=True)
-    with pytest.raises(ValueError, match="MODEL.ENL_FPN.ZERO_INIT_RESIDUAL needs a RelationBlock"):
-        build(slim_cfg, BLOCK="Gain", ZERO_INIT_RESIDUAL=True)
 
 
 @torch.no_grad()
@@ -115,9 +112,8 @@ def test_a_block_changes_its_own_level_and_all_finer_ones(slim_cfg):
 @pytest.mark.numerical
 def test_one_pixel_of_the_coarsest_map_reaches_all_of_the_finest(slim_cfg):
     fpn = ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8, attend_to_padding=True).double()
-    for block in fpn.relation_blocks:
-        for parameter in block.parameters():
-            nn.init.normal_(parameter, std=0.5)
+    for parameter in fpn.relations.parameters():
+        nn.init.normal_(parameter, std=0.5)
     maps = {name: map_.double() for name, map_ in random_maps().items()}
     before = fpn(maps)["p2"]
     maps["res5"][0, 0, 0, 0] += 1
@@ -154,8 +150,9 @@ def test_blocks_act_before_the_output_convolution_and_the_interpolation(monkeypa
 @pytest.mark.parametrize("features", [["res2", "res3", "res4", "res5"], ["res2"], ["res5", "res3"]])
 def test_any_levels_may_have_blocks(slim_cfg, features):
     backbone = build(slim_cfg, BLOCK_FEATURES=features)
-    keys = {name.split(".")[0] for name in backbone.state_dict() if "relation" in name}
-    assert keys == {f"fpn_relation{feature[-1]}" for feature in features}
+    assert list(backbone.relations) == ["p5", "p4", "p3", "p2"]  # each level has an entry
+    with_blocks = {name.split(".")[1] for name in backbone.state_dict() if "relation" in name}
+    assert with_blocks == {f"p{feature[-1]}" for feature in features}
     assert backbone(torch.randn(IMAGE))["p2"].shape == (2, 16, 32, 48)
 
 
@@ -164,7 +161,7 @@ def test_only_the_blocks_keys_are_new_to_a_plain_fpns_checkpoint(slim_cfg):
     missing, unexpected = enl.load_state_dict(plain.state_dict(), strict=False)
     assert unexpected == []
     assert set(missing) == {
-        f"fpn_relation{level}.{projection}.{kind}"
+        f"relations.p{level}.{projection}.{kind}"
         for level in (3, 4, 5)
         for projection in ("theta", "phi", "g", "out")
         for kind in ("weight", "bias")
@@ -172,14 +169,14 @@ def test_only_the_blocks_keys_are_new_to_a_plain_fpns_checkpoint(slim_cfg):
 
 
 def test_options_reach_every_block(slim_cfg):
-    backbone = build(slim_cfg, phi_norm="mean", theta_norm="tanh", position="l1_add", l1_scale=7.0)
-    for block in (backbone.relations.p3, backbone.relations.p4, backbone.relations.p5):
-        assert (block.phi_norm, block.theta_norm, block.position_term.scale) == (
-            "mean",
-            "tanh",
-            7.0,
-        )
-    assert build(slim_cfg, num_frequencies=4).relations.p5.position_term.num_frequencies == 4
+    cfg = slim_cfg.clone()
+    cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.position_options.scale = 7.0
+    backbone = build(cfg, phi_norm="mean", theta_norm="tanh", position="l1_add")
+    for level in ("p3", "p4", "p5"):
+        block = backbone.relations[level]
+        assert (block.phi_norm, block.theta_norm) == ("mean", "tanh")
+        assert block.position_options == {"scale": 7.0}
+    assert build(cfg).relations.p5.position_options == {"num_frequencies": 9}  # the default's own
     for kind, layer in (("ENLBlock", "theta"), ("NonLocalBlock", "phi"), ("Conv5x5Block", "conv")):
         block = build(slim_cfg, BLOCK=kind, init_std=5.0).relations.p5
         assert getattr(block, layer).weight.std().item() > 4
@@ -220,46 +217,35 @@ def test_a_projects_own_block_has_its_own_options(slim_cfg, monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "key, value, legal",
+    "key, value, message",
     [
-        ("BLOCK", "NonLocul", "ENLBlock"),
-        ("BLOCK_FEATURES", ["res3", "res7"], "res2, res3, res4, res5"),
-        ("BOTTOM_UP", "resnet", "build_resnet_backbone"),
-        ("TOP_BLOCK", "maxpool", "'LastLevelMaxPool'"),
+        ("BLOCK", "NonLocul", "block must be one of .*ENLBlock.* got 'NonLocul'; .*--import"),
+        (
+            "BLOCK_FEATURES",
+            ["res3", "res7"],
+            "block_features names res7, but only res2",
+        ),
+        ("BOTTOM_UP", "resnet", "bottom_up must be one of .*build_resnet_backbone.*--import"),
+        ("TOP_BLOCK", "maxpool", "top_block must be one of 'LastLevelMaxPool'"),
+        ("phi_norm", "sum", "phi_norm must be one of 'softmax', 'mean', 'none', got 'sum'"),
+        ("position_options", CfgNode({"scale": -1.0}), "of l1: scale must be a number above 0"),
+        ("affinity_norm", "mean", "block_options holds .* ENLBlock has no option 'affinity_norm'"),
     ],
 )
-def test_a_wrong_key_is_named_with_what_may_be(slim_cfg, key, value, legal):
-    with pytest.raises(ValueError) as error:
-        build(slim_cfg, **{key: value})
-    assert f"MODEL.ENL_FPN.{key}" in str(error.value)
-    assert legal in str(error.value)
+def test_a_wrong_key_is_named_by_its_argument(slim_cfg, key, value, message):
+    keys = {key: value, **({"position": "l1_add"} if key == "position_options" else {})}
+    with pytest.raises(ValueError, match=message):
+        build(slim_cfg, **keys)
 
 
-@pytest.mark.parametrize(
-    "option, value, legal",
-    [
-        ("phi_norm", "sum", "'softmax', 'mean', 'none'"),
-        ("theta_norm", "relu", "'none', 'tanh'"),
-        ("position", "cos", "one of 'cos_add', "),
-        ("num_frequencies", 0, "at least 1"),
-        ("num_frequencies", 2.5, "a whole number"),
-        ("l1_scale", -1.0, "above 0"),
-        ("init_std", "wide", "a number above 0"),
-        ("affinity_norm", "mean", "ENLBlock has no option 'affinity_norm'"),
-    ],
-)
-def test_a_wrong_option_is_the_same_sentence_in_the_words_of_its_file(
-    slim_cfg, option, value, legal
-):
-    options = {option: value, **({"position": "l1_add"} if option == "l1_scale" else {})}
-    with pytest.raises(ValueError) as of_yaml:
-        build(slim_cfg, **({option: value} if option != "l1_scale" else options))
-    with pytest.raises(ValueError) as of_lazy_config:
-        ENL_FPN(Maps(), ["res5"], 8, block_options=options)
-    assert legal in str(of_yaml.value) and repr(value) in str(of_yaml.value)
-    assert str(of_yaml.value) == str(of_lazy_config.value).replace(
-        "block_options", "MODEL.ENL_FPN.BLOCK_OPTIONS"
-    )
+def test_a_block_keeps_its_options(monkeypatch):
+    class Forgetful(RelationBlock):
+        def __init__(self, channels, *, gain=1.0):
+            super().__init__()
+
+    monkeypatch.setitem(RELATION_BLOCK_REGISTRY._obj_map, "Forgetful", Forgetful)
+    with pytest.raises(TypeError, match="Forgetful must keep its option gain as self.gain"):
+        ENL_FPN(Maps(), ["res5"], 8, block="Forgetful")
 
 
 def test_yaml_and_lazy_config_have_the_same_defaults(slim_cfg):
@@ -270,50 +256,103 @@ def test_yaml_and_lazy_config_have_the_same_defaults(slim_cfg):
 
 
 def test_levels_without_names_are_those_at_strides_of_8_and_more(slim_cfg):
-    expected = {"relations.p3", "relations.p4", "relations.p5"}
+    expected = {"p3", "p4", "p5"}
     for fpn in (
         build(slim_cfg, BLOCK_FEATURES=[]),
         ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8, block_features=[]),
     ):
-        assert {n.split(".")[0] for n in fpn.state_dict() if "relation" in n} == expected
+        assert {n.split(".")[1] for n in fpn.state_dict() if "relation" in n} == expected
     with pytest.raises(ValueError, match="block_features must name the levels .* none of res2 is"):
         ENL_FPN(Maps(), ["res2"], 8)
-    slim_cfg.MODEL.FPN.IN_FEATURES = ["res2"]
-    with pytest.raises(ValueError, match="MODEL.ENL_FPN.BLOCK_FEATURES must name the levels"):
-        build(slim_cfg)
     ENL_FPN(Maps(), ["res2"], 8, block="")  # which has none to place
 
 
 @torch.no_grad()
-def test_a_block_may_be_replaced_or_wrapped(slim_cfg):
+def test_a_block_may_be_replaced_wrapped_or_traced(slim_cfg):
     images = torch.randn(IMAGE)
     backbone = build(slim_cfg)
     before = backbone(images)
     plain = build(slim_cfg, BLOCK_FEATURES=["res3", "res4"])
     plain.load_state_dict(backbone.state_dict(), strict=False)
-    backbone.relations.p5 = nn.Identity()
+    block, calls = backbone.relations["p5"], []
+    backbone.relations["p5"] = MapBlock(nn.Identity())
     for name, expected in plain(images).items():
         assert torch.equal(backbone(images)[name], expected), name
-    calls = []
 
     class Wrapper(nn.Module):
         def __init__(self, block):
             super().__init__()
             self.block = block
 
-        def forward(self, *args, **kwargs):
+        def forward(self, *args):
             calls.append(args)
-            return self.block(*args, **kwargs)
+            return self.block(*args)
 
+    example = (torch.randn(2, 16, 4, 6), torch.tensor([[4, 6], [2, 5]]))
+    traced = torch.jit.trace(block.eval(), example)
+    for other in (Wrapper(block), traced, torch.jit.freeze(traced)):
+        backbone.relations["p5"] = other
+        for name, output in backbone(images).items():
+            assert torch.allclose(output, before[name], atol=1e-5), name
+    assert len(calls) == 1 and calls[0][1] is not None  # the extent
+    with pytest.warns(UserWarning, match="Sequential takes the map alone"):
+        MapBlock(nn.Sequential(block))
+
+
+def test_weights_of_before_load_by_their_old_names(slim_cfg, caplog):
+    backbone, other = build(slim_cfg), build(slim_cfg)
+    nn.init.ones_(backbone.relations["p4"].theta.weight)
+    old = {
+        name.replace("relations.p", "fpn_relation"): value
+        for name, value in backbone.state_dict().items()
+    }
+    caplog.set_level("INFO")
+    nn.ModuleDict({"backbone": other}).load_state_dict(
+        {f"backbone.{name}": value for name, value in old.items()}
+    )
+    assert torch.equal(other.relations["p4"].theta.weight, backbone.relations["p4"].theta.weight)
+    assert caplog.text.count("Renamed 24 weights of blocks") == 1
+
+
+@pytest.mark.parametrize("zero_init", [False, True])
+def test_a_trunk_of_random_weights_is_warned_of_once_at_the_first_step(slim_cfg, caplog, zero_init):
+    slim_cfg.MODEL.RESNETS.NORM = "FrozenBN"
+    backbone = build(slim_cfg, ZERO_INIT_RESIDUAL=zero_init)
+    backbone(torch.randn(IMAGE))
+    assert "frozen batch norms" not in caplog.text  # at inference
+    backbone.train()
+    for _ in range(2):
+        backbone(torch.randn(IMAGE))
+    assert caplog.text.count("frozen batch norms") == (not zero_init)
+    caplog.clear()
+    backbone = build(slim_cfg).train()
+    next(m for m in backbone.modules() if isinstance(m, FrozenBatchNorm2d)).running_mean += 1
+    backbone(torch.randn(IMAGE))  # as after pretrained weights were loaded
+    assert "frozen batch norms" not in caplog.text
+
+
+def test_borders_that_pass_for_padding_are_warned_of(slim_cfg, caplog):
+    images = torch.randn(IMAGE)
+    images[0, :, 90:] = 0  # which the other image explains
+    images[:, :, :, 180:] = 0  # 12 columns, which padding to a multiple of 32 explains
+    build(slim_cfg)(images)
+    assert "of zeros" not in caplog.text
+    images[:, :, :, 150:] = 0
     backbone = build(slim_cfg)
-    for level in (3, 4, 5):
-        setattr(
-            backbone, f"fpn_relation{level}", Wrapper(getattr(backbone, f"fpn_relation{level}"))
-        )
-    wrapped = backbone(images)
-    for name, expected in before.items():
-        assert torch.equal(wrapped[name], expected), name
-    assert len(calls) == 3 and all(args[1] is not None for args in calls)  # and the extent
+    for _ in range(2):
+        backbone(images)
+    assert caplog.text.count("ends in 42 rows or columns of zeros") == 1
+
+
+def test_a_subclass_of_cfg_node_takes_the_keys(tmp_path):
+    class OwnNode(CfgNode):  # as D2Go's; merging compares the nodes' types
+        pass
+
+    cfg = OwnNode({"MODEL": OwnNode()})
+    add_enl_config(cfg)
+    (tmp_path / "own.yaml").write_text("MODEL: {ENL_FPN: {BLOCK_OPTIONS: {init_std: 0.5}}}")
+    cfg.merge_from_file(str(tmp_path / "own.yaml"))
+    assert cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.init_std == 0.5
 
 
 def test_a_configuration_without_the_keys_names_what_adds_them():
@@ -346,7 +385,7 @@ def test_keys_that_are_there_stay(slim_cfg):
 def test_retinanet_with_the_max_pool_names_what_it_needs(slim_cfg):
     slim_cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
     slim_cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
-    with pytest.raises(ValueError, match="ENL_FPN.TOP_BLOCK must be 'LastLevelP6P7' .* names p7"):
+    with pytest.raises(ValueError, match="top_block must be 'LastLevelP6P7' .* names p7"):
         build(slim_cfg)
 
 
@@ -360,8 +399,8 @@ def test_the_top_block_reads_what_its_key_names(slim_cfg, source, channels):
         assert torch.equal(outputs["p6"], backbone.top_block.p6(outputs["p5"]))
 
 
-def test_a_top_blocks_source_that_is_not_there_is_named_by_its_key(slim_cfg):
-    with pytest.raises(ValueError, match="^MODEL.ENL_FPN.TOP_BLOCK_IN_FEATURE names p9, but only"):
+def test_a_top_blocks_source_that_is_not_there_is_named(slim_cfg):
+    with pytest.raises(ValueError, match="top_block.in_feature names p9, but only"):
         build(slim_cfg, TOP_BLOCK="LastLevelP6P7", TOP_BLOCK_IN_FEATURE="p9")
 
 
@@ -376,5 +415,5 @@ def test_whole_number_means_are_warned_of(slim_cfg, caplog):
 
 def test_a_feature_that_the_bottom_up_does_not_produce_is_named(slim_cfg):
     slim_cfg.MODEL.FPN.IN_FEATURES = ["res2", "res6"]
-    with pytest.raises(ValueError, match="MODEL.FPN.IN_FEATURES.* names res6, but only res2, res3"):
+    with pytest.raises(ValueError, match="in_features.* names res6, but only res2, res3"):
         build(slim_cfg)
