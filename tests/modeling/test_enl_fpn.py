@@ -348,7 +348,7 @@ def test_a_subclass_of_cfg_node_takes_the_keys(tmp_path):
     class OwnNode(CfgNode):  # as D2Go's; merging compares the nodes' types
         pass
 
-    cfg = OwnNode({"MODEL": OwnNode()})
+    cfg = OwnNode({"VERSION": 2, "MODEL": {}})
     add_enl_config(cfg)
     (tmp_path / "own.yaml").write_text("MODEL: {ENL_FPN: {BLOCK_OPTIONS: {init_std: 0.5}}}")
     cfg.merge_from_file(str(tmp_path / "own.yaml"))
