@@ -1,11 +1,11 @@
 """detectron2's own tests, once as they are and once with ENL_FPN wherever they build an FPN.
 
-    make test-official DETECTRON2=/path/to/checkout     # builds .venv-official
-    .venv-official/bin/python tests/detectron2_suite.py /path/to/checkout
+    make test-official DETECTRON2=/path/to/checkout
 
 runs them twice, prints each test that ends otherwise with ENL_FPN, and fails if one of those isn't
-in EXPECTED below, or ends as without ENL_FPN although it is. Tests that fail both times, as some do
-without network, say nothing. What follows the path goes to pytest (``-k retinanet``).
+in EXPECTED below, or ends as without ENL_FPN although it is. Tests that fail both times say
+nothing; so that the exports are none of them, nothing is downloaded: weights stay random, and the
+image is noise. Called by itself, the file gives what follows the path to pytest (``-k retinanet``).
 
 The file is also the plugin of pytest that does the swap.
 """
@@ -20,6 +20,8 @@ import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
+import torch
+
 # The test, and why it can't end alike.
 EXPECTED = {
     "tests.test_model_analysis.FasterRCNNTest::test_param_count": "the blocks have parameters",
@@ -27,6 +29,35 @@ EXPECTED = {
     "tests.test_model_analysis.RetinaNetTest::test_flop": "the blocks have convolutions",
 }
 SWAP = "ENL_FPN_IN_PLACE_OF_FPN"
+
+
+def download_nothing():
+    """Leaves random the weights that detectron2's tests of exports load, and makes their image."""
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.utils import testing
+
+    from enl_detectron2.layers import ENLBlock
+
+    load = DetectionCheckpointer.load
+
+    def load_files(self, path, *arguments, **keywords):
+        if "://" not in path:
+            return load(self, path, *arguments, **keywords)
+        for block in self.model.modules():  # with random ones nothing is detected, and so compared
+            if isinstance(block, ENLBlock):
+                block.zero_init()
+        return {}
+
+    def noise(tensor=True):
+        image = torch.randint(0, 256, (480, 640, 3), dtype=torch.uint8)
+        return image.permute(2, 0, 1).contiguous() if tensor else image.numpy()
+
+    DetectionCheckpointer.load = load_files
+    testing.get_sample_coco_image = noise
+
+
+def pytest_runtest_setup(item):
+    torch.manual_seed(0)
 
 
 def pytest_configure(config):
@@ -40,6 +71,8 @@ def pytest_configure(config):
 
     with contextlib.suppress(ImportError):
         import onnx.version  # noqa: F401 (its tests read it without importing it)
+
+    download_nothing()
 
     from enl_detectron2 import add_enl_config
     from enl_detectron2.modeling import ENL_FPN
@@ -67,7 +100,8 @@ def run(tests: Path, swap: bool, words: list[str]) -> dict[str, str]:
     """The outcome of each test: passed, failed, error or skipped."""
     report = tests.parent / "report.xml"
     environment = os.environ | {SWAP: "1" if swap else "", "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = str(Path(__file__).parent)
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     command = [sys.executable, "-m", "pytest", "-p", Path(__file__).stem, "-n", "2", "-q"]
     command += ["-p", "no:cacheprovider", f"--junitxml={report}", *words, tests.name]
     subprocess.run(command, cwd=tests.parent, env=environment)
