@@ -71,7 +71,7 @@ def _add_missing(parent: CfgNode, key: str, value: object) -> None:
             _add_missing(parent[key], name, inner)
 
 
-def add_training_config(cfg: CN) -> None:
+def add_training_config(cfg: CfgNode) -> None:
     """Adds the keys that this project's trainer reads to ``cfg``; a key that is there stays.
 
     After :func:`add_enl_config` and this, any configuration of this project can be merged, and any
@@ -80,6 +80,7 @@ def add_training_config(cfg: CN) -> None:
     Args:
         cfg: a configuration of detectron2.
     """
+    CN = type(cfg)
     node = CN()
     # "SGD", as everywhere in detectron2, or "AdamW", which learns from scratch in fewer steps.
     node.OPTIMIZER = "SGD"
@@ -88,6 +89,7 @@ def add_training_config(cfg: CN) -> None:
     node.FIND_UNUSED_PARAMETERS = False
     _add_missing(cfg, "SOLVER", node)
 
+    CN = type(cfg)
     node = CN()
     # Data sets in COCO format: [[name, annotation file, image folder], ...]. DATASETS.TRAIN and
     # DATASETS.TEST may then use the names. Relative paths are looked up in $DETECTRON2_DATASETS,

@@ -72,9 +72,7 @@ def test_an_adapter_has_its_effect_and_its_gradient(options, projection, extent)
 
 
 @pytest.mark.parametrize("projection", PROJECTIONS)
-@pytest.mark.parametrize(
-    "make", [lambda: enl(ENL_CASES[0]), lambda: randomized(NonLocalBlock(6))]
-)
+@pytest.mark.parametrize("make", [lambda: enl(ENL_CASES[0]), lambda: randomized(NonLocalBlock(6))])
 def test_pruned_layers_train_and_load(make, projection):
     block, x = make(), a_map()
     prune.random_unstructured(getattr(block, projection), "weight", amount=0.5)
