@@ -44,6 +44,12 @@ def parse_args() -> argparse.Namespace:
         help="detections below are left out, from 0 to 1 (default: 0.5)",
     )
     parser.add_argument(
+        "--labels",
+        choices=["auto", "all", "none"],
+        default="auto",
+        help="class and score beside objects; auto: where they hide no other (default: auto)",
+    )
+    parser.add_argument(
         "--tile",
         type=int,
         metavar="PIXELS",
@@ -70,22 +76,46 @@ def main() -> None:
 
     from detectron2.utils.logger import setup_logger
 
-    from enl_detectron2.analysis.detections import batch
+    from enl_detectron2.analysis.command_line import require_new
+    from enl_detectron2.analysis.detections import batch, counts
     from enl_detectron2.analysis.detector import load_detector
 
     setup_logger(name="fvcore")  # which weights the checkpoint lacks, for one
     if args.input:  # what is wrong with them is said before the model is loaded
         images, errors = batch.find_images(args.input)
         targets = batch.new_files(images, args.output) if args.output else None
+        if args.output:
+            results = (counts.DETECTIONS, counts.COUNTS)
+            require_new(*(os.path.join(args.output, name) for name in results))
         if not images:
             sys.exit("\n".join(["there is no image to look at:", *errors]))
     detector = load_detector(load_named_config(args.config_file, args.opts))
-    draw = batch.make_drawer(detector, args.confidence_threshold, args.tile)
-    if args.input:
+    draw = batch.Drawer(detector, args.confidence_threshold, args.tile, args.labels)
+    if not args.input:
+        errors = batch.draw_video(draw, 0 if args.webcam else args.video_input, args.output)
+    else:
+        found, full = counts.Counts(detector), []
+
+        def done(file: str) -> None:
+            found.add(file, draw.found)
+            if draw.is_full:
+                full.append(file)
+
         if args.output:
             os.makedirs(args.output, exist_ok=True)
-        errors += batch.draw_images(detector, images, targets, draw, large=bool(args.tile))
-    else:
-        errors = batch.draw_video(draw, 0 if args.webcam else args.video_input, args.output)
+        large = bool(args.tile)
+        errors += batch.draw_images(detector, images, targets, draw, large=large, done=done)
+        if args.output:
+            found.write(args.output)
+        print(found.summary())
+        if full:
+            limit = batch.most_detections(detector.model)
+            more = f" and {len(full) - 1} more" if full[1:] else ""
+            print(
+                f"warning: {full[0]}{more} gave {limit} detections, as many as the limit allows, "
+                "so there may be more objects: raise it by --opts TEST.DETECTIONS_PER_IMAGE "
+                "NUMBER, or use --tile PIXELS",
+                file=sys.stderr,
+            )
     if errors:
         sys.exit("\n".join([f"{len(errors)} input(s) left out:", *errors]))
