@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes one self-contained HTML page an image, in which any pixel can be asked what it looks at: `enl attention explorer`."""
+"""``enl attention explorer``, by its old name."""
 
 import signal
 
