@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import safetensors
+import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
@@ -88,8 +88,8 @@ def write_page(detector: Detector) -> Path:
 
 def read_card(weights: str) -> dict[str, str]:
     """The results that the weights' file says were measured with them."""
-    with safetensors.safe_open(PathManager.get_local_path(weights), framework="pt") as file:
-        return file.metadata()
+    file = PathManager.get_local_path(weights)
+    return torch.load(file, map_location="cpu", weights_only=True)["results"]
 
 
 if __name__ == "__main__":

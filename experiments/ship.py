@@ -5,8 +5,8 @@
     python experiments/ship.py configs/trained/$name.yaml output/$name/model_final.pth
 
 The weights are kept as float16; they are tested as they were and as they are shipped, and must be
-equally good. Results are in the file's metadata and in the card; their interval is of the test
-photographs, by a bootstrap.
+equally good. Results are in the file, with the names of the classes, and in the card; their
+interval is of the test photographs, by a bootstrap.
 """
 
 import signal
@@ -18,7 +18,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from detectron2.data import MetadataCatalog
 from pycocotools.coco import COCO
@@ -76,19 +75,20 @@ def ship(config: Path, weights: Path, device: str) -> None:
     cfg.MODEL.DEVICE = device
     cfg.OUTPUT_DIR = str(weights.parent)
     register_coco_format(cfg.DATASETS.COCO_FORMAT)
-    target = WEIGHTS / f"{config.stem}.safetensors"
-    unfinished = target.with_suffix(".unfinished.safetensors")
+    target = WEIGHTS / f"{config.stem}.pth"
+    unfinished = target.with_suffix(".unfinished.pth")
     model = torch.load(weights, map_location="cpu", weights_only=True)["model"]
     half = {name: as_shipped(torch.as_tensor(value)) for name, value in model.items()}
     WEIGHTS.mkdir(exist_ok=True)
-    safetensors.torch.save_file(half, unfinished)
+    torch.save({"model": half}, unfinished)
     if unfinished.stat().st_size > LARGEST_FILE:
         sys.exit(f"{unfinished.stat().st_size / 1e6:.1f} MB are more than {LARGEST_FILE / 1e6} MB")
     before, after = test(cfg, weights), test(cfg, unfinished)
     if before["AP"] - after["AP"] > LARGEST_LOSS:
         sys.exit(f"float16 loses too much: AP {before['AP']:.2f} is {after['AP']:.2f}")
     found = results(cfg) | {"AP of float32": f"{before['AP']:.2f}"}
-    safetensors.torch.save_file(half, target, metadata=found)
+    names = list(MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes)
+    torch.save({"model": half, "class_names": names, "results": found}, target)
     unfinished.unlink()
     number = sum(value.numel() for value in half.values()) / 1e6
     card = CARD.format(name=config.stem, parameters=number, **found)
@@ -97,7 +97,7 @@ def ship(config: Path, weights: Path, device: str) -> None:
 
 
 def as_shipped(value: torch.Tensor) -> torch.Tensor:
-    # safetensors keeps contiguous tensors only; what was trained on CPU cores is channels-last.
+    # What was trained on CPU cores is channels-last.
     return (value.half() if value.is_floating_point() else value).contiguous()
 
 

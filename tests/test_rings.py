@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "enl_detectron2"
 
 # Each file or folder of the package, and its ring: a ring imports from itself and from lower ones.
-LAYERS, UTILS, PLUG_IN, TRAINING, ANALYSIS = range(5)
+LAYERS, UTILS, PLUG_IN, TRAINING, ANALYSIS, CLI = range(6)
 RINGS = {
     "layers": LAYERS,
     "utils": UTILS,
@@ -25,6 +25,8 @@ RINGS = {
     "modeling": PLUG_IN,
     "training": TRAINING,
     "analysis": ANALYSIS,
+    "cli": CLI,
+    "__main__": CLI,
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 

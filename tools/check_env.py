@@ -17,7 +17,6 @@ NEEDS = {
     "cv2": "opencv-python",
     "sklearn": "scikit-learn",
     "matplotlib": "matplotlib",
-    "safetensors": "safetensors",
     "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
 }
 TEST_NEEDS = {
@@ -30,6 +29,7 @@ TEST_NEEDS = {
     "mypy": "mypy",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
+    "safetensors": "safetensors",
 }
 
 python = sys.executable

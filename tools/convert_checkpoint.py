@@ -1,25 +1,12 @@
 #!/usr/bin/env python
-"""Writes the model of a checkpoint (.pth, .pkl, .pyth, .safetensors) as .safetensors or .pth."""
+"""Writes the model of a checkpoint (.pth, .pkl, .pyth, .safetensors) as .safetensors or .pth: `enl convert`."""
 
 import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
 
-import argparse
-
-from enl_detectron2.training.checkpoint_files import convert_checkpoint
-
-
-def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", help="the checkpoint; nothing in it is run")
-    parser.add_argument("target", help="a new file that ends in .safetensors or .pth")
-    args = parser.parse_args(words)
-    try:
-        convert_checkpoint(args.source, args.target)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-
+from enl_detectron2.analysis.commands.convert import main
+from enl_detectron2.utils.command_line import run
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,123 +1,12 @@
 #!/usr/bin/env python
-"""What a point of an image looks at, and the position term's filters, as pictures.
-
-    python tools/show_attention.py image --config-file CONFIG --input IMAGE --at X Y \\
-        --output attention.png --opts MODEL.WEIGHTS model.pth
-    python tools/show_attention.py filters --size 25 34 --size 100 136 --output filters.png
-"""
+"""What a point of an image looks at, and the position term's filters, as pictures: `enl attention`."""
 
 import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
 
-import argparse
-from pathlib import Path
-
-from enl_detectron2.analysis.command_line import require_new, score
+from enl_detectron2.analysis.commands.attention import main
 from enl_detectron2.utils.command_line import run
-from enl_detectron2.utils.imports import add_import_option
-
-MOST_CELLS = 4096  # a side of a map of position filters
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    image = commands.add_parser("image", help="one point of an image, in each relation block")
-    image.add_argument("--config-file", required=True, help=".yaml or LazyConfig .py")
-    image.add_argument("--input", required=True, help="image file")
-    image.add_argument(
-        "--at", nargs=2, type=float, metavar=("X", "Y"), help="pixel (default: the middle)"
-    )
-    image.add_argument("--block", nargs="+", help="names of blocks to show (default: all)")
-    image.add_argument(
-        "--confidence-threshold",
-        type=score,
-        default=0.5,
-        help="detections below are not outlined (default: 0.5)",
-    )
-    image.add_argument("--output", required=True, help="picture to write")
-    add_import_option(image)
-    image.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], help="overrides of the configuration"
-    )
-
-    filters = commands.add_parser("filters", help="rows of the cosine position term Ê Êᵀ")
-    filters.add_argument(
-        "--size",
-        nargs=2,
-        type=int,
-        action="append",
-        metavar=("H", "W"),
-        help="cells of a map; may be repeated (default: 25 34, 50 68)",
-    )
-    filters.add_argument(
-        "--at",
-        nargs=2,
-        type=float,
-        action="append",
-        metavar=("X", "Y"),
-        help="point of the map from 0 to 1; may be repeated (default: the middle, an edge's "
-        "middle, near a corner)",
-    )
-    filters.add_argument("--num-frequencies", type=int, default=9, help="(default: 9)")
-    filters.add_argument("--output", required=True, help="picture to write")
-
-    args = parser.parse_args()
-    if args.command == "filters" and not all(
-        1 <= side <= MOST_CELLS for size in args.size or [] for side in size
-    ):
-        parser.error(f"--size must be from 1 1 to {MOST_CELLS} {MOST_CELLS}")
-    return args
-
-
-def show_image(args: argparse.Namespace) -> None:
-    from enl_detectron2.analysis.attention.figures import draw_attention
-    from enl_detectron2.analysis.attention.maps import capture_attention
-    from enl_detectron2.analysis.detections.prediction import instances_above
-    from enl_detectron2.analysis.detector import load_detector, naming
-    from enl_detectron2.training.config import load_config
-
-    detector = load_detector(load_config(args.config_file, args.opts))
-    record = detector.read(args.input)
-    with naming(args.input):
-        output, attention = capture_attention(detector.model, record)
-    blocks = args.block or list(attention)
-    if unknown := [block for block in blocks if block not in attention]:
-        raise ValueError(f"--block {unknown[0]}: the model's blocks are {', '.join(attention)}")
-    image = detector.read_image(args.input, "RGB")
-    height, width = image.shape[:2]
-    found = instances_above(args.confidence_threshold, output)
-    draw_attention(
-        image,
-        {block: attention[block] for block in blocks},
-        args.at or (width / 2, height / 2),
-        args.output,
-        boxes=found.pred_boxes.tensor.numpy(),
-    )
-
-
-def show_filters(args: argparse.Namespace) -> None:
-    from enl_detectron2.analysis.attention.figures import draw_position_filters
-    from enl_detectron2.layers import CosPosition
-
-    draw_position_filters(
-        CosPosition(args.num_frequencies),
-        args.size or [(25, 34), (50, 68)],
-        args.at or [(0.5, 0.5), (0.5, 0.0), (0.1, 0.1)],
-        args.output,
-    )
-
-
-def main() -> None:
-    args = parse_args()
-    require_new(args.output)
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    {"image": show_image, "filters": show_filters}[args.command](args)
-
 
 if __name__ == "__main__":
     run(main)

@@ -43,18 +43,9 @@ def load_named_config(config: str, opts: Sequence[str]) -> Any:
     Raises:
         ConfigError, MissingFile: as ``load_config``.
     """
-    from enl_detectron2 import model_zoo  # seconds, which a wrong command line needn't wait for
+    # Seconds, which a wrong command line needn't wait for.
     from enl_detectron2.training.config import load_config
 
-    if not os.path.exists(config):
-        try:
-            file, weights = model_zoo.get_config_file(config), model_zoo.get_checkpoint_file(config)
-        except RuntimeError:  # no name, or one without weights of its own
-            pass
-        else:
-            key = ["MODEL.WEIGHTS", weights]
-            lazy = [f"train.init_checkpoint={weights}"]
-            return load_config(file, [*(lazy if file.endswith(".py") else key), *opts])
     return load_config(config, opts)
 
 

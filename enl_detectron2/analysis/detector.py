@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -131,10 +132,13 @@ def load_detector(cfg: CfgNode | DictConfig) -> Detector:
     key = "MODEL.WEIGHTS" if is_yaml else "train.init_checkpoint"
     weights = cfg.MODEL.WEIGHTS if is_yaml else cfg.train.init_checkpoint
     try:
-        ENLCheckpointer(model, complete=True).load(weights)
+        about = ENLCheckpointer(model, complete=True).load(weights)
     except (AssertionError, OSError) as error:
         raise ValueError(f"{key}: {weights} can't be loaded: {error}") from error
-    return Detector(model, mapper, _class_names(cfg, model), deep_images_of(cfg))
+    names = about.get("class_names") or []  # of the weights first: those are what they learned
+    if len(names) != _num_classes(model, names):
+        names = []
+    return Detector(model, mapper, names or _class_names(cfg, model), deep_images_of(cfg))
 
 
 def _build_yaml(cfg: CfgNode) -> tuple[nn.Module, DatasetMapper]:
@@ -150,8 +154,15 @@ def _build_lazy(cfg: DictConfig) -> tuple[nn.Module, Callable]:
 
 
 def _device_there(device: str) -> str:
-    is_gpu = str(device).startswith("cuda")
-    return "cpu" if is_gpu and not torch.cuda.is_available() else device
+    if not str(device).startswith("cuda") or torch.cuda.is_available():
+        return device
+    print("No GPU answers: using the CPU.", file=sys.stderr)
+    return "cpu"
+
+
+def _num_classes(model: nn.Module, names: list[str]) -> int:
+    """Of a model; as many as there are names if it doesn't say."""
+    return getattr(getattr(model, "roi_heads", model), "num_classes", len(names))
 
 
 def _class_names(cfg: CfgNode | DictConfig, model: nn.Module) -> list[str]:
@@ -160,7 +171,7 @@ def _class_names(cfg: CfgNode | DictConfig, model: nn.Module) -> list[str]:
     None where the set has another number of classes than the model: it must be another set's then.
     """
     names = _names_of_set(cfg)
-    number = getattr(getattr(model, "roi_heads", model), "num_classes", len(names))
+    number = _num_classes(model, names)
     if names and len(names) != number:
         logger.warning(
             "the set to test on has %d classes, the model %d: they are shown by number",

@@ -22,7 +22,7 @@ PREFIX = "enl_detectron2://"  # of the weights' names in a configuration
 
 
 class _Weights(PathHandler):
-    """``enl_detectron2://NAME.safetensors``, in ``MODEL.WEIGHTS`` and wherever detectron2 reads."""
+    """``enl_detectron2://NAME.pth``, in ``MODEL.WEIGHTS`` and wherever detectron2 reads."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [PREFIX]
@@ -57,8 +57,9 @@ def get_config_file(config_path: str) -> str:
 def get_checkpoint_file(config_path: str) -> str:
     """The trained weights of a configuration, as ``MODEL.WEIGHTS`` names them.
 
-    They come with the package, float16 in a ``.safetensors`` of the configuration's name, and a
-    card beside them says what they are.
+    They come with the package, in a ``.pth`` of the configuration's name that any checkpointer of
+    detectron2 reads: "model", float16, "class_names", and "results", which the card beside it has
+    in words.
 
     Args:
         config_path: as of :func:`get_config_file`.
@@ -67,10 +68,10 @@ def get_checkpoint_file(config_path: str) -> str:
         RuntimeError: if there are none; names the configurations that have some.
     """
     get_config_file(config_path)
-    name = f"{Path(config_path).stem}.safetensors"
+    name = f"{Path(config_path).stem}.pth"
     if not (_WEIGHTS / name).is_file():
         files = _CONFIGS.rglob("*.yaml")
-        trained = [f for f in files if (_WEIGHTS / f"{f.stem}.safetensors").is_file()]
+        trained = [f for f in files if (_WEIGHTS / f"{f.stem}.pth").is_file()]
         known = ", ".join(sorted(str(file.relative_to(_CONFIGS)) for file in trained))
         raise RuntimeError(f"{config_path} has no trained weights in enl_detectron2; {known} have")
     return PREFIX + name
@@ -110,10 +111,8 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> n
 
     Raises:
         RuntimeError: if there is no such configuration, or it has no trained weights.
-        ImportError: if trained weights are asked for and safetensors isn't installed.
+        ImportError: if a package of its bottom-up isn't installed; says how it is.
     """
-    if trained:
-        import safetensors.torch
     if device is None and not torch.cuda.is_available():
         device = "cpu"
     cfg = get_config(config_path, trained)
@@ -126,5 +125,5 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> n
     if trained:
         # float16 is copied into the model's float32.
         file = PathManager.get_local_path(get_checkpoint_file(config_path))
-        model.load_state_dict(safetensors.torch.load_file(file))
+        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["model"])
     return model

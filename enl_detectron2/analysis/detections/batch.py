@@ -12,7 +12,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from detectron2.structures import Instances
 from PIL import Image
+from torch import nn
 from tqdm import tqdm
 
 from enl_detectron2.analysis.command_line import require_new
@@ -21,7 +23,8 @@ from enl_detectron2.utils.command_line import one_line
 from enl_detectron2.utils.errors import BadImage, FileNotWritten, UserError
 from enl_detectron2.utils.files import whole_file, write_whole
 
-from .prediction import draw_instances, predict, predict_tiled
+from .drawn import draw_instances
+from .prediction import predict, predict_tiled
 
 # Of an image that is read to be cut into tiles. OpenCV reads no larger drawings back.
 MOST_PIXELS = 2**30
@@ -35,23 +38,48 @@ class InputError(UserError, ValueError):
     """An input, or the place to show it, can't be used; the message names it."""
 
 
-def make_drawer(detector: Detector, score_threshold: float, tile: int | None = None) -> Draw:
-    """A function that draws what a detector finds on an image.
+class Drawer:
+    """Draws what a detector finds on an image, and keeps it in ``found``."""
 
-    Args:
-        detector: of ``load_detector``.
-        score_threshold: detections below are left out.
-        tile: the side of square tiles to detect on, in pixels; None for the whole image at once.
-    """
+    def __init__(
+        self,
+        detector: Detector,
+        score_threshold: float,
+        tile: int | None = None,
+        labels: str = "auto",
+    ):
+        """
+        Args:
+            detector: of ``load_detector``.
+            score_threshold: detections below are left out.
+            tile: the side of square tiles to detect on, in pixels; None for whole images.
+            labels: as of ``draw_instances``.
+        """
+        self.detector, self.score_threshold = detector, score_threshold
+        self.tile, self.labels = tile, labels
+        self.found: Instances | None = None
 
-    def draw(image: np.ndarray) -> np.ndarray:
-        if tile is None:
-            found = predict(detector, image, score_threshold=score_threshold)
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        threshold = self.score_threshold
+        if self.tile is None:
+            self.found = predict(self.detector, image, score_threshold=threshold)
         else:
-            found = predict_tiled(detector, image, tile, score_threshold=score_threshold)
-        return draw_instances(image, found, detector)
+            self.found = predict_tiled(self.detector, image, self.tile, score_threshold=threshold)
+        return draw_instances(image, self.found, self.detector, self.labels)
 
-    return draw
+    @property
+    def is_full(self) -> bool:
+        """Whether a whole image gave as many detections as the model may give."""
+        return self.tile is None and len(self.found) == most_detections(self.detector.model)
+
+
+def most_detections(model: nn.Module) -> int | None:
+    """On one image, ``TEST.DETECTIONS_PER_IMAGE``; None if the model doesn't say."""
+    predictor = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
+    if isinstance(predictor, nn.ModuleList):  # a cascade's
+        predictor = predictor[-1]
+    most = getattr(predictor, "test_topk_per_image", None)
+    return most or getattr(model, "max_detections_per_image", None)
 
 
 def find_images(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -69,6 +97,8 @@ def find_images(words: Sequence[str]) -> tuple[list[str], list[str]]:
                 found = sorted(str(p) for p in Path(word).iterdir() if p.suffix.lower() in suffixes)
             else:
                 found = [word] if os.path.exists(word) else sorted(glob.glob(word))
+            # A pipe would be waited for.
+            found = [file for file in found if os.path.isfile(file)]
         except OSError as error:
             reason = f"can't be looked into: {error.strerror}"
         files += [file for file in found if file not in files]
@@ -98,6 +128,7 @@ def draw_images(
     draw: Draw,
     *,
     large: bool = False,
+    done: Callable[[str], None] = lambda file: None,
 ) -> list[str]:
     """Draws what is found on each image.
 
@@ -105,8 +136,9 @@ def draw_images(
         detector: which knows how to read images.
         images: files.
         targets: the drawing of each, of :func:`new_files`; None to show them in a window.
-        draw: of :func:`make_drawer`.
+        draw: of :class:`Drawer`.
         large: whether images may have up to ``MOST_PIXELS``; others are refused as Pillow does.
+        done: is called with each image that has been drawn.
 
     Returns:
         a sentence for each image that couldn't be used; the others are drawn.
@@ -131,6 +163,7 @@ def draw_images(
                     write_drawing(targets[place], drawing)
                 elif not window.show(drawing, 0):
                     break
+                done(file)
             except BadImage as error:
                 hint = ""
                 if isinstance(error.__cause__, Image.DecompressionBombError) and not large:
@@ -183,7 +216,7 @@ def draw_video(draw: Draw, source: str | int, target: str | None) -> list[str]:
     """Draws what is found on each frame.
 
     Args:
-        draw: of :func:`make_drawer`.
+        draw: of :class:`Drawer`.
         source: a video file, or the number of a camera.
         target: the video to write, whole or not at all; None to show it in a window.
 

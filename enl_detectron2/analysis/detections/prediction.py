@@ -1,4 +1,4 @@
-"""Detections on any image, whole or tile by tile, and their drawing."""
+"""Detections on any image, whole or tile by tile."""
 
 import itertools
 from collections.abc import Mapping
@@ -9,18 +9,12 @@ import torch
 from detectron2.data.detection_utils import convert_PIL_to_numpy
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
 from enl_detectron2.analysis.detector import Detector
-from enl_detectron2.analysis.drawing import plain_text, shortened
-from enl_detectron2.analysis.palette import MODEL_COLOURS
 from enl_detectron2.utils.errors import UserError
 
 TILE_NMS_THRESHOLD = 0.5  # IoU from which two tiles' boxes of a class are the same object
-LARGEST_DRAWN = 4096  # pixels, the longest side of what is drawn at once
-PART = 2048  # pixels: the side of the parts that larger images are drawn in
-LEAST_DRAWN = 640  # pixels: smaller images are enlarged, so that labels have room
 
 
 class NoInstances(UserError, ValueError):
@@ -115,56 +109,3 @@ def _cut(
         touches |= (high > start + length - 1) & (start + length < end)
         cut |= touches & (high - low <= overlap)
     return cut
-
-
-def draw_instances(image: np.ndarray, instances: Instances, detector: Detector) -> np.ndarray:
-    """Boxes, masks and keypoints with class and score, each class in a colour of its own.
-
-    Args:
-        image: (height, width, 3) uint8, BGR.
-        instances: of :func:`predict`.
-        detector: which knows the classes' names.
-
-    Returns:
-        The drawing, BGR, enlarged if the image is small; the same size for the same size of image.
-        A very large image, if it has boxes only, is drawn in parts: what matplotlib needs for
-        all of it would be many times its own memory.
-    """
-    boxes_only = not (instances.has("pred_masks") or instances.has("pred_keypoints"))
-    if max(image.shape[:2]) <= LARGEST_DRAWN or not boxes_only:
-        return _draw(image, instances, detector)
-    drawing = image.copy()
-    height, width = image.shape[:2]
-    margin = PART // 8  # of the parts' overlap, which labels may reach into
-    for top, left in itertools.product(_starts(height, PART), _starts(width, PART)):
-        bottom, right = min(top + PART, height), min(left + PART, width)
-        low, high = instances.pred_boxes.tensor.split(2, dim=1)
-        corner, end = torch.tensor([left, top]), torch.tensor([right, bottom])
-        there = instances[((low < end) & (high > corner)).all(dim=1)]
-        if not len(there):
-            continue
-        part = Instances((bottom - top, right - left))
-        part.pred_boxes = Boxes(there.pred_boxes.tensor - corner.repeat(2))
-        part.scores, part.pred_classes = there.scores, there.pred_classes
-        drawn = _draw(image[top:bottom, left:right], part, detector)
-        # All but the margins to other parts, which have all of what stands there.
-        inner = [start + margin if start else 0 for start in (top, left)]
-        drawing[inner[0] : bottom, inner[1] : right] = drawn[inner[0] - top :, inner[1] - left :]
-    return drawing
-
-
-@plain_text
-def _draw(image: np.ndarray, instances: Instances, detector: Detector) -> np.ndarray:
-    scale = max(1.0, LEAST_DRAWN / max(image.shape[:2]))
-    classes = instances.pred_classes.tolist()
-    drawing = Visualizer(image[:, :, ::-1], scale=scale).overlay_instances(
-        boxes=instances.pred_boxes,
-        masks=np.asarray(instances.pred_masks) if instances.has("pred_masks") else None,
-        keypoints=instances.pred_keypoints if instances.has("pred_keypoints") else None,
-        labels=[
-            f"{shortened(detector.class_name(index))} {score:.0%}"
-            for index, score in zip(classes, instances.scores.tolist())
-        ],
-        assigned_colors=[MODEL_COLOURS[index % len(MODEL_COLOURS)] for index in classes],
-    )
-    return np.ascontiguousarray(drawing.get_image()[:, :, ::-1])

@@ -1,0 +1,77 @@
+"""Writes a trained detector as ONNX or TorchScript, once it has been compared with the detector.
+
+    enl export --format onnx trained/nuclei_enl_rcnn_lite0.yaml nuclei.onnx
+
+onnx           the detector: image (3, H, W) uint8 → boxes, scores, classes[, masks]
+onnx-backbone  the backbone: image (B, 3, H, W), normalised and padded → p2, p3, …
+tracing        TorchScript: image (3, H, W) → tuple of boxes, scores, classes[, masks]
+scripting      TorchScript: image (3, H, W) → dict of pred_boxes, scores, pred_classes[, pred_masks]
+
+All are for images of any height and width; load TorchScript with torchvision imported.
+"""
+
+import argparse
+from typing import Any
+
+from enl_detectron2.analysis.command_line import load_named_config, require_new
+from enl_detectron2.utils.imports import add_import_option
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help=".yaml, LazyConfig .py, or a name of the model zoo")
+    parser.add_argument("output", help="the file to write; must not be there yet")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, as in training")
+    formats = ["onnx", "onnx-backbone", "tracing", "scripting"]
+    parser.add_argument("--format", choices=formats, required=True)
+    parser.add_argument(
+        "--image",
+        metavar="FILE",
+        help="compare on this photograph, best one in which the model finds many things, instead "
+        "of two of cell nuclei",
+    )
+    parser.add_argument(
+        "--class-names",
+        metavar="NAME,NAME…",
+        help="in the classes' order, for the file; otherwise those of the set to test on, if it is "
+        "there",
+    )
+    add_import_option(parser)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
+    require_new(args.output)
+
+    from enl_detectron2.analysis.detector import load_detector
+    from enl_detectron2.export import export_backbone, export_detector
+    from enl_detectron2.utils.files import write_whole
+
+    detector = load_detector(load_named_config(args.config, args.opts))
+    model, mapper = detector.model, detector.mapper
+    images = None
+    if args.image:
+        images = [detector.read(args.image)["image"].numpy().transpose(1, 2, 0)]
+    if args.format == "onnx-backbone":
+        export = export_backbone(model, images, colour_order=mapper.image_format)
+    else:
+        names = args.class_names.split(",") if args.class_names else detector.class_names
+        metadata = {"class_names": names, **resizing(mapper)}
+        order = mapper.image_format
+        export = export_detector(model, args.format, images, colour_order=order, metadata=metadata)
+    write_whole(args.output, export.content)
+    print(f"wrote {args.output}, {export.report}")
+
+
+def resizing(mapper: Any) -> dict[str, int]:
+    """How images are resized for a test, where that is as detectron2 does by default."""
+    from detectron2.data.transforms import ResizeShortestEdge
+
+    augmentations = mapper.augmentations.augs
+    if [type(each) for each in augmentations] != [ResizeShortestEdge]:
+        return {}
+    [resize] = augmentations
+    return {"shortest_edge": resize.short_edge_length[0], "longest_edge": resize.max_size}

@@ -1,0 +1,81 @@
+"""What was found on many photographs, as files: COCO's results, and a table of counts."""
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.structures import Instances
+from pycocotools import mask as coco_mask
+
+from enl_detectron2.analysis.detector import Detector
+from enl_detectron2.utils.files import write_whole
+
+DETECTIONS, COUNTS = "detections.json", "counts.csv"
+MOST_LINES = 20  # of photographs in a summary
+
+
+class Counts:
+    """Detections of one photograph after the other."""
+
+    def __init__(self, detector: Detector):
+        self.detector = detector
+        self.detections: list[dict[str, Any]] = []
+        self.photographs: list[tuple[str, Counter]] = []  # and how many of each class
+
+    def add(self, photograph: str | os.PathLike, instances: Instances) -> None:
+        """Keeps what ``predict`` has found on a photograph."""
+        classes = instances.pred_classes.tolist()
+        self.photographs.append((os.path.basename(photograph), Counter(classes)))
+        low, high = instances.pred_boxes.tensor.split(2, dim=1)
+        boxes = np.concatenate([low, high - low], axis=1).astype(float).round(2).tolist()
+        for place, (index, box) in enumerate(zip(classes, boxes)):
+            detection = {
+                "image_id": len(self.photographs),
+                "category_id": index + 1,
+                "bbox": box,
+                "score": round(instances.scores[place].item(), 4),
+                "file_name": self.photographs[-1][0],
+                "category_name": self.detector.class_name(index),
+            }
+            if instances.has("pred_masks"):
+                mask = np.asfortranarray(instances.pred_masks[place].numpy().astype(np.uint8))
+                mask = coco_mask.encode(mask)
+                detection["segmentation"] = {**mask, "counts": mask["counts"].decode()}
+            self.detections.append(detection)
+
+    def write(self, folder: str | os.PathLike) -> None:
+        """Writes both files.
+
+        ``detections.json`` is a list in COCO's result format: photographs are numbered from 1 in
+        their order, categories from 1 in the model's; "file_name" and "category_name" say which
+        they are. ``counts.csv`` has a row for each photograph and class, zeros too.
+
+        Raises:
+            FileNotWritten: (an OSError) if one can't be written.
+        """
+        write_whole(Path(folder, DETECTIONS), json.dumps(self.detections))
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["photograph", "class", "count"])
+        found = {index for _, counts in self.photographs for index in counts}
+        for photograph, counts in self.photographs:
+            for index in sorted({*range(len(self.detector.class_names)), *found}):
+                writer.writerow([photograph, self.detector.class_name(index), counts[index]])
+        write_whole(Path(folder, COUNTS), table.getvalue())
+
+    def summary(self) -> str:
+        """A line for each photograph, if they aren't many, and one for all."""
+        lines = [f"{name}: {self._words(counts)}" for name, counts in self.photographs]
+        if len(lines) > MOST_LINES:
+            lines[MOST_LINES:] = [f"… {len(lines) - MOST_LINES} more, in {COUNTS}"]
+        total = sum((counts for _, counts in self.photographs), Counter())
+        return "\n".join([*lines, f"{len(self.photographs)} photographs: {self._words(total)}"])
+
+    def _words(self, counts: Counter) -> str:
+        found = [f"{n:,} {self.detector.class_name(index)}" for index, n in sorted(counts.items())]
+        return ", ".join(found) or "nothing found"

@@ -1,0 +1,67 @@
+"""The command ``enl``: each of its subcommands is imported when it is asked for."""
+
+import importlib
+import signal
+import sys
+
+from enl_detectron2.utils.command_line import run
+from enl_detectron2.utils.errors import UserError
+
+COMMANDS = {
+    "detect": "find, draw and count objects on photographs, a video or a camera",
+    "train": "train the model of a configuration",
+    "evaluate": "AP of a trained model on the set to test on",
+    "compare": "what two or three models find and miss, side by side",
+    "errors": "recall and AP by the objects' size and repetition",
+    "proposals": "what the region proposal networks of models reach",
+    "attention": "what a point of an image looks at: image, filters, explorer",
+    "export": "write a detector as ONNX or TorchScript",
+    "check": "what is wrong with a data set in COCO's format, and what is in it",
+    "cost": "parameters, multiply-adds, memory and time of configurations",
+    "curves": "training curves of several runs",
+    "convert": "write a checkpoint as .pth or .safetensors",
+}
+# What is no part of a plain installation, and the extra that brings it.
+EXTRAS = {
+    "cv2": "demo",
+    "sklearn": "demo",
+    "matplotlib": "demo",
+    "onnx": "onnx",
+    "safetensors": "safetensors",
+    "efficientnet_lite_pytorch": "efficientnet",
+}
+
+
+def main() -> None:
+    """Runs the subcommand that the command line names; ends as all commands of this project do."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: enl COMMAND …\n\nenl COMMAND --help says more.\n")
+        print("\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items()))
+        sys.exit(0 if words else 2)
+    if words[0] not in COMMANDS:
+        print(f"enl: error: {words[0]!r} must be one of {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+    name, rest = words[0], words[1:]
+    if name == "attention" and rest[:1] == ["explorer"]:
+        name, rest = "attention explorer", rest[1:]
+    sys.argv = [f"enl {name}", *rest]  # what argparse and run() call themselves
+    run(lambda: _run(name))
+
+
+def _run(name: str) -> None:
+    try:
+        if name in ("train", "evaluate"):
+            from enl_detectron2.training.launch import main as launch
+
+            launch(["--eval-only", *sys.argv[1:]] if name == "evaluate" else None)
+        else:
+            module = name.split()[-1]
+            importlib.import_module(f"enl_detectron2.analysis.commands.{module}").main()
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        raise UserError(
+            f'{error.name} is needed: pip install "enl-detectron2[{EXTRAS[error.name]}]"'
+        ) from error
