@@ -18,7 +18,7 @@ def run(run_tool):
 def test_draws_a_row_of_panels_for_each_block(run, slim_detector, image_files, tmp_path):
     image = ["image", "--config-file", slim_detector, "--input", image_files[0], "--at", 100, 20]
     run(*image, "--output", tmp_path / "new/all.png")
-    run(*image, "--block", "backbone.fpn_relation3", "--output", tmp_path / "one.png")
+    run(*image, "--block", "backbone.relations.p3", "--output", tmp_path / "one.png")
     all_height, one_height = (
         cv2.imread(str(tmp_path / name)).shape[0] for name in ("new/all.png", "one.png")
     )
@@ -34,7 +34,7 @@ def test_draws_filters(run, tmp_path):
     ("arguments", "sentence"),
     [
         (["--at", 500, 20], "the point lies outside the image"),
-        (["--block", "res9"], "--block res9: the model's blocks are backbone.fpn_relation5, "),
+        (["--block", "res9"], "--block res9: the model's blocks are backbone.relations.p5, "),
         (["--opts", "MODEL.WEIGHTS", ""], "MODEL.WEIGHTS is empty"),
         (["--opts", "MODEL.WEIGHTS", "no.pth"], "MODEL.WEIGHTS: no.pth can't be loaded"),
         (["--opts", "MODEL.ENL_FPN.BLOCK", ""], "no attention to show"),

@@ -157,7 +157,7 @@ def block_attention(
         if not softmax:
             phi = phi / (x.shape[2] * x.shape[3])
     dtype = torch.promote_types(theta.dtype, torch.float32)  # softmax and sums need it
-    theta, phi = theta[0].to(dtype), phi[0].to(dtype).view_as(theta[0])
+    theta, phi = theta[0].to(dtype), phi[0].to(dtype).reshape(theta[0].shape)
     kernels = None
     if block.position_term is not None:
         kernel_h, kernel_w = block.position_term.kernels(x, normalized=not multiply)

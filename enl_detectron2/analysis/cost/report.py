@@ -80,7 +80,7 @@ def _blocks(kind: str, *names: str) -> frozenset[tuple[str, str]]:
     return frozenset((name, kind) for name in names)
 
 
-_TOP_DOWN = ("backbone.fpn_relation3", "backbone.fpn_relation4", "backbone.fpn_relation5")
+_TOP_DOWN = ("backbone.relations.p3", "backbone.relations.p4", "backbone.relations.p5")
 _PAPERS_BASELINE = PapersCost("baseline", 90.20, 1350, 41.48)
 # By the number of trainable parameters, and the place and kind of each relation block.
 _PAPERS_TABLE = {
@@ -116,7 +116,7 @@ _PAPERS_BLOCKS = {
             "phi_norm": "softmax",
             "theta_norm": "none",
             "position": "cos_add",
-            "num_frequencies": 9,
+            "position_options": {"num_frequencies": 9},
         },
     ),
 }
@@ -125,7 +125,7 @@ _PAPERS_BLOCKS = {
 def _papers_block(block: nn.Module) -> str:
     """What the BMVC paper calls a block with its systems' options, "ENL" or "NL"; else ""."""
     for name, (kind, options) in _PAPERS_BLOCKS.items():
-        if type(block) is kind and options.items() <= block.options().items():
+        if type(block) is kind and options == {key: block.options()[key] for key in options}:
             return name
     return ""
 

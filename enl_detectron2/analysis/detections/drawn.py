@@ -56,7 +56,7 @@ def draw_instances(
         if instances.has("pred_keypoints"):
             for x, y, _ in (instances.pred_keypoints[place] * scale).tolist():
                 pen.ellipse([x - 2 * line, y - 2 * line, x + 2 * line, y + 2 * line], fill=colour)
-    font = ImageFont.truetype(findfont("DejaVu Sans"), max(11, round(max(size) / 90)))
+    font = ImageFont.truetype(findfont("DejaVu Sans"), max(11, round(max(size) / 110)))
     if labels != "none":
         texts = [
             f"{shortened(detector.class_name(index))} {score:.0%}"

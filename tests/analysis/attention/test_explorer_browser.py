@@ -22,7 +22,11 @@ from enl_detectron2.layers import ENLBlock, NonLocalBlock
 # Padded to 96×160 pixels, as a detector pads. Blocks of each kind, with each way to combine.
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 150, 3), dtype=np.uint8)
 BLOCKS = {
-    "bottom_up.non_local": (NonLocalBlock, {"position": "l1_mul", "l1_scale": 5.0}, 32),
+    "bottom_up.non_local": (
+        NonLocalBlock,
+        {"position": "l1_mul", "position_options": {"scale": 5.0}},
+        32,
+    ),
     "relation5": (ENLBlock, {"position": "l1_add", "theta_norm": "tanh"}, 32),
     "relation4": (NonLocalBlock, {"affinity_norm": "mean"}, 16),
     "relation3": (ENLBlock, {}, 8),

@@ -145,12 +145,12 @@ def test_captures_what_each_block_of_a_detector_is_given(slim_cfg):
     assert "instances" in output
     assert {name: block.stride for name, block in attention.items()} == {
         "backbone.bottom_up.res4.non_local": 16,
-        "backbone.fpn_relation5": 32,
-        "backbone.fpn_relation4": 16,
-        "backbone.fpn_relation3": 8,
+        "backbone.relations.p5": 32,
+        "backbone.relations.p4": 16,
+        "backbone.relations.p3": 8,
     }
     # 70×100, padded to 96×128, of which the blocks see no more than the image.
-    assert attention["backbone.fpn_relation3"].map_size == (9, 13)
+    assert attention["backbone.relations.p3"].map_size == (9, 13)
     for name, block in attention.items():
         x, z = outputs[name]
         height, width = block.map_size

@@ -18,7 +18,7 @@ from enl_detectron2.analysis.cost.multiply_adds import count_by_module, count_mu
 from enl_detectron2.analysis.cost.random_model import build_random_model, random_image
 from enl_detectron2.export import write_onnx
 from enl_detectron2.layers import ENLBlock, NonLocalBlock, SeparablePosition
-from enl_detectron2.layers.position import POSITION_TERMS
+from enl_detectron2.layers.position import POSITION_REGISTRY
 
 HEIGHT, WIDTH, SCALE = 10, 12, 3.0
 
@@ -37,7 +37,7 @@ class GaussianPosition(SeparablePosition):
 @pytest.fixture(autouse=True)
 def gaussian(monkeypatch):
     """The term under its name, with an option that the blocks have."""
-    monkeypatch.setitem(POSITION_TERMS, "gauss", lambda block: GaussianPosition(block.l1_scale))
+    monkeypatch.setitem(POSITION_REGISTRY, "gauss", GaussianPosition)
 
 
 def explicit(normalized):
@@ -60,7 +60,9 @@ def explicit(normalized):
 def seen(request):
     """A block, its input, and its attention."""
     kind, position, options = request.param
-    block = equations.randomized(kind(6, position=position, l1_scale=SCALE, **options))
+    block = equations.randomized(
+        kind(6, position=position, position_options={"scale": SCALE}, **options)
+    )
     x = torch.randn(1, 6, HEIGHT, WIDTH, dtype=torch.float64)
     return block, x, block_attention(block, x, 8, (8 * HEIGHT, 8 * WIDTH))
 
@@ -106,15 +108,15 @@ def test_its_cost_is_counted(seen):
 
 def test_a_detector_with_it_is_drawn_counted_and_exported(slim_cfg, tmp_path):
     slim_cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.position = "gauss_add"
-    slim_cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.l1_scale = SCALE
+    slim_cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.position_options = {"scale": SCALE}
     model = build_random_model(slim_cfg, "cpu")
     for name, parameter in model.backbone.named_parameters():
-        if "fpn_relation" in name and "weight" in name:
+        if "relations.p" in name and "weight" in name:
             nn.init.normal_(parameter, std=0.3)
     _, attention = capture_attention(model, {"image": random_image((70, 100)).float()})
     image = np.zeros((70, 100, 3), np.uint8)
     draw_attention(image, attention, (50, 30), tmp_path / "attention.png")
-    term = model.backbone.fpn_relation3.position_term
+    term = model.backbone.relations.p3.position_term
     draw_position_filters(term, [(5, 8)], [(0.5, 0.5)], tmp_path / "filters.png")
     assert count_multiply_adds(model, (70, 100))["relation blocks"] > 0
 

@@ -154,7 +154,7 @@ def test_there_are_rules_for_what_fvcore_does_not_know_only(operation, function)
 def tokens_formula(block, height, width, rest):
     """What the ENL block multiplies and adds: pooling leaves ``rest`` lines of one direction."""
     channels, inner = block.out.out_channels, block.inner_channels
-    positions, count = height * width, block.num_frequencies
+    positions, count = height * width, block.position_term.num_frequencies
     tokens = inner + count**2 + 1  # the last one for the biases
     on_the_map = 4 * positions * channels * inner  # θ, φ, x φ̂ᵀ and the last product
     on_tokens = 2 * tokens * channels * inner  # g and out
@@ -197,7 +197,7 @@ def test_fvcore_itself_counts_a_block(block):
     for name in ("theta", "phi", "g", "out"):  # each is called as a module
         assert bare.by_module()[name] == counts[name] > 0
     if isinstance(block, ENLBlock):  # without a rule it lacks one of ten products, K to D
-        last = 16 * 12 * 20 * block.num_frequencies
+        last = 16 * 12 * 20 * block.position_term.num_frequencies
         assert bare.total() == counts[""] - last
     assert bare.set_op_handle(**HANDLES).total() == counts[""]
 
@@ -254,7 +254,7 @@ def test_a_systems_difference_is_its_relation_blocks(slim_cfg, keys, maps):
 
 def test_a_block_of_any_kind_is_a_relation_block(slim_cfg):
     model, parts = slim_parts(slim_cfg, BLOCK="Conv5x5Block", BLOCK_FEATURES=["res4"])
-    assert isinstance(relation_blocks(model)["backbone.fpn_relation4"], Conv5x5Block)
+    assert isinstance(relation_blocks(model)["backbone.relations.p4"], Conv5x5Block)
     assert parts["relation blocks"] == 16 * 16 * 25 * 8 * 10
 
 
@@ -372,7 +372,10 @@ def test_the_papers_systems_are_recognised(name):
         ("nl_rcnn_R50", ["MODEL.ENL_FPN.BLOCK_OPTIONS.affinity_norm", "mean"]),
         ("enl_rcnn_R50", ["MODEL.ENL_FPN.BLOCK_OPTIONS.position", "none"]),
         ("enl_rcnn_R50", ["MODEL.ENL_FPN.BLOCK_OPTIONS.phi_norm", "mean"]),
-        ("enl_rcnn_R50", ["MODEL.ENL_FPN.BLOCK_OPTIONS.num_frequencies", 8]),
+        (
+            "enl_rcnn_R50",
+            ["MODEL.ENL_FPN.BLOCK_OPTIONS.position_options", "{'num_frequencies': 8}"],
+        ),
         ("enl_rcnn_R50", ["MODEL.ENL_FPN.BLOCK_FEATURES", ["res2", "res3", "res4"]]),
     ],
 )
@@ -382,9 +385,9 @@ def test_other_systems_are_not_taken_for_the_papers(name, opts):
 
 def test_a_block_without_parameters_is_none_of_the_papers_either():
     model = shape_only("rcnn_R50")
-    model.backbone.fpn_relation5 = MapBlock(nn.Identity())
+    model.backbone.relations.p5 = MapBlock(nn.Identity())
     assert papers_cost(model) is not None
-    model.backbone.fpn_relation5 = MapBlock(nn.ReLU())
+    model.backbone.relations.p5 = MapBlock(nn.ReLU())
     assert papers_cost(model) is None
 
 

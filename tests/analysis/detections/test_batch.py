@@ -129,7 +129,7 @@ def test_images_too_narrow_for_the_model_are_named(slim_model, tmp_path, size, t
     files += write_images(tmp_path, "good.png")
     (tmp_path / "out").mkdir()
     targets = batch.new_files(files, tmp_path / "out")
-    draw = batch.make_drawer(detector, 0.0, tile)
+    draw = batch.Drawer(detector, 0.0, tile)
     (error,) = batch.draw_images(detector, files, targets, draw)
     assert "narrow.png can't be used: " in error and "can't be resized for the model" in error
     assert names(tmp_path / "out") == ["good.png"]

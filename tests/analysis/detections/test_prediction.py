@@ -8,8 +8,8 @@ from detectron2.structures import Boxes, Instances
 from enl_detectron2.analysis.cost.multiply_adds import count_multiply_adds
 from enl_detectron2.analysis.cost.random_model import build_random_model
 from enl_detectron2.analysis.detections import prediction
+from enl_detectron2.analysis.detections.drawn import draw_instances
 from enl_detectron2.analysis.detections.prediction import (
-    draw_instances,
     instances_above,
     predict,
     predict_tiled,
@@ -120,46 +120,33 @@ def test_a_drawing_shows_each_class_in_its_colour(slim_model):
         pred_classes=torch.tensor([0, 1]),
     )
     drawing = draw_instances(np.zeros((60, 80, 3), dtype=np.uint8), instances, detector)
-    assert drawing.shape == (480, 640, 3)
+    assert drawing.shape == (502, 640, 3)
     blue, _, red = (drawing[60:240:, :, channel].astype(int) for channel in range(3))
     left, right = slice(0, 320), slice(320, 640)
     # Orange on the left, bluish green on the right.
     assert ((red - blue)[:, left] > 50).sum() > 500 and ((red - blue)[:, right] > 50).sum() == 0
     assert ((blue - red)[:, right] > 30).sum() > 500 and ((blue - red)[:, left] > 30).sum() == 0
     empty = draw_instances(np.zeros((60, 80, 3), dtype=np.uint8), instances[:0], detector)
-    assert empty.shape == drawing.shape and not empty.any()
+    assert empty.shape == drawing.shape and not empty[:480].any()
+    assert len(np.unique(drawing[60:240, :, 2])) < 20  # opaque: no shades but those of letters
 
     masks = torch.zeros(2, 60, 80, dtype=torch.bool)
     masks[0, 12:28, 12:28] = True
     instances.pred_masks = masks
-    masked = draw_instances(np.zeros((60, 80, 3), dtype=np.uint8), instances, detector)
-    filled = masked[110:150, 110:150]  # within the first mask, enlarged eight times
-    assert filled.any(axis=2).all() and not drawing[110:150, 110:150].any()
+    masked = draw_instances(np.zeros((60, 80, 3), dtype=np.uint8), instances, detector, "none")
+    assert masked[96:104].any() and not masked[110:150, 110:150].any()  # an outline
 
 
-def test_a_large_image_is_drawn_in_parts_as_in_one(monkeypatch):
-    monkeypatch.setattr(prediction, "LARGEST_DRAWN", 900)
-    monkeypatch.setattr(prediction, "PART", 700)
-    rng = np.random.default_rng(0)
-    image = np.full((1000, 1500, 3), 30, dtype=np.uint8)
-    corners = rng.uniform(0, [1400, 900], (12, 2))
-    boxes = np.concatenate([corners, corners + rng.uniform(40, 300, (12, 2))], axis=1)
-    boxes = boxes.clip(0, [1500, 1000, 1500, 1000])
-    instances = Instances(
-        (1000, 1500),
-        pred_boxes=Boxes(torch.tensor(boxes, dtype=torch.float32)),
-        scores=torch.full((12,), 0.9),
-        pred_classes=torch.arange(12),
+def test_labels_hide_nothing_and_dark_photographs_are_stretched():
+    boxes = torch.tensor([[300.0, 100, 340, 140], [342, 100, 382, 140], [100, 300, 200, 400]])
+    instances = Instances((640, 640), pred_boxes=Boxes(boxes), scores=torch.full((3,), 0.9))
+    instances.pred_classes = torch.zeros(3, dtype=torch.int64)
+    detector = Detector(None, None, ["a nucleus of a long name"])
+    image = np.full((640, 640, 3), 9, dtype=np.uint8)
+    plain, auto, every = (
+        draw_instances(image, instances, detector, labels) for labels in ("none", "auto", "all")
     )
-    detector = Detector(None, None, [r"$\nope{$", "x" * 5000])
-    parts = draw_instances(image, instances, detector)
-    monkeypatch.setattr(prediction, "LARGEST_DRAWN", 2000)
-    whole = draw_instances(image, instances, detector)
-    assert parts.shape == whole.shape == image.shape
-    # Labels have another size, as detectron2 chooses it by the drawing's; lines are the same.
-    drawn, expected = ((d != image).any(axis=2) for d in (parts, whole))
-    for x0, y0, x1, y1 in boxes.round().astype(int).tolist():
-        edges = [np.s_[y0 : y0 + 1, x0:x1], np.s_[y0:y1, x0 : x0 + 1]]
-        assert all(expected[edge].mean() > 0.9 and drawn[edge].mean() > 0.9 for edge in edges)
-    assert (drawn & ~expected).mean() < 0.03 and expected.mean() > 0.01
-    assert (image == 30).all()
+    assert (plain != auto).any() and (auto != every).any()
+    assert (plain[101:139, 301:339] == auto[101:139, 301:339]).all()
+    image[:20] = 30
+    assert draw_instances(image, instances, detector, "none")[:19].min() > 200
