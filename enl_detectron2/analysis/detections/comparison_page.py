@@ -191,9 +191,12 @@ th, td { padding: .25rem .9rem; text-align: right; border-bottom: 1px solid #ddd
 th:first-child, td:first-child { text-align: left; }
 pre { overflow-x: auto; font-size: .85rem; }
 .key { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border: 2px solid; }
+.wide { overflow-x: auto; }
 figure { margin: 1.5rem 0 0; }
-figure img { width: 100%; height: auto; border: 1px solid #ddd; }
-figcaption { color: #555; font-size: .9rem; }
+figure img { width: 100%; min-width: 60rem; height: auto; border: 1px solid #ddd; }
+figcaption { color: #555; font-size: .9rem; overflow-wrap: anywhere; }
+h1, p, td:first-child { overflow-wrap: anywhere; }
+@media (max-width: 30rem) { body { margin: .75rem auto; } th, td { padding: .25rem .4rem; } }
 """
 
 
@@ -225,10 +228,10 @@ def _page(
             f"<p>{html.escape(explanation)}</p>",
             f"<p>The models differ on {differing} of {len(comparisons)} images; here are "
             f"{len(sheets)}, those first on which they differ most.</p>",
-            "<table><tr><th>small objects</th><th>in all</th><th>found</th><th>missed</th>"
-            "<th>false</th></tr>",
+            '<div class="wide"><table><tr><th>small objects</th><th>in all</th><th>found</th>'
+            "<th>missed</th><th>false</th></tr>",
             *rows,
-            "</table>",
+            "</table></div>",
             preformatted,
             *figures,
             "</html>\n",
@@ -239,8 +242,8 @@ def _page(
 def _figure(name: str, caption: str) -> str:
     address = urllib.parse.quote(os.fsencode(name))
     return (
-        f'<figure><a href="{address}"><img src="{address}" loading="lazy" alt="{caption}"></a>'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<figure><div class="wide"><a href="{address}"><img src="{address}" loading="lazy" '
+        f'alt="{caption}"></a></div><figcaption>{caption}</figcaption></figure>'
     )
 
 

@@ -93,29 +93,32 @@ def plot_analyses(analyses: Mapping[str, ErrorAnalysis], path: str | os.PathLike
         analyses: of the same ground truth.
         path: the picture to write; its suffix says its format.
     """
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    figure = Figure(figsize=(12, 7.5), layout="constrained")
     axes = figure.subplots(2, 2, sharey=True)
     titles = ("all objects", f"small objects (side below {SMALL_SIDE} px)")
     for (title, groups), which, pair in zip(_groupings(analyses), titles, axes):
         groups = [rows for rows in groups if rows[0].objects]
-        labels = [f"{rows[0].label}\nn = {rows[0].objects}" for rows in groups]
+        labels = [f"{rows[0].label}\n{rows[0].objects:,}" for rows in groups]
+        many = [rows[0].objects >= FEW for rows in groups]
         for metric, ax in zip(("recall", "AP"), pair):
             for index, name in enumerate(analyses):
                 values = [getattr(rows[index], metric) for rows in groups]
                 style = {"color": MODEL_COLOURS[index], "marker": MODEL_MARKERS[index]}
-                ax.plot(values, label=shortened(name), **style)
-                few = [place for place, rows in enumerate(groups) if rows[0].objects < FEW]
-                hollow = [values[place] for place in few]
-                ax.plot(few, hollow, markerfacecolor="white", linestyle="none", **style)
-            ax.set_xticks(range(len(groups)), labels)
+                # The line goes through groups that say something, past the others.
+                line = [(at, value) for at, value in enumerate(values) if many[at]]
+                ax.plot(*zip(*line or [((), ())]), label=shortened(name), **style)
+                few = [(at, value) for at, value in enumerate(values) if not many[at]]
+                if few:
+                    ax.plot(*zip(*few), markerfacecolor="white", linestyle="none", **style)
+            ax.set_xticks(range(len(groups)), labels, fontsize="small")
             ax.set_xmargin(0.1)
-            ax.set_xlabel(title)
+            ax.set_xlabel(f"{title}; below it, how many objects")
             ax.set_ylabel("recall at IoU 0.5, %" if metric == "recall" else "AP, %")
             ax.set_title(which, fontsize="medium")
             ax.grid(axis="y", alpha=0.3)
     axes[0, 0].set_ylim(-3, 103)  # all share it
     axes[0, 0].legend()
-    figure.supxlabel(f"hollow: fewer than {FEW} objects", fontsize="small")
+    figure.supxlabel(f"hollow: fewer than {FEW} objects, which say little", fontsize="small")
     save_figure(figure, path)
 
 
