@@ -1,5 +1,9 @@
 #!/usr/bin/env python
+<<<<<<< HEAD
 """``enl cost``, by its old name."""
+=======
+"""The command `enl cost`."""
+>>>>>>> photos2
 
 import signal
 

@@ -1,5 +1,9 @@
 #!/usr/bin/env python
+<<<<<<< HEAD
 """``enl attention explorer``, by its old name."""
+=======
+"""The command `enl attention explorer`."""
+>>>>>>> photos2
 
 import signal
 

@@ -1,5 +1,9 @@
 #!/usr/bin/env python
+<<<<<<< HEAD
 """``enl compare``, by its old name."""
+=======
+"""The command `enl compare`."""
+>>>>>>> photos2
 
 import signal
 

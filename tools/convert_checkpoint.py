@@ -1,5 +1,9 @@
 #!/usr/bin/env python
+<<<<<<< HEAD
 """``enl convert``, by its old name."""
+=======
+"""The command `enl convert`."""
+>>>>>>> photos2
 
 import signal
 

@@ -1,5 +1,9 @@
 #!/usr/bin/env python
+<<<<<<< HEAD
 """``enl attention``, by its old name."""
+=======
+"""The command `enl attention`."""
+>>>>>>> photos2
 
 import signal
 
