@@ -1,9 +1,5 @@
 #!/usr/bin/env python
-<<<<<<< HEAD
 """``enl cost``, by its old name."""
-=======
-"""The command `enl cost`."""
->>>>>>> photos2
 
 import signal
 

@@ -1,9 +1,5 @@
 #!/usr/bin/env python
-<<<<<<< HEAD
 """``enl errors``, by its old name."""
-=======
-"""The command `enl errors`."""
->>>>>>> photos2
 
 import signal
 

@@ -1,9 +1,5 @@
 #!/usr/bin/env python
-<<<<<<< HEAD
 """``enl attention explorer``, by its old name."""
-=======
-"""The command `enl attention explorer`."""
->>>>>>> photos2
 
 import signal
 

@@ -1,9 +1,5 @@
 #!/usr/bin/env python
-<<<<<<< HEAD
 """``enl compare``, by its old name."""
-=======
-"""The command `enl compare`."""
->>>>>>> photos2
 
 import signal
 

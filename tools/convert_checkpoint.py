@@ -1,9 +1,5 @@
 #!/usr/bin/env python
-<<<<<<< HEAD
 """``enl convert``, by its old name."""
-=======
-"""The command `enl convert`."""
->>>>>>> photos2
 
 import signal
 

@@ -1,9 +1,5 @@
 #!/usr/bin/env python
-<<<<<<< HEAD
 """``enl export``, by its old name."""
-=======
-"""The command `enl export`."""
->>>>>>> photos2
 
 import signal
 

@@ -1,9 +1,5 @@
 #!/usr/bin/env python
-<<<<<<< HEAD
 """``enl attention``, by its old name."""
-=======
-"""The command `enl attention`."""
->>>>>>> photos2
 
 import signal
 
