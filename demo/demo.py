@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Detects objects on images, a video or a webcam, with a YAML or LazyConfig model: `enl detect`."""
+"""The command `enl detect`."""
 
 import signal
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Parameters, multiply-adds, memory and time of one or several configurations, side by side: `enl cost`."""
+"""The command `enl cost`."""
 
 import signal
 

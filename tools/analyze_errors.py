@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Recall and AP by the objects' size and by how often their class repeats in the image: `enl errors`."""
+"""The command `enl errors`."""
 
 import signal
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes one self-contained HTML page an image, in which any pixel can be asked what it looks at: `enl attention explorer`."""
+"""The command `enl attention explorer`."""
 
 import signal
 

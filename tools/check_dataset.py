@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What is wrong with a COCO-format data set, and what is in it: `enl check`."""
+"""The command `enl check`."""
 
 import signal
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What two or three models find and miss on the same images, side by side with the ground truth: `enl compare`."""
+"""The command `enl compare`."""
 
 import signal
 

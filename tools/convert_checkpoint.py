@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes the model of a checkpoint (.pth, .pkl, .pyth, .safetensors) as .safetensors or .pth: `enl convert`."""
+"""The command `enl convert`."""
 
 import signal
 

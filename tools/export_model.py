@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Writes a trained detector as ONNX or TorchScript, once it has been compared with the detector: `enl export`."""
+"""The command `enl export`."""
 
 import signal
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Training curves of several runs in one plot: `enl curves`."""
+"""The command `enl curves`."""
 
 import signal
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What a point of an image looks at, and the position term's filters, as pictures: `enl attention`."""
+"""The command `enl attention`."""
 
 import signal
 

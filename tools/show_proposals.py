@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The region proposals of up to three models, side by side with the ground truth, and their recall: `enl proposals`."""
+"""The command `enl proposals`."""
 
 import signal
 

@@ -57,18 +57,18 @@ def test_a_broken_file_is_named_and_the_rest_done(model, images, tmp_path, run):
     assert status == 1 and "2 input(s) left out" in message
     assert "broken.png can't be read" in message
     assert "none*.png is no file or folder" in message
-    assert names(output) == ["a.png", "b.jpg"]
+    assert names(output) == ["a.png", "b.jpg", "counts.csv", "detections.json"]
     drawing, image = cv2.imread(str(output / "a.png")), cv2.imread(str(images / "a.png"))
-    assert drawing.shape == (480, 640, 3)
+    assert drawing.shape == (502, 640, 3)
     enlarged = cv2.resize(image, (640, 480), interpolation=cv2.INTER_NEAREST)
-    assert (np.abs(drawing.astype(int) - enlarged).max(axis=2) > 40).mean() > 0.01
+    assert (np.abs(drawing[:480].astype(int) - enlarged).max(axis=2) > 40).mean() > 0.01
 
 
 def test_files_and_patterns_tile_by_tile(model, images, tmp_path, run):
     output = tmp_path / "drawn"
     words = ["--input", images / "a.png", images / "*.jpg", "--tile", 32, "--output", output]
     assert run(model, *words)[0] == 0
-    assert names(output) == ["a.png", "b.jpg"]
+    assert names(output) == ["a.png", "b.jpg", "counts.csv", "detections.json"]
 
 
 def test_nothing_is_overwritten(model, images, tmp_path, run):
@@ -97,7 +97,7 @@ def test_a_video_keeps_its_frames(model, tmp_path, run):
     reader = cv2.VideoCapture(str(drawn))
     assert reader.get(cv2.CAP_PROP_FRAME_COUNT) == 3
     assert reader.get(cv2.CAP_PROP_FPS) == 10
-    assert reader.read()[1].shape == (480, 640, 3)
+    assert reader.read()[1].shape == (502, 640, 3)
     _, again = run(model, "--video-input", video, "--output", drawn)
     assert "drawn.mp4 is there already" in again
     _, message = run(model, "--video-input", tmp_path / "slim.yaml", "--output", "x.mp4")
@@ -140,4 +140,4 @@ def test_a_lazy_config_works_alike(images, tmp_path, run):
     output = tmp_path / "drawn"
     status, _ = run((words, opts), "--input", images / "a.png", "--output", output)
     assert status == 0
-    assert names(output) == ["a.png"]
+    assert names(output) == ["a.png", "counts.csv", "detections.json"]

@@ -21,9 +21,7 @@ def parse_args() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
 
     image = commands.add_parser("image", help="one point of an image, in each relation block")
-    image.add_argument(
-        "--config-file", required=True, help=".yaml, LazyConfig .py, or a name of the zoo"
-    )
+    image.add_argument("--config-file", required=True, help=".yaml, LazyConfig .py or zoo name")
     image.add_argument("--input", required=True, help="image file")
     image.add_argument(
         "--at", nargs=2, type=float, metavar=("X", "Y"), help="pixel (default: the middle)"
