@@ -41,7 +41,7 @@ def draw_instances(
     height, width = image.shape[:2]
     scale = max(1.0, LEAST_DRAWN / max(height, width))
     size = round(width * scale), round(height * scale)
-    picture = Image.fromarray(np.ascontiguousarray(_stretched(image)[:, :, ::-1])).resize(size)
+    picture = Image.fromarray(np.ascontiguousarray(stretched(image)[:, :, ::-1])).resize(size)
     pen = ImageDraw.Draw(picture)
     line = max(1, round(max(size) / 1000))
     classes = instances.pred_classes.tolist()
@@ -56,13 +56,13 @@ def draw_instances(
         if instances.has("pred_keypoints"):
             for x, y, _ in (instances.pred_keypoints[place] * scale).tolist():
                 pen.ellipse([x - 2 * line, y - 2 * line, x + 2 * line, y + 2 * line], fill=colour)
-    font = ImageFont.truetype(findfont("DejaVu Sans"), max(11, round(max(size) / 110)))
+    font = drawing_font(max(11, round(max(size) / 110)))
     if labels != "none":
         texts = [
             f"{shortened(detector.class_name(index))} {score:.0%}"
             for index, score in zip(classes, instances.scores.tolist())
         ]
-        _write_labels(pen, boxes, texts, colours, font, size, everywhere=labels == "all")
+        write_labels(pen, boxes, texts, colours, font, size, everywhere=labels == "all")
     drawing = Image.new("RGB", (size[0], size[1] + 2 * font.size), BACK)
     drawing.paste(picture)
     _write_counts(ImageDraw.Draw(drawing), classes, detector, font, size)
@@ -77,7 +77,13 @@ def class_colour(index: int) -> str:
     return f"#{round(red * 255):02X}{round(green * 255):02X}{round(blue * 255):02X}"
 
 
-def _stretched(image: np.ndarray) -> np.ndarray:
+def drawing_font(size: int) -> ImageFont.FreeTypeFont:
+    """The font that comes with matplotlib, of so many pixels."""
+    return ImageFont.truetype(findfont("DejaVu Sans"), size)
+
+
+def stretched(image: np.ndarray) -> np.ndarray:
+    """An image of which hardly a pixel is brighter than ``DARK``, from black to white."""
     low, high = np.percentile(image, [0.5, 99.8])
     if high >= DARK or high <= low:
         return image
@@ -91,7 +97,7 @@ def _outline(pen, mask: np.ndarray, scale: float, colour: str, line: int) -> Non
         pen.line([*points, points[0]], fill=colour, width=line)
 
 
-def _write_labels(
+def write_labels(
     pen,
     boxes: np.ndarray,
     texts: Sequence[str],
@@ -101,6 +107,16 @@ def _write_labels(
     *,
     everywhere: bool,
 ) -> None:
+    """Writes a text above or below each box, where it hides no other box and no other text.
+
+    Args:
+        pen: of the picture.
+        boxes: (n, 4), x₀ y₀ x₁ y₁ in pixels of the picture.
+        texts, colours: for each box; no texts are none.
+        font: of the texts.
+        size: of the picture, width and height.
+        everywhere: whether the others are written all the same.
+    """
     taken = boxes.reshape(-1, 4)
     for place, (text, colour) in enumerate(zip(texts, colours)):
         left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
