@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from enl_detectron2.training.pickles import line
 from enl_detectron2.utils.errors import BadImage
 
 from .coco_file import (
@@ -27,6 +26,11 @@ from .segmentation import usable_segmentation
 
 LONGEST = 300  # characters of values that a finding shows
 TOLERANCE = 1.0  # pixels that a box may stick out of its image: annotation tools round
+
+
+def line(text: str) -> str:
+    """On one line: a file's texts may hold line ends, and commands to a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class Finding(NamedTuple):
