@@ -12,7 +12,7 @@ import json
 import locale
 import tempfile
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,8 @@ class CocoFile(NamedTuple):
     taken: Counter
     # Whether detectron2 would read something else, and so needs a copy.
     differs: bool
+    # Keys that an object of the file has more than once, and in how many objects.
+    twice: Counter
 
 
 def read_coco(json_file: str | Path) -> CocoFile:
@@ -54,8 +56,9 @@ def read_coco(json_file: str | Path) -> CocoFile:
     if not path.is_file():
         raise FileNotFoundError(f"there is no annotation file {path}")
     data = path.read_bytes()
+    twice = Counter()
     try:
-        content = json.loads(data)
+        content = json.loads(data, object_pairs_hook=_objects(twice))
     except RecursionError:
         raise ValueError(f"{path} is not in COCO format: its lists are nested too deeply") from None
     except ValueError as error:
@@ -77,7 +80,7 @@ def read_coco(json_file: str | Path) -> CocoFile:
         lists.append(entries)
     taken = Counter()
     differs = _put_right(*lists, taken) | (not _reads_as_text(data))
-    return CocoFile(path, *lists, content, taken, differs)
+    return CocoFile(path, *lists, content, taken, differs, twice)
 
 
 def file_for_detectron2(coco: CocoFile) -> Path:
@@ -172,6 +175,19 @@ def has_size(image: Entry) -> bool:
 def box_area(entry: Entry) -> float:
     """Of an entry with a box, in square pixels."""
     return entry["bbox"][2] * entry["bbox"][3]
+
+
+def _objects(twice: Counter) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """Makes JSON's objects, as by default; counts the keys that one has more than once."""
+
+    def make(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            twice.update(key for key, count in counts.items() if count > 1)
+        return made
+
+    return make
 
 
 def _put_right(

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 
 from enl_detectron2.training.data.check import check_annotations, check_images
 from enl_detectron2.training.data.check_sets import require_sound
@@ -148,6 +149,7 @@ ERRORS = {
     "unknown category": (annotation(category_id=5), "annotation 2 is of a category .*category 5"),
     "listed category": (annotation(category_id=[2]), "annotation 2 is of a category"),
     "annotation twice": (append("annotations", id=1), "annotation 1 is there more than once"),
+    "a boolean": (image(id=True), "image at place 1 has the id True"),
     "annotation without id": (annotation(id=None), "annotation at place 1 has no number as its id"),
     "image twice": (append("images", id=7, file_name="b.png"), "image 7 is there more than once"),
     "category twice": (append("categories", name="cow"), "category 2 is there more than once"),
@@ -175,6 +177,18 @@ WARNINGS = {
     "category hole": (append("categories", id=4, name="cow"), "categories 1 to 4 are not numbered"),
     "unused": (append("categories", id=3, name="cow"), "category 3 has no annotations: cow"),
     "same name": (append("categories", id=3), "category 3 shares its name: dog"),
+    "polygon elsewhere": (
+        annotation(bbox=[0, 0, 5, 5], area=25, segmentation=[[0, 0, 30, 0, 30, 28, 0, 28]]),
+        "annotation 2 has a box that isn't its polygons'",
+    ),
+    "below a pixel": (annotation(bbox=[3, 3, 0.5, 9], area=4), "annotation 2 has a box below a p"),
+    "the same box": (append("annotations", id=4), r"image 7 has one box .*\[30.5, 20, .*2 times"),
+    "two corners": (
+        lambda content: [a.update(bbox=[20, 16, 39, 29], area=99) for a in content["annotations"]],
+        "the file has boxes that look like two corners .*: 3 of 3",
+    ),
+    "out of the folder": (image(file_name="../images/b.png"), "image 9 has .* leaves the image"),
+    "LVIS": (image(neg_category_ids=[1]), "1 of its images say as in LVIS"),
     "no annotations": (lambda content: content["annotations"].clear(), "has no annotations"),
 }
 
@@ -195,6 +209,21 @@ def test_what_detectron2_copes_with_is_a_warning(folder, case):
     found = findings(folder)
     assert not any(finding.is_error for finding in found)
     assert any(re.search(message, str(finding)) for finding in found), found
+
+
+def test_a_key_twice_is_said(folder):
+    text = json.dumps(CONTENT).replace('"bbox"', '"bbox": [0, 0, 1, 1], "bbox"', 2)
+    (folder / "set.json").write_text(text)
+    [finding] = findings(folder)
+    assert "more than once, of which the last one counts: 'bbox' in 2" in str(finding)
+
+
+def test_a_photograph_upside_down_is_said(folder):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    Image.open(folder / "images/b.png").save(folder / "images/b.png", exif=exif)
+    [finding] = findings(folder)
+    assert "b.png: (image 9) is turned by 180°" in str(finding) and not finding.is_error
 
 
 @pytest.mark.parametrize("kept", [0, 0.2, 0.6])
