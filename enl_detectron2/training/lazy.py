@@ -43,6 +43,7 @@ def setup(args: argparse.Namespace) -> DictConfig:
     register_coco_format(
         OmegaConf.to_container(sets) if OmegaConf.is_config(sets) else sets,
         keypoints=OmegaConf.select(cfg, "dataloader.train.mapper.use_keypoint", default=False),
+        output_dir=cfg.train.output_dir,
     )
     train, test = [] if args.eval_only else set_names(cfg, "train"), set_names(cfg, "test")
     require_sets(train, test)

@@ -198,7 +198,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     set_up(cfg, args)
     cfg.freeze()
-    register_coco_format(cfg.DATASETS.COCO_FORMAT, keypoints=cfg.MODEL.KEYPOINT_ON)
+    register_coco_format(
+        cfg.DATASETS.COCO_FORMAT, keypoints=cfg.MODEL.KEYPOINT_ON, output_dir=cfg.OUTPUT_DIR
+    )
     train = () if args.eval_only else cfg.DATASETS.TRAIN
     require_sets(train, cfg.DATASETS.TEST)
     if comm.get_local_rank() == 0:  # once on each machine, which has files of its own

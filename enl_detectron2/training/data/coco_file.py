@@ -83,11 +83,16 @@ def read_coco(json_file: str | Path) -> CocoFile:
     return CocoFile(path, *lists, content, taken, differs, twice)
 
 
-def file_for_detectron2(coco: CocoFile) -> Path:
+def file_for_detectron2(coco: CocoFile, target: str | Path | None = None) -> Path:
     """The annotation file, or a copy of it where detectron2 would read something else.
 
     A segmentation that can't be used is left out there: detectron2 would leave out the object with
-    its box, or fail. The copy is removed when the process ends.
+    its box, or fail.
+
+    Args:
+        coco: an annotation file.
+        target: where a copy is written, over an older one; None is a temporary folder, which is
+            removed when the process ends.
     """
     sizes = {id_of(image): (image.get("height"), image.get("width")) for image in coco.images}
     differs = coco.differs
@@ -104,13 +109,19 @@ def file_for_detectron2(coco: CocoFile) -> Path:
     content = coco.content
     if "annotations" in content:
         content = content | {"annotations": annotations}
+    data = json.dumps(content).encode("ascii")
+    if target is not None:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(target) as file:  # by a name of this process's until it is whole
+            file.write(data)
+        return Path(target)
     global _copies
     if _copies is None:
         _copies = tempfile.TemporaryDirectory(prefix="coco_format_")
         atexit.register(_copies.cleanup)
     folder = tempfile.mkdtemp(dir=_copies.name)
     copy = Path(folder, coco.path.name)
-    copy.write_text(json.dumps(content), encoding="ascii")
+    copy.write_bytes(data)
     return copy
 
 
