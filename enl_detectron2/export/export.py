@@ -223,10 +223,7 @@ def _scripted_raw(model: nn.Module, scripted: torch.jit.ScriptModule) -> Callabl
         features = parts.backbone(batch)
         if isinstance(model, GeneralizedRCNN):
             maps = [features[name] for name in model.proposal_generator.in_features]
-            name, parts = (
-                "proposal_generator.rpn_head",
-                scripted.model.proposal_generator.rpn_head(maps),
-            )
+            name, head = "proposal_generator.rpn_head", parts.proposal_generator.rpn_head
         else:
             maps = [features[name] for name in model.head_in_features]  # type: ignore[union-attr]
             name, head = "head", parts.head
@@ -254,7 +251,10 @@ def _session(content: bytes, names: Sequence[str]) -> Callable[[Tensor], Outputs
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     def run(image: Tensor) -> Outputs:
-        found = session.run(None, {"image": image.cpu().numpy()})
+        try:
+            found = session.run(None, {"image": image.cpu().numpy()})
+        except Exception as error:  # its exceptions have no base of their own
+            raise RuntimeError(str(error)) from error
         return {name: torch.from_numpy(value) for name, value in zip(names, found)}
 
     return run
