@@ -72,7 +72,7 @@ def slim(cfg, kind):
     architecture, block = kind.split()
     if architecture == "retinanet":
         cfg = slim_retinanet(cfg)
-    cfg.MODEL.MASK_ON = architecture == "mask"
+    cfg.MODEL.MASK_ON, cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = architecture == "mask", 16
     cfg.MODEL.ENL_FPN.BLOCK = block if block != "plain" else ""
     return cfg
 
