@@ -46,6 +46,7 @@ SYSTEMS = sorted(
 def seeded(cfg):
     """A random detector whose blocks matter, and whose heads find things."""
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 50  # each with all classes, as no score is too low
     model = build_random_model(cfg, "cpu")
     torch.manual_seed(0)
     # Scores that are far apart, so that rounding doesn't change which ones are kept.
@@ -71,7 +72,7 @@ def slim(cfg, kind):
     architecture, block = kind.split()
     if architecture == "retinanet":
         cfg = slim_retinanet(cfg)
-    cfg.MODEL.MASK_ON = architecture == "mask"
+    cfg.MODEL.MASK_ON, cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = architecture == "mask", 16
     cfg.MODEL.ENL_FPN.BLOCK = block if block != "plain" else ""
     return cfg
 
@@ -97,15 +98,15 @@ def crops(file):
         yield chw(pixels[: int(height * down), : int(width * across)])
 
 
+SMALL = [photographs()[0][:160, :192]]
 KINDS = ["faster ENLBlock", "mask NonLocalBlock", "retinanet Conv5x5Block", "faster plain"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_is_had_in_each_format(slim_cfg, kind):
     model = seeded(slim(slim_cfg, kind))
-    for format_ in ("tracing", "scripting", "onnx"):
-        assert "detections match" in export_detector(model, format_).report
-    assert "maps differ by at most" in export_backbone(model).report
+    for format_ in ("scripting", "onnx"):  # which is compared as the trace that it is made of, too
+        assert "detections match" in export_detector(model, format_, SMALL).report
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -138,16 +139,16 @@ def test_an_export_that_would_be_another_model_is_refused_and_says_where(slim_cf
     model = seeded(slim_cfg)
     if not finds:
         model.roi_heads.box_predictor.test_score_thresh = 1.0
-    export_detector(model, "tracing")
+    export_detector(model, "tracing", SMALL)
     model.backbone.bottom_up.res3[0] = Constant(model.backbone.bottom_up.res3[0])
     for format_ in ("tracing", "onnx"):
         with pytest.raises(NotExportable) as refusal:
-            export_detector(model, format_)
+            export_detector(model, format_, SMALL)
         said = str(refusal.value)
-        assert re.search(r"at 256×320 p\d differs by .* of its largest value", said)
-        assert "(traced at 192×213); backbone.bottom_up.res3.0 (Constant) makes a size" in said
+        assert re.search(r"at 160×192 p\d differs by .* of its largest value", said)
+        assert "(traced at 120×128); backbone.bottom_up.res3.0 (Constant) makes a size" in said
     with pytest.raises(NotExportable, match=r"ONNX Runtime at .*res3\.0 \(Constant\)"):
-        export_backbone(model)
+        export_backbone(model, SMALL)
 
 
 def test_a_trace_of_an_image_with_nothing_in_it_finds_things_in_others(slim_cfg):
@@ -166,7 +167,7 @@ def test_a_trace_of_an_image_with_nothing_in_it_finds_things_in_others(slim_cfg)
 
 
 def test_no_value_of_a_float32_detector_is_float64(slim_cfg):
-    content = export_detector(seeded(slim_cfg), "onnx").content
+    content = export_detector(seeded(slim_cfg), "onnx", SMALL).content
     model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
     types = {value.type.tensor_type.elem_type for value in model.graph.value_info}
     types |= {tensor.data_type for tensor in model.graph.initializer}
@@ -180,7 +181,7 @@ def test_no_value_of_a_float32_detector_is_float64(slim_cfg):
 def test_a_backbone_is_had_in_the_opsets_that_are_said(slim_cfg, tmp_path, block, opset):
     slim_cfg.MODEL.ENL_FPN.BLOCK = block
     model = seeded(slim_cfg)
-    export_backbone(model, opset=opset)
+    export_backbone(model, SMALL, opset=opset)
     write_onnx(model.backbone, tmp_path / "default.onnx", (96, 128))
     version = onnx.load(tmp_path / "default.onnx").opset_import[0].version
     assert version == {"ENLBlock": 11, "NonLocalBlock": 14}[block]
@@ -202,7 +203,7 @@ def test_pytorchs_newer_ways_leave_height_and_width_open(slim_cfg, block):
 
 
 def test_threads_share_a_session(slim_cfg):
-    session = session_of(export_detector(seeded(slim_cfg), "onnx").content)
+    session = session_of(export_detector(seeded(slim_cfg), "onnx", SMALL).content)
     images = [chw(pixels[: 100 + 10 * i]) for i, pixels in enumerate(photographs() * 4)]
     alone = [session.run(None, {"image": image}) for image in images]
     with ThreadPoolExecutor(4) as pool:

@@ -65,7 +65,7 @@ def compare(
                 _compare_detections(found, outputs, agreement)
         except Difference as difference:
             raise NotExportable(f"at {size_name(image)} {difference}") from difference
-        except Exception as error:  # whatever a graph raises that fits no other size
+        except RuntimeError as error:  # which a graph raises that fits no other size
             said = str(error).strip().splitlines() or [""]
             raise NotExportable(f"at {size_name(image)} it can't be run: {said[-1]}") from error
     if agreement.detections - agreement.matched > LOST * agreement.detections:

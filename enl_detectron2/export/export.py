@@ -219,13 +219,15 @@ def _scripted_raw(model: nn.Module, scripted: torch.jit.ScriptModule) -> Callabl
 
     def run(image: Tensor) -> Outputs:
         batch = model.preprocess_image([{"image": image}]).tensor  # type: ignore[operator]
-        features = scripted.model.backbone(batch)
+        parts = scripted.model
+        features = parts.backbone(batch)
         if isinstance(model, GeneralizedRCNN):
-            name, reads = "proposal_generator.rpn_head", model.proposal_generator.in_features
+            maps = [features[name] for name in model.proposal_generator.in_features]
+            name, head = "proposal_generator.rpn_head", parts.proposal_generator.rpn_head
         else:
-            name, reads = "head", model.head_in_features  # type: ignore[assignment]
-        parts = scripted.model.get_submodule(name)([features[level] for level in reads])
-        return features | indexed(name, parts)
+            maps = [features[name] for name in model.head_in_features]  # type: ignore[union-attr]
+            name, head = "head", parts.head
+        return features | indexed(name, head(maps))
 
     return run
 
@@ -249,7 +251,10 @@ def _session(content: bytes, names: Sequence[str]) -> Callable[[Tensor], Outputs
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     def run(image: Tensor) -> Outputs:
-        found = session.run(None, {"image": image.cpu().numpy()})
+        try:
+            found = session.run(None, {"image": image.cpu().numpy()})
+        except Exception as error:  # its exceptions have no base of their own
+            raise RuntimeError(str(error)) from error
         return {name: torch.from_numpy(value) for name, value in zip(names, found)}
 
     return run
