@@ -10,11 +10,11 @@ import math
 import torch
 
 
-def randomized(block):
+def randomized(block, std=0.5):
     """The block in float64, with weights large enough for every part of it to matter."""
     torch.manual_seed(0)
     for parameter in block.double().parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
+        torch.nn.init.normal_(parameter, std=std)
     return block
 
 
@@ -22,12 +22,12 @@ def relative_error(actual, expected):
     return ((actual - expected).norm() / expected.norm()).item()
 
 
-def as_function(block, x):
+def as_function(block, x, extent=None):
     """The block as a function of its input and all its parameters, and those arguments."""
     names, parameters = zip(*block.named_parameters(), strict=True)
 
     def function(x, *values):
-        return torch.func.functional_call(block, dict(zip(names, values, strict=True)), (x,))
+        return torch.func.functional_call(block, dict(zip(names, values, strict=True)), (x, extent))
 
     return function, (x, *parameters)
 
@@ -61,11 +61,11 @@ def l1_matrix(height, width, scale):
     return torch.exp(-(p[:, None] - p[None, :]).abs().sum(dim=2) / scale)
 
 
-def position_matrix(kind, height, width, num_frequencies, l1_scale):
+def position_matrix(kind, height, width, *, num_frequencies=9, scale=50.0):
     """L for an addition ("cos_add", "l1_add") or a product ("cos_mul", "l1_mul")."""
     if kind.startswith("cos"):
         return cos_matrix(height, width, num_frequencies)
-    matrix = l1_matrix(height, width, l1_scale)
+    matrix = l1_matrix(height, width, scale)
     return matrix / matrix.sum(dim=1, keepdim=True) if kind == "l1_add" else matrix
 
 
@@ -75,55 +75,40 @@ def project(projection, x):
     return weight @ x + projection.bias.double()[:, None]
 
 
-def combine(affinity, position, height, width, num_frequencies, l1_scale):
-    """F̃ = F + L or F ⊙ L."""
-    if position == "none":
-        return affinity
-    matrix = position_matrix(position, height, width, num_frequencies, l1_scale)
-    return affinity * matrix if position.endswith("mul") else affinity + matrix
-
-
-def residual_block(block, x, affinity_of):
-    """z = x + out(F̃ g) for each image; ``affinity_of(theta, phi, H, W)`` gives F̃ (N×N)."""
-    batch, channels, height, width = x.shape
-    outputs = []
-    for image in x.double().reshape(batch, channels, height * width):
-        theta, phi, g = (project(p, image) for p in (block.theta, block.phi, block.g))
-        y = (affinity_of(theta, phi, height, width) @ g.T).T
-        outputs.append(image + project(block.out, y))
-    return torch.stack(outputs).reshape(batch, channels, height, width)
-
-
-def enl_affinity(
-    theta, phi, height, width, *, phi_norm, theta_norm, position, num_frequencies=9, l1_scale=50.0
-):
-    """F̃ of the efficient non-local block (N×N): θᵀφ̂ (+ L)."""
-    if phi_norm == "softmax":
+def affinity(block, theta, phi):
+    """The block's affinity without position (N×N), by the options that it was made with."""
+    positions = phi.shape[1]
+    if hasattr(block, "affinity_norm"):  # the non-local block
+        product = theta.T @ phi
+        if block.affinity_norm == "mean":
+            return product / positions
+        return product.exp() / product.exp().sum(dim=1, keepdim=True)
+    if block.phi_norm == "softmax":
         phi = phi.exp() / phi.exp().sum(dim=1, keepdim=True)
-    elif phi_norm == "mean":
-        phi = phi / (height * width)
-    if theta_norm == "tanh":
-        theta = theta.tanh()
-    return combine(theta.T @ phi, position, height, width, num_frequencies, l1_scale)
+    elif block.phi_norm == "mean":
+        phi = phi / positions
+    return (theta.tanh() if block.theta_norm == "tanh" else theta).T @ phi
 
 
-def enl(block, x, **options):
-    """The efficient non-local block with its affinity written out."""
-    return residual_block(block, x, lambda *args: enl_affinity(*args, **options))
+def image_alone(block, image):
+    """z = x + out(F̃ g) of one image (C, H, W), F̃ = F, F + L or F ⊙ L."""
+    channels, height, width = image.shape
+    x = image.double().reshape(channels, height * width)
+    theta, phi, g = (project(p, x) for p in (block.theta, block.phi, block.g))
+    mixing = affinity(block, theta, phi)
+    if block.position != "none":
+        matrix = position_matrix(block.position, height, width, **block.position_options)
+        mixing = mixing * matrix if block.position.endswith("mul") else mixing + matrix
+    return (x + project(block.out, (mixing @ g.T).T)).reshape(image.shape)
 
 
-def non_local_affinity(
-    theta, phi, height, width, *, affinity_norm, position, num_frequencies=9, l1_scale=50.0
-):
-    """F̃ of the non-local block (N×N)."""
-    affinity = theta.T @ phi
-    if affinity_norm == "softmax":
-        affinity = affinity.exp() / affinity.exp().sum(dim=1, keepdim=True)
-    else:
-        affinity = affinity / (height * width)
-    return combine(affinity, position, height, width, num_frequencies, l1_scale)
-
-
-def non_local(block, x, **options):
-    """The non-local block with its affinity written out."""
-    return residual_block(block, x, lambda *args: non_local_affinity(*args, **options))
+def expected(block, x, extent=None):
+    """What a block gives in float64: each image by the equations over its own positions, and the
+    padding as it was."""
+    z = x.detach().double().clone()
+    sizes = [x.shape[2:]] * len(x) if extent is None else extent.tolist()
+    with torch.no_grad():
+        for index, (height, width) in enumerate(sizes):
+            image = z[index, :, :height, :width]
+            image.copy_(image_alone(block, image))
+    return z
