@@ -31,11 +31,11 @@ def case_name(options):
     return "-".join(options.values())
 
 
-def randomized(block, std=0.5):
+def randomized(block):
     """The block in float64, with weights large enough for every part of it to matter."""
     torch.manual_seed(0)
     for parameter in block.double().parameters():
-        torch.nn.init.normal_(parameter, std=std)
+        torch.nn.init.normal_(parameter, std=0.5)
     return block
 
 
@@ -129,16 +129,9 @@ def enl_affinity(
     return combine(theta.T @ phi, position, height, width, position_options)
 
 
-def image_alone(block, image):
-    """z = x + out(F̃ g) of one image (C, H, W), F̃ = F, F + L or F ⊙ L."""
-    channels, height, width = image.shape
-    x = image.double().reshape(channels, height * width)
-    theta, phi, g = (project(p, x) for p in (block.theta, block.phi, block.g))
-    mixing = affinity(block, theta, phi)
-    if block.position != "none":
-        matrix = position_matrix(block.position, height, width, **block.position_options)
-        mixing = mixing * matrix if block.position.endswith("mul") else mixing + matrix
-    return (x + project(block.out, (mixing @ g.T).T)).reshape(image.shape)
+def enl(block, x, **options):
+    """The efficient non-local block with its affinity written out."""
+    return residual_block(block, x, lambda *args: enl_affinity(*args, **options))
 
 
 def non_local_affinity(

@@ -58,9 +58,8 @@ class NonLocalBlock(ProjectedBlock):
         y = self._attend(self.theta(x), self.phi(x), g, own, extent)
         if self.position_term is not None and not self.multiply:
             factors = self.position_term.factors(g, extent)
-            tokens = self.position_term.pool(g, factors)
-            # Not into y: its strides aren't g's, and autograd needs what the attention gave.
-            y = y + self.position_term.spread_(tokens, factors, torch.zeros_like(g))
+            # Into a copy, as autograd needs what the attention gave.
+            y = self.position_term.spread_(self.position_term.pool(g, factors), factors, y.clone())
         z = x + self.out(y)
         return z if own is None else torch.where(own, z, x)
 

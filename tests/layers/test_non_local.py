@@ -3,7 +3,7 @@ import pytest
 import torch
 from equations import NON_LOCAL_CASES, case_name, randomized, relative_error
 
-from enl_detectron2.layers import ENLBlock, NonLocalBlock
+from enl_detectron2.layers import ENLBlock, InvalidOption, NonLocalBlock
 
 pytestmark = pytest.mark.numerical
 every_case = pytest.mark.parametrize("options", NON_LOCAL_CASES, ids=case_name)
