@@ -1,196 +1,345 @@
+"""What is exported is the detector, at every size; and what wouldn't be is not written."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch import nn
 
-from enl_detectron2.analysis.cost.random_model import build_random_model, random_image
-from enl_detectron2.export import ExportedDetector, script, trace, write_onnx
+from enl_detectron2 import model_zoo
+from enl_detectron2.analysis.cost.random_model import build_random_model
+from enl_detectron2.export import (
+    NotExportable,
+    export_backbone,
+    export_detector,
+    photographs,
+    script,
+    trace,
+    write_onnx,
+)
+from enl_detectron2.export.comparison import Agreement, _compare_detections
+from enl_detectron2.export.graphs import detect
+from enl_detectron2.training.config import load_config
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tools/export_model.py"
-TRACED_SIZE = (96, 128)
-# Of one size with the trace, larger, and smaller in one direction: maps of 2 to 40 cells.
-IMAGE_SIZES = [(96, 128), (160, 288), (64, 150)]
-BLOCKS = {
-    "enl": ("ENLBlock", {}),
-    "enl tanh": ("ENLBlock", {"theta_norm": "tanh", "phi_norm": "mean", "position": "l1_add"}),
-    "enl none": ("ENLBlock", {"phi_norm": "none", "position": "none"}),
-    "nl": ("NonLocalBlock", {"position": "cos_add"}),
-    "conv5x5": ("Conv5x5Block", {}),
-}
+TRAINED = sorted(file.stem for file in (ROOT / "configs/trained").glob("*.yaml"))
+SYSTEMS = sorted(
+    str(file.relative_to(ROOT / "configs"))
+    for file in (ROOT / "configs").rglob("*.yaml")
+    if not file.name.startswith("Base")
+)
 
 
-def detector(cfg, block="ENLBlock", options=None):
-    """A random detector whose blocks matter, and which finds something in every image."""
-    cfg.MODEL.ENL_FPN.BLOCK = block
-    cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.update(options or {})
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
-    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20
-    cfg.TEST.DETECTIONS_PER_IMAGE = 10
+def seeded(cfg):
+    """A random detector whose blocks matter, and whose heads find things."""
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
     model = build_random_model(cfg, "cpu")
     torch.manual_seed(0)
-    for name, parameter in model.backbone.named_parameters():
-        parameter.requires_grad_(False)
-        if "fpn_relation" in name and "weight" in name:
-            nn.init.normal_(parameter, std=0.3)
     # Scores that are far apart, so that rounding doesn't change which ones are kept.
-    for layer in (model.roi_heads.box_predictor.cls_score, model.proposal_generator.rpn_head):
-        for parameter in layer.parameters():
-            nn.init.normal_(parameter, std=0.3)
+    spread = {"relation": 0.1, "cls_score": 1.0, "objectness_logits": 1.0}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(False)
+        for part, std in spread.items():
+            if part in name and name.endswith("weight"):
+                nn.init.normal_(parameter, std=std)
     return model
 
 
-def assert_same_detections(exported, model):
-    for size in IMAGE_SIZES:
-        image = random_image(size).float()
-        with torch.no_grad():
-            found, expected = exported(image), ExportedDetector(model)(image)
-        if isinstance(found, tuple):
-            found = dict(zip(expected, found, strict=True))
-        assert found.keys() == expected.keys()
-        assert len(expected["scores"]) > 0
-        for name, value in expected.items():
-            value = getattr(value, "tensor", value)
-            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-3)
+def slim_retinanet(cfg):
+    other = load_config(ROOT / "configs/enl_retinanet_R50.yaml")
+    other.MODEL.RESNETS.update(cfg.MODEL.RESNETS)
+    other.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
+    other.MODEL.FPN.OUT_CHANNELS = cfg.MODEL.FPN.OUT_CHANNELS
+    return other
 
 
-def saved(module, folder):
-    """The module as another program would load it."""
-    module.save(str(folder / "model.ts"))
-    return torch.jit.load(str(folder / "model.ts"))
+def slim(cfg, kind):
+    """The configuration of a slim detector of a kind, "mask NonLocalBlock" say."""
+    architecture, block = kind.split()
+    if architecture == "retinanet":
+        cfg = slim_retinanet(cfg)
+    cfg.MODEL.MASK_ON = architecture == "mask"
+    cfg.MODEL.ENL_FPN.BLOCK = block if block != "plain" else ""
+    return cfg
 
 
-@pytest.mark.parametrize("masks", [False, True])
-def test_a_traced_detector_finds_the_same_at_every_size(slim_cfg, tmp_path, masks):
-    slim_cfg.MODEL.MASK_ON = masks
-    model = detector(slim_cfg)
-    traced = trace(model, random_image(TRACED_SIZE).float())
-    with torch.jit.optimized_execution(False):
-        assert_same_detections(saved(traced, tmp_path), model)
+def shipped(name):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    return model_zoo.get(f"trained/{name}.yaml", trained=True, device="cpu").eval()
 
 
-@pytest.mark.parametrize("masks", [False, True])
-def test_a_scripted_detector_finds_the_same_at_every_size(slim_cfg, tmp_path, masks):
-    slim_cfg.MODEL.MASK_ON = masks
-    model = detector(slim_cfg)
-    with torch.jit.optimized_execution(False):
-        assert_same_detections(saved(script(model), tmp_path), model)
+def session_of(content):
+    return onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
 
-def images(height, width):
-    """A batch of two that fill it, and of one that does and one that is padded."""
-    torch.manual_seed(1)
-    for padding in (0, 23):
-        batch = torch.randn(2, 3, height, width)
-        batch[1, :, height - padding :] = batch[1, :, :, width - padding :] = 0
-        yield batch
+def chw(pixels):
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def assert_close(found, expected, name):
-    assert (found - expected).abs().max() < 1e-4 * expected.abs().max(), name
+def crops(file):
+    """(3, H, W): four parts of a photograph, of four sizes."""
+    pixels = np.asarray(Image.open(file).convert("RGB"))
+    height, width = pixels.shape[:2]
+    for down, across in ((1, 1), (0.8, 0.5), (0.4, 0.9), (0.6, 0.6)):
+        yield chw(pixels[: int(height * down), : int(width * across)])
+
+
+KINDS = ["faster ENLBlock", "mask NonLocalBlock", "retinanet Conv5x5Block", "faster plain"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_had_in_each_format(slim_cfg, kind):
+    model = seeded(slim(slim_cfg, kind))
+    for format_ in ("tracing", "scripting", "onnx"):
+        assert "detections match" in export_detector(model, format_).report
+    assert "maps differ by at most" in export_backbone(model).report
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_shipped_detector_is_the_same_on_photographs_that_it_was_not_compared_on(name):
+    model, agreement = shipped(name), Agreement()
+    session = session_of(export_detector(model, "onnx", colour_order="RGB").content)
+    for file in sorted((ROOT / "demo/photographs").glob("*.jpg")):
+        for pixels in crops(file):
+            with torch.no_grad():
+                expected = detect(model, torch.from_numpy(pixels))
+            found = map(torch.from_numpy, session.run(None, {"image": pixels}))
+            _compare_detections(dict(zip(expected, found)), expected, agreement)
+    assert agreement.detections > 1000
+    assert agreement.matched == agreement.detections
+
+
+class Constant(nn.Module):
+    """What a trace makes a constant of: a number that is computed from a size."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x) * float(x.shape[3])
+
+
+@pytest.mark.parametrize("finds", [True, False])
+def test_an_export_that_would_be_another_model_is_refused_and_says_where(slim_cfg, finds):
+    model = seeded(slim_cfg)
+    if not finds:
+        model.roi_heads.box_predictor.test_score_thresh = 1.0
+    export_detector(model, "tracing")
+    model.backbone.bottom_up.res3[0] = Constant(model.backbone.bottom_up.res3[0])
+    for format_ in ("tracing", "onnx"):
+        with pytest.raises(NotExportable) as refusal:
+            export_detector(model, format_)
+        said = str(refusal.value)
+        assert re.search(r"at 256×320 p\d differs by .* of its largest value", said)
+        assert "(traced at 192×213); backbone.bottom_up.res3.0 (Constant) makes a size" in said
+    with pytest.raises(NotExportable, match=r"ONNX Runtime at .*res3\.0 \(Constant\)"):
+        export_backbone(model)
+
+
+def test_a_trace_of_an_image_with_nothing_in_it_finds_things_in_others(slim_cfg):
+    slim_cfg.MODEL.MASK_ON = True
+    model = seeded(slim_cfg)
+    nothing = torch.full((3, 200, 240), 110, dtype=torch.uint8)
+    image = torch.from_numpy(chw(photographs()[0]))
+    with torch.no_grad():
+        threshold = detect(model, nothing)["scores"].max().item()
+        model.roi_heads.box_predictor.test_score_thresh = threshold
+        expected, agreement = detect(model, image), Agreement()
+        assert len(detect(model, nothing)["scores"]) == 0 and len(expected["scores"]) > 20
+    found = dict(zip(expected, trace(model, nothing)(image)))
+    _compare_detections(found, expected, agreement)
+    assert agreement.matched == agreement.detections
+
+
+def test_no_value_of_a_float32_detector_is_float64(slim_cfg):
+    content = export_detector(seeded(slim_cfg), "onnx").content
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
+    types = {value.type.tensor_type.elem_type for value in model.graph.value_info}
+    types |= {tensor.data_type for tensor in model.graph.initializer}
+    assert onnx.TensorProto.FLOAT in types and onnx.TensorProto.DOUBLE not in types
 
 
 # 11 is that of detectron2's tools/deploy/export_model.py; attention is there from 14 on.
 @pytest.mark.parametrize(
-    ("block", "opset"),
-    [(block, 17) for block in BLOCKS] + [(block, 11) for block in BLOCKS if block != "nl"],
+    ("block", "opset"), [("ENLBlock", 11), ("ENLBlock", 17), ("NonLocalBlock", 14)]
 )
-def test_onnx_gives_the_same_maps_at_every_size(slim_cfg, tmp_path, block, opset):
-    backbone = detector(slim_cfg, *BLOCKS[block]).backbone
-    write_onnx(backbone, tmp_path / "backbone.onnx", TRACED_SIZE, opset=opset)
-    session = onnxruntime.InferenceSession(
-        str(tmp_path / "backbone.onnx"), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    assert names == ["p2", "p3", "p4", "p5", "p6"]
-    for size in [TRACED_SIZE, (160, 288), (320, 64)]:
-        for batch in images(*size):
-            expected = backbone(batch)
-            for name, output in zip(names, session.run(None, {"image": batch.numpy()})):
-                assert_close(torch.from_numpy(output), expected[name], name)
+def test_a_backbone_is_had_in_the_opsets_that_are_said(slim_cfg, tmp_path, block, opset):
+    slim_cfg.MODEL.ENL_FPN.BLOCK = block
+    model = seeded(slim_cfg)
+    export_backbone(model, opset=opset)
+    write_onnx(model.backbone, tmp_path / "default.onnx", (96, 128))
+    version = onnx.load(tmp_path / "default.onnx").opset_import[0].version
+    assert version == {"ENLBlock": 11, "NonLocalBlock": 14}[block]
 
 
-@pytest.mark.parametrize("block", ["enl", "enl tanh", "nl"])
-def test_torch_export_leaves_height_and_width_open(slim_cfg, block):
-    backbone = detector(slim_cfg, *BLOCKS[block]).backbone
+@pytest.mark.parametrize("block", ["ENLBlock", "NonLocalBlock"])
+def test_pytorchs_newer_ways_leave_height_and_width_open(slim_cfg, block):
+    slim_cfg.MODEL.ENL_FPN.BLOCK = block
+    backbone = seeded(slim_cfg).backbone
     sides = [32 * torch.export.Dim(name, min=2, max=64) for name in ("rows", "columns")]
-    exported = torch.export.export(
-        backbone, (torch.randn(2, 3, 96, 128),), dynamic_shapes={"x": {2: sides[0], 3: sides[1]}}
-    ).module()
-    for batch in images(160, 288):
-        found = exported(batch)
-        for name, expected in backbone(batch).items():
-            assert_close(found[name], expected, name)
-
-
-@pytest.mark.parametrize("block", BLOCKS)
-def test_scripts_every_block(slim_cfg, block):
-    backbone = detector(slim_cfg, *BLOCKS[block]).backbone
-    scripted = torch.jit.script(backbone)
-    image = torch.randn(1, 3, 96, 128)
-    with torch.jit.optimized_execution(False):
-        found = scripted(image)
-    for name, expected in backbone(image).items():
-        torch.testing.assert_close(found[name], expected, rtol=1e-3, atol=1e-4)
-
-
-def test_the_backbone_compiles_without_a_graph_break(slim_cfg):
-    backbone = detector(slim_cfg).backbone
+    shapes = {"x": {2: sides[0], 3: sides[1]}}
+    exported = torch.export.export(backbone, (torch.randn(2, 3, 96, 128),), dynamic_shapes=shapes)
     compiled = torch.compile(backbone, fullgraph=True, backend="eager")
-    image = torch.randn(1, 3, 64, 96)
+    batch = torch.randn(2, 3, 160, 288)
     with torch.no_grad():
-        for name, expected in backbone(image).items():
-            torch.testing.assert_close(compiled(image)[name], expected, rtol=1e-4, atol=1e-5)
+        for found in (exported.module()(batch), compiled(batch)):
+            for name, expected in backbone(batch).items():
+                assert (found[name] - expected).abs().max() < 1e-4 * expected.abs().max(), name
 
 
-def test_another_model_than_an_rcnn_is_refused():
-    with pytest.raises(ValueError, match="of Faster and Mask R-CNN; this is a Linear"):
+def test_threads_share_a_session(slim_cfg):
+    session = session_of(export_detector(seeded(slim_cfg), "onnx").content)
+    images = [chw(pixels[: 100 + 10 * i]) for i, pixels in enumerate(photographs() * 4)]
+    alone = [session.run(None, {"image": image}) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda image: session.run(None, {"image": image}), images))
+    for ours, theirs in zip(alone, together):
+        for one, other in zip(ours, theirs):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_what_is_no_detector_is_refused():
+    with pytest.raises(NotExportable, match="Mask R-CNN and RetinaNet can be exported; .* Linear"):
         script(nn.Linear(1, 1))
 
 
-@pytest.fixture
-def slim_config_file(slim_cfg, tmp_path):
-    """The configuration as a file, and weights for it."""
-    model = detector(slim_cfg)
-    torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
-    slim_cfg.MODEL.WEIGHTS = str(tmp_path / "model.pth")
-    (tmp_path / "slim.yaml").write_text(slim_cfg.dump())
-    return tmp_path / "slim.yaml", model
+def test_the_page_s_program_serves_a_shipped_detector_without_torch(run_tool, tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    output, photograph = tmp_path / "nuclei.onnx", ROOT / "demo/photographs/tissue_pink.jpg"
+    words = ["trained/nuclei_enl_rcnn_lite0.yaml", output, "--class-names", "nucleus"]
+    status, said, _ = run_tool(TOOL, *words, "--format", "onnx", "--image", photograph)
+    assert status == 0 and "in ONNX Runtime" in said and "match" in said
+    assert run_tool(TOOL, *words, "--format", "onnx")[0] == 2  # it is there already
+
+    page = (ROOT / "docs/export.md").read_text()
+    [program] = [
+        block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "PIL" in block
+    ]
+    assert len(program.strip().splitlines()) <= 14
+    (tmp_path / "serve.py").write_text(f"import sys\nsys.modules['torch'] = None\n{program}")
+    command = [sys.executable, "serve.py", photograph]
+    served = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    lines = served.stdout.splitlines()
+    assert len(lines) > 5 and all(
+        line.startswith("nucleus 0.") or " 1.0 " in line for line in lines
+    )
+
+    metadata = {p.key: p.value for p in onnx.load(output).metadata_props}
+    assert metadata["colour_order"] == "RGB" and metadata["size_divisibility"] == "32"
+    assert json.loads(metadata["class_names"]) == ["nucleus"]
+    assert metadata["shortest_edge"] == "0"
 
 
-@pytest.mark.parametrize("format_", ["scripting", "tracing"])
-def test_the_command_writes_torchscript(slim_config_file, tmp_path, format_, run_tool):
-    config, model = slim_config_file
-    picture = random_image(TRACED_SIZE).numpy().transpose(1, 2, 0)
-    cv2.imwrite(str(tmp_path / "image.png"), np.ascontiguousarray(picture))
-    output = tmp_path / "model.ts"
-    words = [config, output, "--format", format_, "--image", tmp_path / "image.png"]
-    assert run_tool(TOOL, *words)[0] == 0
-    with torch.jit.optimized_execution(False):
-        assert_same_detections(torch.jit.load(str(output)), model)
+@pytest.mark.parametrize("option", ["scripting", "too small"])
+def test_what_a_kind_has_not_is_a_sentence_and_writes_nothing(run_tool, tmp_path, option):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    words = ["trained/nuclei_rcnn_lite0.yaml", tmp_path / "out", "--format"]
+    words += ["scripting"] if option == "scripting" else ["onnx", "--image", tmp_path / "small.png"]
+    Image.new("RGB", (200, 90)).save(tmp_path / "small.png")
+    status, _, said = run_tool(TOOL, *words)
+    [line] = [line for line in said.splitlines() if line.startswith("export_model.py: error:")]
+    expected = "scripting can't be had of this GeneralizedRCNN", "90×200 pixels is too small"
+    assert status == 2 and any(each in line for each in expected)
+    assert "Traceback" not in said and not (tmp_path / "out").exists()
 
 
-def test_the_command_writes_onnx_and_overwrites_nothing(slim_config_file, tmp_path, run_tool):
-    config, _ = slim_config_file
-    output = tmp_path / "backbone.onnx"
-    assert run_tool(TOOL, config, output, "--format", "onnx")[0] == 0
-    written = output.read_bytes()
-    status, _, said = run_tool(TOOL, config, output, "--format", "onnx")
-    assert status == 2 and "backbone.onnx is there already" in said
-    assert output.read_bytes() == written
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_is_had(system):
+    cfg = load_config(ROOT / "configs" / system)
+    if cfg.MODEL.ENL_FPN.BOTTOM_UP == "build_efficientnet_lite_backbone":
+        pytest.importorskip("efficientnet_lite_pytorch")
+    model = seeded(cfg)
+    assert "in ONNX Runtime" in export_detector(model, "onnx").report
+    if "lite" not in system:  # which TorchScript doesn't compile
+        export_detector(model, "scripting")
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["no.yaml", "out.ts", "--format", "scripting"], "there is no file 'no.yaml'"),
-        ([TOOL, "out.ts", "--format", "tracing"], "tracing needs --image FILE"),
-    ],
-)
-def test_what_the_command_lacks_is_named(run_tool, arguments, message):
-    status, _, said = run_tool(TOOL, *arguments)
-    assert status == 2 and message in said
+@pytest.mark.slow
+def test_the_experiments_trunk_is_had():
+    pytest.importorskip("experiments.visdrone.train")
+    cfg = load_config(ROOT / "experiments/visdrone/visdrone_rcnn.yaml")
+    for block in ("", "ENLBlock"):
+        cfg.MODEL.ENL_FPN.BLOCK = block
+        assert "in ONNX Runtime" in export_detector(seeded(cfg), "onnx").report
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_", ["onnx", "tracing"])
+def test_memory_is_flat_over_200_photographs_of_different_sizes(format_, tmp_path):
+    name = TRAINED[0]
+    (tmp_path / "model").write_bytes(
+        export_detector(shipped(name), format_, colour_order="RGB").content
+    )
+    program = """
+import resource, sys
+import numpy as np
+if sys.argv[1] == "onnx":
+    import onnxruntime
+    session = onnxruntime.InferenceSession("model", providers=["CPUExecutionProvider"])
+    run = lambda image: session.run(None, {"image": image})
+else:
+    import torch, torchvision
+    model = torch.jit.load("model")
+    run = torch.no_grad()(lambda image: model(torch.from_numpy(image)))
+random, peaks = np.random.default_rng(0), []
+for index in range(240):
+    height, width = (512, 640) if index < 20 else random.integers(96, 512, 2)
+    run(random.integers(0, 256, (3, height, width), dtype=np.uint8))
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peaks[39], peaks[-1])
+"""
+    command = [sys.executable, "-c", program, format_]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    before, after = map(float, done.stdout.split())
+    assert after < before + 60, (before, after)  # megabytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_average_precision_is_the_same(name):
+    folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    if not (folder / "nuclei_val.json").is_file():
+        pytest.skip("needs nuclei_val in DETECTRON2_DATASETS")
+    model, truth = shipped(name), COCO(folder / "nuclei_val.json")
+    session = session_of(export_detector(model, "onnx", colour_order="RGB").content)
+    traced = trace(model, torch.from_numpy(chw(photographs()[0])))
+    runs = {
+        "eager": lambda pixels: detect(model, torch.from_numpy(pixels)).values(),
+        "tracing": lambda pixels: traced(torch.from_numpy(pixels)),
+        "onnx": lambda pixels: session.run(None, {"image": pixels}),
+    }
+    values = {run: average_precision(truth, folder / "nuclei_val", runs[run]) for run in runs}
+    print(name, values)
+    assert max(values.values()) - min(values.values()) < 0.05 and min(values.values()) > 50
+
+
+@torch.no_grad()
+def average_precision(truth, folder, run):
+    results = []
+    for image in truth.loadImgs(truth.getImgIds()):
+        pixels = np.asarray(Image.open(folder / image["file_name"]).convert("RGB"))
+        boxes, scores, _ = run(chw(pixels))
+        for (x0, y0, x1, y1), score in zip(boxes.tolist(), scores.tolist()):
+            box = {"image_id": image["id"], "category_id": truth.getCatIds()[0], "score": score}
+            results.append(box | {"bbox": [x0, y0, x1 - x0, y1 - y0]})
+    evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+    evaluation.params.maxDets = [1, 10, 400]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]
+    return 100 * precision[precision > -1].mean()

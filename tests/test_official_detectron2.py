@@ -68,7 +68,7 @@ def test_rotated_boxes_train_and_are_found():
         losses = model([{"image": IMAGE, "instances": truth}])
     sum(losses.values()).backward()
     for name, parameter in model.backbone.named_parameters():
-        if "fpn_relation" in name and parameter.requires_grad:
+        if "relations" in name and parameter.requires_grad:
             assert torch.isfinite(parameter.grad).all(), name
             assert parameter.grad.abs().sum() > 0, name
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command `enl cost`."""
+"""``enl cost``, by its old name."""
 
 import signal
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command `enl errors`."""
+"""``enl errors``, by its old name."""
 
 import signal
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command `enl attention explorer`."""
+"""``enl attention explorer``, by its old name."""
 
 import signal
 

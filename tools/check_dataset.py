@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command `enl check`."""
+"""What is wrong with a COCO-format data set, and what is in it: `enl check`."""
 
 import signal
 

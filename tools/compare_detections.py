@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command `enl compare`."""
+"""``enl compare``, by its old name."""
 
 import signal
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command `enl convert`."""
+"""``enl convert``, by its old name."""
 
 import signal
 

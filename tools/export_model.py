@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command `enl export`."""
+"""``enl export``, by its old name."""
 
 import signal
 

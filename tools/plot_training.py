@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command `enl curves`."""
+"""Training curves of several runs in one plot: `enl curves`."""
 
 import signal
 

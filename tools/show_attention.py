@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command `enl attention`."""
+"""``enl attention``, by its old name."""
 
 import signal
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The command `enl proposals`."""
+"""``enl proposals``, by its old name."""
 
 import signal
 

@@ -170,8 +170,13 @@ def detector_onnx(
     """
     adapter = _adapter(model, image, watch)
     axes = {"image": {1: "height", 2: "width"}}
-    if not watch:
-        axes.update({name: {0: "detections"} for name in names})
+    if watch:
+        with torch.no_grad():
+            outputs = detect(model, image, watch)
+        # A side that isn't said to be open is promised to be as it was traced.
+        axes |= {n: {i: f"{n}_{i}" for i in range(v.dim())} for n, v in outputs.items()}
+    else:
+        axes |= {name: {0: "detections"} for name in names}
     return _onnx(adapter, adapter.flattened_inputs, "onnx", model, names, axes, opset)
 
 

@@ -104,7 +104,7 @@ class ENLBlock(ProjectedBlock):
             phi = phi.float()
         if self.phi_norm == "softmax":
             # masked_fill of a channels-last map would take 24 times as long as this sum.
-            return _softmax_over_positions(phi if own is None else phi + own.log())
+            return _softmax_over_positions(phi if own is None else phi + own.to(phi.dtype).log())
         if own is not None:
             phi = phi * own
         if self.phi_norm == "mean":

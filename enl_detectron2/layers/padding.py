@@ -22,7 +22,8 @@ def image_extent(images: Tensor) -> Tensor:
 
 def _end(largest: Tensor) -> Tensor:
     """(B,): 1 + the last index (B, length) along a line that isn't 0; the length if all are."""
-    return largest.shape[1] - largest.sign().flip(1).argmax(dim=1)  # of the first of equals
+    belongs = (largest != 0).int()  # what is no number does, too
+    return largest.shape[1] - belongs.flip(1).argmax(dim=1)  # of equals the first
 
 
 def map_extent(extent: Tensor, stride: int) -> Tensor:

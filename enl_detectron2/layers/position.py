@@ -171,9 +171,10 @@ class CosPosition(SeparablePosition):
         samples = torch.cos(phase[:count] / count)
         # √length E Sᵀ √K. As a sum, so that no lower precision of products (TF32) rounds it.
         products = 2 * (waves[..., None, :] * samples).sum(dim=-1) - waves[..., :1]
-        up = (products / count).to(map_.dtype)
-        down = (products / owns[..., None, None]).to(map_.dtype).transpose(2, 3)
-        return [down[0, :, :, :height], up[0, :, :height], down[1, :, :, :width], up[1, :, :width]]
+        up_h, up_w = (products / count).to(map_.dtype).unbind()
+        down = (products / owns[..., None, None]).to(map_.dtype)
+        down_h, down_w = down.transpose(2, 3).unbind()
+        return [down_h[..., :height], up_h[:, :height], down_w[..., :width], up_w[:, :width]]
 
 
 def _waves(cell: Tensor, frequency: Tensor, phase: Tensor, own: Tensor) -> Tensor:
@@ -238,6 +239,5 @@ def _cells(map_: Tensor, extent: Tensor | None, more: int = 0) -> tuple[Tensor, 
     dtype = torch.float64 if map_.dtype == torch.float64 else torch.float32
     height, width = map_.shape[2], map_.shape[3]
     cells = torch.arange(height + width + more, dtype=dtype, device=map_.device)
-    if extent is None:
-        return cells, torch.stack([cells[height : height + 1], cells[width : width + 1]])
-    return cells, torch.stack([extent[:, 0].clamp(max=height), extent[:, 1].clamp(max=width)])
+    owns = torch.stack([cells[height : height + 1], cells[width : width + 1]])
+    return cells, owns if extent is None else torch.minimum(extent.transpose(0, 1), owns)

@@ -83,7 +83,7 @@ class EfficientNetLite(Backbone):
         self._out_feature_strides = {n: 2 << index for index, n in enumerate(self.stage_names)}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) in, RGB, H and W multiples of 32; features by name, (B, C, H/stride, …)."""
+        """(B, 3, H, W) in, RGB, of multiples of 32; name → (B, channels, H/stride, W/stride)."""
         features = {}
         for name in self.stage_names:
             x = getattr(self, name)(x)

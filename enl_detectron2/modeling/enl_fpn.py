@@ -1,5 +1,6 @@
 """A feature pyramid whose top-down stream passes through relation blocks."""
 
+import contextlib
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -136,16 +137,18 @@ class ENL_FPN(FPN):
         return {name: result for name, result in zip(self._out_features, results)}  # noqa: C416
 
     def _look_at_first_batch(self, x: Tensor) -> None:
-        """Warns, once, of what only weights that are loaded and a batch can show."""
+        """Warns, once, of what only weights that are loaded and a batch can show. A GPU waits for
+        it once, too."""
         mode = "training" if self.training else "inference"
         is_graph = torch.jit.is_tracing() or torch.compiler.is_compiling()
-        if mode not in self._unseen_modes or is_graph or not isinstance(x, Tensor):
+        if mode not in self._unseen_modes or is_graph or not isinstance(x, Tensor) or not len(x):
             return
         self._unseen_modes.remove(mode)
-        if self.training and not self.zero_init_residual:
-            warn_of_random_trunk(self.bottom_up, self.relations)
-        if not self.attend_to_padding and not self._square_pad:
-            warn_of_black_borders(x, self.size_divisibility)
+        with contextlib.suppress(RuntimeError):  # of tensors without values: meta and fake ones
+            if self.training and not self.zero_init_residual:
+                warn_of_random_trunk(self.bottom_up, self.relations)
+            if not self.attend_to_padding and not self._square_pad:
+                warn_of_black_borders(x, self.size_divisibility)
 
 
 def rename_old_blocks(
@@ -241,11 +244,11 @@ def warn_of_black_padding(pixel_mean: Sequence[float]) -> None:
 
 def warn_of_black_borders(images: Tensor, size_divisibility: int) -> None:
     """Warns if a batch (B, C, H, W) ends in more zeros than its padding can be."""
-    size = torch.tensor(images.shape[2:], device=images.device)
-    zeros = (size - image_extent(images).amax(dim=0)).max()
+    height, width = image_extent(images).amax(dim=0).unbind()
+    zeros = max(int(images.shape[2] - height), int(images.shape[3] - width))
     if zeros >= max(size_divisibility, 1):
         logger.warning(
-            f"The first batch ends in {int(zeros)} rows or columns of zeros, more than padding to "
+            f"The first batch ends in {zeros} rows or columns of zeros, more than padding to "
             f"a multiple of {size_divisibility}. If they are a border of the images, such as black "
             "bars, the blocks take it for padding: set the pixel mean to fractions, or "
             "attend_to_padding (MODEL.ENL_FPN.ATTEND_TO_PADDING) to True."

@@ -1,6 +1,7 @@
 """Checkpoints: from anyone, of plain detectors too, and whole whatever happens while saving."""
 
 import contextlib
+import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from enl_detectron2.modeling import relation_blocks
+from enl_detectron2.modeling.enl_fpn import ENL_FPN, rename_old_blocks
 from enl_detectron2.utils.errors import (
     CheckpointNotSaved,
     ConfigError,
@@ -27,6 +29,8 @@ from .checkpoint_files import BLOCKS, plain_names, read_checkpoint, rename
 
 # A file under this name is what a killed process was writing; the next save writes over it.
 UNFINISHED = "checkpoint.unfinished"
+# What options of position terms were called before they stood apart, and are today.
+OLD_POSITION_OPTIONS = {"num_frequencies": "num_frequencies", "l1_scale": "scale"}
 
 
 def find_weights(path: str) -> str:
@@ -120,9 +124,16 @@ class ENLCheckpointer(DetectionCheckpointer):
                 which is used as it is; where training goes on from them this is a warning.
         """
         here = _blocks(self.model)
-        blocks = checkpoint.get(BLOCKS)
-        for name, there in blocks.items() if isinstance(blocks, dict) else ():
-            if not isinstance(there, dict) or here.get(name, there) == there:
+        stored = checkpoint.get(BLOCKS)
+        stored = dict(stored) if isinstance(stored, dict) else {}
+        _rename_old_blocks(self.model, stored)
+        parts = relation_blocks(self.model)
+        parts = {name: parts[key] for key, name in plain_names(parts).items()}
+        for name, there in stored.items():
+            if name not in here or not isinstance(there, dict):
+                continue
+            there = _as_today(there, parts[name])
+            if there == here[name]:
                 continue
             message = (
                 f"the checkpoint's {name} is {_words(there)}, the model's is {_words(here[name])}: "
@@ -131,7 +142,7 @@ class ENLCheckpointer(DetectionCheckpointer):
             )
             if self.complete:
                 raise ConfigError(message)
-            self.logger.warning("THE SAME NAMES, ANOTHER BLOCK: %s", message)
+            self.logger.warning("The same names, but another block: %s", message)
 
     def save(self, name: str, **kwargs: Any) -> None:
         """As of ``DetectionCheckpointer``; the file appears whole or not at all.
@@ -214,12 +225,32 @@ class ENLCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         names = plain_names(self.model.state_dict())
+        _rename_old_blocks(self.model, checkpoint["model"])
+        self._strip_prefix(checkpoint["model"], set(names.values()))
+        _rename_old_blocks(self.model, checkpoint["model"])
         rename(checkpoint["model"], {plain: name for name, plain in names.items()})
         try:
             return super()._load_model(checkpoint)
         except RuntimeError as error:  # of tensors that can't be copied, as those without values
             said = " ".join(str(error).split())
             raise UnsafeCheckpoint(f"the checkpoint can't be loaded: {said}") from error
+
+    def _strip_prefix(self, state: dict[str, Any], names: set[str]) -> None:
+        """Takes off what other projects put before all names, as "student.", if the rest fits."""
+        first = next(iter(state), "").split(".")
+        if not state or names & state.keys():
+            return
+        for length in range(1, len(first)):
+            prefix = ".".join(first[:length]) + "."
+            if not all(key.startswith(prefix) for key in state):
+                return
+            stripped = {key: key.removeprefix(prefix) for key in state}
+            trial = dict.fromkeys(stripped.values())
+            _rename_old_blocks(self.model, trial)
+            if names & trial.keys():
+                rename(state, stripped)
+                self.logger.info("All names in the checkpoint begin with %r, left out here", prefix)
+                return
 
     def _log_incompatible_keys(self, incompatible) -> None:
         """Reports what ``load`` has found.
@@ -267,7 +298,7 @@ class ENLCheckpointer(DetectionCheckpointer):
                 self.logger.info("Its own last layers are not used:%s", unused)
         elif unused:
             self.logger.warning(
-                "THE CHECKPOINT HOLDS WHAT THE MODEL HAS NO PLACE FOR, so it is not used:%s", unused
+                "The model has no place for a part of the checkpoint, which is not used:%s", unused
             )
         lacks = [*missing, *shapes.values()]
         if lacks and self.complete:
@@ -277,13 +308,13 @@ class ENLCheckpointer(DetectionCheckpointer):
             )
         if missing:
             self.logger.warning(
-                "NOT IN THE CHECKPOINT, so these parts of the model start untrained:%s",
+                "Not in the checkpoint, so these parts of the model start untrained:%s",
                 _lines(missing),
             )
         if shapes:
             self.logger.warning(
-                "ANOTHER SHAPE IN THE CHECKPOINT, so these parts of the model start untrained, as "
-                "the predictors must when the number of classes has changed:%s",
+                "Of another shape in the checkpoint, so these parts of the model start untrained, "
+                "as the predictors must when the number of classes has changed:%s",
                 _lines(list(shapes.values())),
             )
 
@@ -303,10 +334,48 @@ def _blocks(model: nn.Module) -> dict[str, dict[str, Any]]:
         for name, block in relation_blocks(model).items()
         if next(block.parameters(), None) is not None
     }
-    for options in blocks.values():
-        options.pop("init_std", None)  # of which nothing is left after the first step
+    for name, block in relation_blocks(model).items():
+        for option in block.init_options:  # of which nothing is left after the first step
+            blocks.get(name, {}).pop(option, None)
     names = plain_names(blocks)
     return {names[name]: options for name, options in blocks.items()}
+
+
+def _as_today(stored: dict[str, Any], block: nn.Module) -> dict[str, Any]:
+    """What a checkpoint says of a block as :func:`_blocks` says it of ``block``.
+
+    Options that the file lacks count as the signature's defaults. Before version 0.2 the options of
+    position terms stood beside the others, under names of their own.
+    """
+    stored = dict(stored)
+    if stored.get("block") != type(block).__name__:
+        return stored  # another kind: nothing else is comparable
+    parameters = inspect.signature(type(block)).parameters
+    if "position_options" in parameters and not isinstance(stored.get("position_options"), dict):
+        old = {today: stored.get(was) for was, today in OLD_POSITION_OPTIONS.items()}
+        own = getattr(block, "position_options", None) or {}
+        # A term of today's that the model hasn't shows in ``position``.
+        stored["position_options"] = own | {k: v for k, v in old.items() if k in own and v}
+    for name in (*OLD_POSITION_OPTIONS, *block.init_options):
+        if name not in parameters or name in block.init_options:
+            stored.pop(name, None)
+    defaults = {name: one.default for name, one in parameters.items()}
+    for name, value in block.options().items():
+        if name in block.init_options or name in stored:
+            continue
+        # Such as a width of half the channels, which no block keeps as None.
+        stored[name] = (
+            value if defaults[name] in (None, inspect.Parameter.empty) else defaults[name]
+        )
+    return stored
+
+
+def _rename_old_blocks(model: nn.Module, names: dict[str, Any]) -> None:
+    """Renames what is in a pyramid's blocks in place, before detectron2 matches names."""
+    parts = dict(model.named_modules())
+    for name, plain in plain_names(parts).items():
+        if isinstance(parts[name], ENL_FPN):
+            rename_old_blocks(parts[name], names, f"{plain}." if plain else "")
 
 
 def _words(options: dict[str, Any]) -> str:

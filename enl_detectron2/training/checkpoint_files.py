@@ -1,31 +1,25 @@
-"""The files that checkpoints are kept in: read without running them, written whole or not at all.
+"""The files that checkpoints are kept in, read without running anything that is in them.
 
-A ``.pkl`` or ``.pth`` file is a pickle, which can run any code when it is loaded. Here nothing but
-tensors, arrays and plain containers is.
+A ``.pth`` or ``.pkl`` file is a pickle, which may ask for any function and call it. PyTorch's own
+reader (``weights_only=True``) admits tensors and plain containers; what is added here is NumPy's
+arrays, which are rebuilt from plain numbers. Naming NumPy's own functions wouldn't be enough: they
+take the state of a dtype as it comes, and a forged one turns any bytes into Python objects.
 """
 
-import io
 import json
+import pickle
 import tarfile
-import zipfile
-from collections.abc import Iterable
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from enl_detectron2.utils.errors import UnsafeCheckpoint
 from enl_detectron2.utils.files import whole_file
-
-from .pickles import (
-    check_stream,
-    full_name,
-    line,
-    read_pickle,
-    refusal,
-    stand_ins,
-    without_stand_ins,
-)
 
 # Where a file says which relation blocks its weights are of, by their names.
 BLOCKS = "relation_blocks"
@@ -33,18 +27,8 @@ BLOCKS = "relation_blocks"
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_ema", "state_dict_ema")
 # In the names of what torch.compile has wrapped, and PyTorch's AveragedModel counts.
 COMPILED, AVERAGED = "_orig_mod", "n_averaged"
-# Of what isn't its own, under the names that Python 2 and 3 have for it.
-PYTORCH_ADMITS = {
-    "collections.OrderedDict",
-    "collections.Counter",
-    "_codecs.encode",
-    *(
-        f"{module}.{name}"
-        for module in ("builtins", "__builtin__")
-        for name in ("bytearray", "set", "complex")
-    ),
-}
-LEGACY_PICKLES = 5  # that torch.save put one after the other before it wrote zip files
+# Booleans, integers and floats of fixed size, as NumPy's pickles name them.
+PLAIN_TYPES = ("b1", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f2", "f4", "f8")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -66,19 +50,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     path.open("rb").close()  # whether it's there; what is raised from here on is about its content
     try:
-        if path.suffix == ".safetensors":
-            content = _read_safetensors(path)
-        elif path.suffix == ".pkl":
-            content = _named(read_pickle(path.read_bytes()))
-        else:
-            content = _read_torch(path)
+        content = _read(path)
     except UnsafeCheckpoint as error:
-        raise UnsafeCheckpoint(f"{path} is refused: it {line(error)}") from None
+        raise UnsafeCheckpoint(f"{path} is refused: it {error}") from None
+    except ImportError:
+        raise  # the package safetensors isn't there
     except Exception as error:  # a damaged file can raise anything
-        reason = line((str(error).splitlines() or [""])[0])
+        said = (str(error).splitlines() or [""])[0]
         raise UnsafeCheckpoint(
             f"{path} can't be read as a checkpoint, perhaps it was cut off "
-            f"({type(error).__name__}: {reason})"
+            f"({type(error).__name__}: {said})"
         ) from error
     if not isinstance(content, dict):
         raise UnsafeCheckpoint(f"{path} is no checkpoint: it holds a {type(content).__name__}")
@@ -94,8 +75,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             break
     else:
         content = {"model": content}
-    rename(content["model"], plain_names(content["model"]))
-    content["model"].pop(AVERAGED, None)
+    model = content["model"]
+    for key, value in model.items():
+        if isinstance(value, _Array):
+            model[key] = np.asarray(value)
+    rename(model, plain_names(model))
+    model.pop(AVERAGED, None)
     return content
 
 
@@ -151,56 +136,43 @@ def convert_checkpoint(source: str | Path, target: str | Path) -> None:
         if target.suffix == ".pth":
             torch.save({"model": model, **about}, file)
         else:
-            metadata = {key: _as_text(value) for key, value in about.items()}
-            file.write(_safetensors().save(model, metadata))
+            from safetensors.torch import save
+
+            texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
+            file.write(save(model, texts))
 
 
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _named(content: Any) -> Any:
-    """The two kinds of ``.pkl`` as one, see detectron2's ``DetectionCheckpointer``."""
-    if not isinstance(content, dict) or ("model" in content and "__author__" in content):
-        return content
-    blobs = content.get("blobs", content)  # ImageNet networks don't have the key
-    blobs = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
-    return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
-
-
-def _read_torch(path: Path) -> Any:
-    if tarfile.is_tarfile(path):
-        # Old versions of PyTorch run what is in them (CVE-2025-32434).
-        raise UnsafeCheckpoint("has the tar format that PyTorch wrote until 2017")
-    with torch.serialization.safe_globals(stand_ins()):
-        admitted = {full_name(thing) for thing in torch.serialization.get_safe_globals()}
-        for asked in _check_torch_pickles(path):
-            # What PyTorch admits beside is PyTorch's to decide.
-            if asked not in admitted | PYTORCH_ADMITS and not asked.startswith("torch."):
-                raise refusal(asked)
-        return without_stand_ins(torch.load(path, map_location="cpu", weights_only=True))
-
-
-def _check_torch_pickles(path: Path) -> list[str]:
-    """Follows the pickles of ``torch.save``; returns what they ask for."""
-    size, asked = path.stat().st_size, []
-    if not zipfile.is_zipfile(path):
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix == ".pkl":
         with path.open("rb") as file:
-            for _ in range(LEGACY_PICKLES):
-                asked += check_stream(file, size)
-        return asked
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if not member.filename.endswith(".pkl"):
-                continue
-            if member.file_size > size:  # PyTorch doesn't compress
-                raise UnsafeCheckpoint(f"asks for {member.file_size:,} bytes, but has {size:,}")
-            asked += check_stream(io.BytesIO(archive.read(member)), size)
-    return asked
+            content = _Unpickler(file, encoding="latin1").load()
+        if not isinstance(content, dict) or ("model" in content and "__author__" in content):
+            return content
+        # Caffe2's, as in detectron2's DetectionCheckpointer. ImageNet networks lack the key.
+        blobs = content.get("blobs", content)
+        blobs = {key: value for key, value in blobs.items() if not key.endswith("_momentum")}
+        return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+    if tarfile.is_tarfile(path):  # PyTorch below 2.6 runs what is in them (CVE-2025-32434)
+        raise UnsafeCheckpoint("has the tar format that PyTorch wrote until 2017")
+    with torch.serialization.safe_globals([_named(name) for name in _ADMITTED]):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            if names := _unsafe_names(path):
+                raise _refusal(names) from error
+            raise
+
+
+def _unsafe_names(path: Path) -> str:
+    try:
+        return ", ".join(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path)))
+    except Exception:  # PyTorch below 2.6 can't tell, nor can later ones of files before 1.6
+        return ""
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    _safetensors()
     from safetensors import safe_open
 
     with safe_open(path, framework="pt", device="cpu") as file:
@@ -214,9 +186,94 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return content
 
 
-def _safetensors():
-    try:
-        import safetensors.torch
-    except ImportError:
-        raise UnsafeCheckpoint("needs the package safetensors: pip install safetensors") from None
-    return safetensors.torch
+def _refusal(asked: str) -> UnsafeCheckpoint:
+    return UnsafeCheckpoint(
+        f"asks for {asked}; it may hold tensors, arrays and plain containers only, as anything "
+        "else can run code. It was not loaded"
+    )
+
+
+class _Dtype:
+    """Stands in for ``numpy.dtype``: a plain number and its byte order."""
+
+    def __init__(self, name: Any, *_: Any):
+        if name not in PLAIN_TYPES:
+            raise _refusal(f"an array of the type {name!r}")
+        self.dtype = np.dtype(name)
+
+    def __setstate__(self, state: tuple) -> None:
+        if state[1] in ("<", ">"):  # all else is of other types than plain numbers
+            self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """Stands in for ``numpy.ndarray``."""
+
+    __slots__ = ()  # a pickle can't set attributes
+
+    def __new__(cls, *_: Any) -> "_Array":
+        return super().__new__(cls, 0)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, by_columns, content = state
+        array = _from_buffer(content, dtype, shape, "F" if by_columns else "C")
+        super().__setstate__((1, shape, array.dtype, bool(by_columns), array.tobytes("A")))
+
+
+def _from_buffer(content: Any, dtype: _Dtype, shape: Any, order: str = "C") -> np.ndarray:
+    if type(dtype) is not _Dtype or not isinstance(content, (str, bytes, bytearray)):
+        raise _refusal(f"an array of {dtype!r} from a {type(content).__name__}")
+    # A text is Python 2's bytes, read as latin1.
+    content = content.encode("latin1") if isinstance(content, str) else content
+    array = np.frombuffer(content, dtype.dtype).reshape(shape, order=order)
+    # A copy, which can be written to, in the machine's own byte order, as NumPy itself has it.
+    return array.astype(dtype.dtype.newbyteorder("="))
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array()
+
+
+def _scalar(dtype: _Dtype, content: Any = b"") -> np.generic:
+    return _from_buffer(content, dtype, ())[()]
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    """How Python 3 writes bytes for Python 2. Other encodings would call codecs by name."""
+    return text.encode("latin1")
+
+
+def _no_bytes() -> bytes:
+    """How Python 3 writes empty bytes for Python 2."""
+    return b""
+
+
+# All that arrays and plain containers need of a pickle.
+_ADMITTED = {
+    "collections.OrderedDict": OrderedDict,
+    "_codecs.encode": _encode,
+    "numpy.dtype": _Dtype,
+    "numpy.ndarray": _Array,
+    **{f"numpy.{core}.multiarray._reconstruct": _reconstruct for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
+    **{f"{module}.bytes": _no_bytes for module in ("builtins", "__builtin__")},
+}
+
+
+def _named(path: str) -> Callable:
+    """The stand-in under its original's name, by which PyTorch goes; of a function a copy, as NumPy
+    has moved them, and as a pickle can set attributes of what it gets."""
+    thing, (module, _, name) = _ADMITTED[path], path.rpartition(".")
+    if isinstance(thing, types.FunctionType):
+        thing = types.FunctionType(thing.__code__, globals(), name, thing.__defaults__)
+    if thing is not OrderedDict:
+        thing.__module__, thing.__name__, thing.__qualname__ = module, name, name
+    return thing
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module}.{name}" not in _ADMITTED or "." in name:
+            raise _refusal(f"{module}.{name}")
+        return _named(f"{module}.{name}")

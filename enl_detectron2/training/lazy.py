@@ -18,7 +18,6 @@ from .common import own_hooks, repeatable, replicate, require_sets, set_up
 from .config import load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
-from .data.proposals import check_proposal_files
 from .weights import warn_if_frozen_though_random
 
 CLASSES = ("model.roi_heads.num_classes", "model.num_classes")
@@ -44,12 +43,10 @@ def setup(args: argparse.Namespace) -> DictConfig:
     register_coco_format(
         OmegaConf.to_container(sets) if OmegaConf.is_config(sets) else sets,
         keypoints=OmegaConf.select(cfg, "dataloader.train.mapper.use_keypoint", default=False),
+        output_dir=cfg.train.output_dir,
     )
     train, test = [] if args.eval_only else set_names(cfg, "train"), set_names(cfg, "test")
     require_sets(train, test)
-    for part in ("test",) if args.eval_only else ("train", "test"):
-        files = OmegaConf.select(cfg, f"dataloader.{part}.dataset.proposal_files")
-        check_proposal_files(files or (), f"dataloader.{part}.dataset.proposal_files")
     if comm.get_local_rank() == 0:  # once on each machine, which has files of its own
         numbers = {key: OmegaConf.select(cfg, key) for key in CLASSES}
         key = next((key for key, number in numbers.items() if isinstance(number, int)), CLASSES[0])

@@ -45,7 +45,6 @@ from .config import load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
 from .data.loader import CheckedMapper
-from .data.proposals import check_proposal_files
 from .weights import warn_if_frozen_though_random
 
 COCO_MAX_DETECTIONS = 100  # an image, in COCO's own metrics
@@ -199,12 +198,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     set_up(cfg, args)
     cfg.freeze()
-    register_coco_format(cfg.DATASETS.COCO_FORMAT, keypoints=cfg.MODEL.KEYPOINT_ON)
+    register_coco_format(
+        cfg.DATASETS.COCO_FORMAT, keypoints=cfg.MODEL.KEYPOINT_ON, output_dir=cfg.OUTPUT_DIR
+    )
     train = () if args.eval_only else cfg.DATASETS.TRAIN
     require_sets(train, cfg.DATASETS.TEST)
-    if cfg.MODEL.LOAD_PROPOSALS:  # each process unpickles them by itself
-        check_proposal_files(() if args.eval_only else cfg.DATASETS.PROPOSAL_FILES_TRAIN)
-        check_proposal_files(cfg.DATASETS.PROPOSAL_FILES_TEST, "DATASETS.PROPOSAL_FILES_TEST")
     if comm.get_local_rank() == 0:  # once on each machine, which has files of its own
         architecture = cfg.MODEL.META_ARCHITECTURE
         head = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}.get(architecture)

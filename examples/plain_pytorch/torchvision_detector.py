@@ -1,61 +1,56 @@
-"""torchvision's Faster R-CNN with ENL blocks in the top-down stream of its pyramid."""
+"""torchvision's detectors with ENL blocks in the top-down stream of their pyramid."""
 
 from collections import OrderedDict
 
+import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
-from torchvision.ops import FeaturePyramidNetwork
 
-from enl_detectron2.layers import ENLBlock, image_extent, map_extent
+from enl_detectron2.layers import ENLBlock, MapBlock, image_extent, map_extent
 
 
-class ENLPyramid(FeaturePyramidNetwork):
-    """torchvision's pyramid with a block at every level but the finest; its parameters fit."""
-
-    def __init__(self, in_channels, out_channels, extra_blocks=None):
-        super().__init__(in_channels, out_channels, extra_blocks)
-        self.relations = nn.ModuleList(ENLBlock(out_channels) for _ in in_channels[1:])
-
-    def forward(self, features, extents):
-        """Maps by name, from high to low resolution, and the extent of the images on each."""
-        names, maps = list(features), list(features.values())
-        results, refined = [], None
-        for level in reversed(range(len(maps))):
-            merged = self.get_result_from_inner_blocks(maps[level], level)
-            if refined is not None:
-                merged = merged + F.interpolate(refined, size=merged.shape[2:])
-            refined = self.relations[level - 1](merged, extents[level]) if level else merged
-            results.insert(0, self.get_result_from_layer_blocks(refined, level))
-        if self.extra_blocks is not None:
-            results, names = self.extra_blocks(results, maps, names)
-        return OrderedDict(zip(names, results))
+def add_blocks(model):
+    """Puts blocks into a detector with a pyramid; they start as the identity. Returns the model."""
+    model.backbone = ENLBackbone(model.backbone)
+    return model
 
 
 class ENLBackbone(nn.Module):
-    """torchvision's BackboneWithFPN, which passes on to the blocks where each image ends."""
-
-    STRIDES = (4, 8, 16, 32)
+    """torchvision's BackboneWithFPN and its weights, with a block at strides 8 and above."""
 
     def __init__(self, plain):
         super().__init__()
-        self.body, self.out_channels = plain.body, plain.out_channels
-        laterals = [inner[0] for inner in plain.fpn.inner_blocks]
-        channels = [lateral.in_channels for lateral in laterals]
-        self.fpn = ENLPyramid(channels, self.out_channels, plain.fpn.extra_blocks)
-        self.fpn.load_state_dict(plain.fpn.state_dict(), strict=False)  # the blocks are new
+        self.body, self.fpn, self.out_channels = plain.body, plain.fpn, plain.out_channels
+        self.strides = strides(plain.body)
+        self.relations = nn.ModuleList(
+            ENLBlock(self.out_channels) if stride >= 8 else MapBlock(nn.Identity())
+            for stride in self.strides
+        ).to(next(plain.parameters()))
+        for block in self.relations:
+            if isinstance(block, ENLBlock):
+                block.zero_init()
 
     def forward(self, images):
-        """(B, 3, H, W), normalised, then padded with zeros, as torchvision's detectors do."""
-        sizes = image_extent(images)
-        extents = [map_extent(sizes, stride) for stride in self.STRIDES]
-        return self.fpn(self.body(images), extents)
+        """Images (B, 3, H, W), normalised and then padded with zeros → maps by name, from high to
+        low resolution."""
+        features, sizes = self.body(images), image_extent(images)
+        names, maps = list(features), list(features.values())
+        results, refined = [], None
+        for level in reversed(range(len(maps))):
+            merged = self.fpn.get_result_from_inner_blocks(maps[level], level)
+            if refined is not None:
+                merged = merged + F.interpolate(refined, size=merged.shape[2:])
+            refined = self.relations[level](merged, map_extent(sizes, self.strides[level]))
+            results.insert(0, self.fpn.get_result_from_layer_blocks(refined, level))
+        if self.fpn.extra_blocks is not None:
+            results, names = self.fpn.extra_blocks(results, maps, names)
+        return OrderedDict(zip(names, results))
 
 
-def build_detector(**options) -> FasterRCNN:
-    """``fasterrcnn_resnet50_fpn(**options)`` with ENL blocks, which start as the identity."""
-    model = fasterrcnn_resnet50_fpn(**options)
-    model.backbone = ENLBackbone(model.backbone)
-    for block in model.backbone.fpn.relations:
-        block.zero_init()
-    return model
+@torch.no_grad()
+def strides(body, size=256):
+    """The strides of the maps that a network gives: they differ from detector to detector."""
+    was_training, weight = body.training, next(body.parameters())
+    maps = body.eval()(weight.new_zeros(1, 3, size, size))
+    body.train(was_training)
+    return [size // map_.shape[2] for map_ in maps.values()]

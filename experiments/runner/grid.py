@@ -170,7 +170,8 @@ class Grid:
             words = [word for pair in self.words(run).items() for word in pair]
             try:
                 self._loaded[run] = load_config(str(self.config_of(run.system)), words)
-            except ConfigError as error:
+            except (ConfigError, AssertionError, KeyError, TypeError, ValueError) as error:
+                # Ours, and those that yacs raises for a key or a value.
                 raise ConfigError(f"{self.file}: {run.name}: {error}") from error
         return self._loaded[run].clone()
 

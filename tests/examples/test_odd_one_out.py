@@ -98,7 +98,7 @@ def test_a_strangers_project_trains_on_the_installed_package(site, tmp_path):
     project = shutil.copytree(EXAMPLE, tmp_path / "project")
     options = ["SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()", "SOLVER.IMS_PER_BATCH", "2"]
     out = run("train.py", *options, cwd=project, site=site)
-    assert "fpn_relation3): DifferenceBlock(" in out
+    assert "(p3): DifferenceBlock(" in out
     assert "Conv2d(64, 16, kernel_size=(1, 1)" in out  # its own option, reduction: 4
     assert "copypaste: AP,AP50" in out
     output = project / "output/odd_one_out"

@@ -6,16 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models import detection
+
+from enl_detectron2.layers import ENLBlock
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples/plain_pytorch"
-# Few and small, so that the test takes seconds.
-OPTIONS = {
-    **{"weights": None, "weights_backbone": None, "num_classes": 3},
-    **{"min_size": 96, "max_size": 160, "box_detections_per_img": 5},
-    **{"rpn_pre_nms_top_n_train": 50, "rpn_post_nms_top_n_train": 20},
-    **{"rpn_pre_nms_top_n_test": 50, "rpn_post_nms_top_n_test": 20},
+# The strides of the levels that get a block.
+DETECTORS = {
+    "fasterrcnn_resnet50_fpn": [8, 16, 32],
+    "fasterrcnn_mobilenet_v3_large_fpn": [32, 32],
+    "retinanet_resnet50_fpn": [8, 16, 32],
+    "fcos_resnet50_fpn": [8, 16, 32],
+    "maskrcnn_resnet50_fpn": [8, 16, 32],
 }
 
 
@@ -30,58 +33,51 @@ def examples(monkeypatch):
 
 def images():
     generator = torch.Generator().manual_seed(0)
-    return [torch.rand(3, *size, generator=generator) for size in [(96, 128), (96, 100)]]
+    return [torch.rand(3, *size, generator=generator) for size in [(96, 128), (70, 75)]]
 
 
-def targets():
-    return [
-        {"boxes": torch.tensor([[10.0, 12.0, 50.0, 70.0]]), "labels": torch.tensor([1])}
-        for _ in images()
-    ]
+def target(image):
+    box = torch.tensor([[10.0, 12.0, 50.0, 60.0]])
+    return {"boxes": box, "labels": torch.tensor([1]), "masks": image.new_ones(1, *image.shape[1:])}
 
 
-@torch.no_grad()
-def test_torchvisions_detector_starts_as_the_plain_one(examples):
+@pytest.mark.parametrize("name", DETECTORS)
+def test_torchvisions_detectors(examples, name):
+    """They start as the plain one, each block sees an image as if it came alone, and all learn."""
     torch.manual_seed(0)
-    plain = fasterrcnn_resnet50_fpn(**OPTIONS).eval()
-    torch.manual_seed(0)
-    model = examples[0].build_detector(**OPTIONS).eval()
-    pixels = model.transform(images())[0].tensors
-    features, expected = model.backbone(pixels), plain.backbone(pixels)
-    assert list(features) == list(expected)  # with the pooled level
-    for name, feature in expected.items():
-        torch.testing.assert_close(features[name], feature)
+    options = {"weights": None, "weights_backbone": None, "num_classes": 3}
+    model = getattr(detection, name)(**options, min_size=70, max_size=160).eval()
+    batch = model.transform(images())[0]
+    with torch.no_grad():
+        expected = model.backbone(batch.tensors)
+        names = set(model.state_dict())
+        model = examples[0].add_blocks(model)
+        assert not model.backbone.body.training
+        features = model.backbone(batch.tensors)
+    assert names <= set(model.state_dict())  # so a plain detector's checkpoint loads
+    assert list(features) == list(expected)
+    for level, feature in expected.items():
+        torch.testing.assert_close(features[level], feature)
 
+    blocks = [block for block in model.backbone.relations if isinstance(block, ENLBlock)]
+    seen = []
+    for block in blocks:
+        torch.nn.init.normal_(block.out.weight)  # behind zeros nothing else has a gradient
+        block.register_forward_hook(lambda block, args, z: seen.append((block, args[0], z)))
+    with torch.no_grad():
+        model.backbone(batch.tensors)
+        for (block, x, z), stride in zip(list(seen), reversed(DETECTORS[name]), strict=True):
+            for index, size in enumerate(batch.image_sizes):
+                height, width = (-(-length // stride) for length in size)
+                alone = block(x[index : index + 1, :, :height, :width])[0]
+                error = (z[index, :, :height, :width] - alone).abs().max()
+                assert error < 1e-4 * alone.abs().max()
 
-def test_torchvisions_detector_trains_all_blocks(examples):
-    model = examples[0].build_detector(**OPTIONS).train()
-    for block in model.backbone.fpn.relations:
-        torch.nn.init.normal_(block.out.weight, std=0.1)  # behind zeros nothing else has a gradient
-    sum(model(images(), targets()).values()).backward()
-    gradients = {n: p.grad for n, p in model.backbone.fpn.relations.named_parameters()}
-    assert len(gradients) == 24  # three blocks of four projections
+    losses = model.train()(images(), [target(image) for image in images()])
+    sum(losses.values()).backward()
     # φ's softmax doesn't change with its bias.
-    silent = [name for name, g in gradients.items() if not g.any() and "phi.bias" not in name]
-    assert not silent
-
-
-@torch.no_grad()
-def test_torchvisions_blocks_leave_the_padding_out(examples):
-    """The wider image's columns beyond the narrower one's end don't matter to it."""
-    pyramid = examples[0].ENLPyramid([8, 8], 16).eval()
-    maps = {"0": torch.randn(1, 8, 16, 20), "1": torch.randn(1, 8, 8, 10)}
-    changed = {name: map_.clone() for name, map_ in maps.items()}
-    for width, map_ in zip((14, 7), changed.values()):
-        map_[..., width:] += 5.0
-    extents = [torch.tensor([[16, 14]]), torch.tensor([[8, 7]])]
-    for relation in pyramid.relations:
-        torch.nn.init.normal_(relation.out.weight, std=1.0)
-    for block in pyramid.layer_blocks:
-        torch.nn.init.dirac_(block[0].weight)  # a 3×3 convolution would see its neighbours
-    before, after = pyramid(maps, extents), pyramid(changed, extents)
-    for name, width in zip(("0", "1"), (14, 7)):
-        torch.testing.assert_close(before[name][..., :width], after[name][..., :width])
-        assert not torch.equal(before[name], after[name])
+    parameters = [p for block in blocks for n, p in block.named_parameters() if n != "phi.bias"]
+    assert all(parameter.grad.any() for parameter in parameters)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (51, 70)])

@@ -57,7 +57,7 @@ DIFFERENT = {"options": {"SOLVER.GAMMA": 0.5}}
         ({"baseline": "none"}, "baseline 'none' is no system"),
         ({"config": "missing.yaml"}, "there is no configuration .*missing.yaml"),
         ({"runs": [{"systems": "wid"}]}, "'wid' is none of its systems: plain, other"),
-        ({"options": {"SOLVER.MAXITER": 3}}, "plain.*: SOLVER.MAXITER is not a key"),
+        ({"options": {"SOLVER.MAXITER": 3}}, "plain.*: Non-existent key: SOLVER.MAXITER"),
         ({"systems": {"plain": None, "same": None}}, "'plain' and 'same' have the same config"),
         # One folder for two runs.
         ({"systems": {"plain": None, "a b": DIFFERENT, "a-b": None}}, "be the run a-b___1; rename"),

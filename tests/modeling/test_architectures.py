@@ -25,6 +25,7 @@ from detectron2.modeling import SemanticSegmentor
 from detectron2.modeling.backbone import ResNet
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.structures import BoxMode
+from nightly import a_few
 
 from enl_detectron2 import add_enl_config
 from enl_detectron2.modeling import ENL_FPN
@@ -148,7 +149,7 @@ def check_outputs(name, outputs):
 # detectron2's own, of the keypoints of one image.
 @pytest.mark.filterwarnings("ignore:Creating a tensor from a list of numpy:UserWarning")
 @pytest.mark.parametrize("trainer_class", [DefaultTrainer, Trainer], ids=["detectron2s", "own"])
-@pytest.mark.parametrize("name, file, keys", YAML, ids=[case[0] for case in YAML])
+@pytest.mark.parametrize("name, file, keys", a_few(YAML, 3), ids=[case[0] for case in YAML])
 def test_by_yaml(data, tmp_path, name, file, keys, trainer_class):
     cfg = get_cfg()
     add_enl_config(cfg)
@@ -250,7 +251,7 @@ def narrow(model):
     return model
 
 
-@pytest.mark.parametrize("name", LAZY)
+@pytest.mark.parametrize("name", a_few(LAZY, 2))
 def test_by_lazy_config(data, name):
     torch.manual_seed(0)
     model = instantiate(narrow(lazy_model(name)))

@@ -89,7 +89,7 @@ def test_what_blocks_add_does_not_depend_on_the_batch(block):
     torch.manual_seed(0)
     keys = {"block": block, "block_options": BLOCKS[block]}
     fpn = ENL_FPN(Averages(), ["res2", "res3", "res4", "res5"], 8, **keys)
-    for relation_block in fpn.relation_blocks:
+    for relation_block in fpn.relations.values():
         randomized(relation_block)
     papers = ENL_FPN(
         Averages(), ["res2", "res3", "res4", "res5"], 8, **keys, attend_to_padding=True
@@ -110,7 +110,7 @@ def build(cfg, **keys):
     torch.manual_seed(0)
     backbone = build_backbone(cfg)
     for level in LEVELS:
-        randomized(getattr(backbone, f"fpn_relation{level}", nn.Identity()))
+        randomized(backbone.relations[f"p{level}"])
     backbone.train()
     with torch.no_grad():
         for _ in range(10):

@@ -70,7 +70,7 @@ def save_heuristic_pkl(model, folder):
 
 def new_keys(levels=(3, 4, 5)):
     return {
-        f"backbone.fpn_relation{level}.{projection}.{kind}"
+        f"backbone.relations.p{level}.{projection}.{kind}"
         for level in levels
         for projection in PROJECTIONS
         for kind in ("weight", "bias")
@@ -135,7 +135,7 @@ def test_a_missing_head_is_a_warning_in_training_and_an_error_otherwise(slim_cfg
     ENLCheckpointer(model).load(path)
     [warning] = said(log, logging.WARNING)
     head = {key for key in model.state_dict() if "mask_head" in key}
-    assert head and listed(warning) == head and warning.startswith("NOT IN THE CHECKPOINT")
+    assert head and listed(warning) == head and warning.startswith("Not in the checkpoint")
     with pytest.raises(ValueError, match=rf"does not fit: {len(head)} of"):
         ENLCheckpointer(model, complete=True).load(path)
 
@@ -152,7 +152,7 @@ def test_what_the_model_has_no_place_for_is_a_warning(slim_cfg, tmp_path, log):
     ENLCheckpointer(detector(slim_cfg, "Faster R-CNN")).load(save_pth(old, tmp_path))
     [warning] = said(log, logging.WARNING)
     assert listed(warning) == {key for key in old.state_dict() if "mask_head" in key}
-    assert "NO PLACE" in warning
+    assert "no place" in warning
 
 
 def test_another_models_checkpoint_is_an_error(slim_cfg, tmp_path):
@@ -209,6 +209,10 @@ WRAPPED = {
     "averaged": lambda model: {"model": AveragedModel(model).state_dict()},
     "compiled": lambda model: {"model": torch.compile(model).state_dict()},
     "averaged of compiled": lambda model: AveragedModel(torch.compile(model)).state_dict(),
+    "Lightning": lambda model: {
+        "state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}
+    },
+    "student": lambda model: {f"student.net.{k}": v for k, v in model.state_dict().items()},
     "parallel in compiled": lambda model: torch.compile(nn.DataParallel(model)).state_dict(),
 }
 
@@ -327,27 +331,51 @@ def test_the_weights_of_one_kind_of_block_in_another(slim_cfg, tmp_path, log, ke
     options = [word for key, value in keys.items() for word in (f"MODEL.ENL_FPN.{key}", value)]
     slim_cfg.merge_from_list(options)
     other = build_model(slim_cfg)
-    before = other.backbone.fpn_relation5.out.weight.clone()
-    with pytest.raises(ConfigError, match="fpn_relation[345] is ENLBlock.* the model's .*"):
+    before = other.backbone.relations["p5"].out.weight.clone()
+    with pytest.raises(ConfigError, match="relations.p[345] is ENLBlock.* the model's .*"):
         ENLCheckpointer(other, complete=True).load(path)
-    assert torch.equal(other.backbone.fpn_relation5.out.weight, before)
+    assert torch.equal(other.backbone.relations["p5"].out.weight, before)
     ENLCheckpointer(other).load(path)  # for a training that goes on from there
-    assert any("ANOTHER BLOCK" in text and words in text for text in said(log, logging.WARNING))
+    assert any("another block" in text and words in text for text in said(log, logging.WARNING))
 
 
 def test_the_same_blocks_are_no_news(slim_cfg, tmp_path, log):
     slim_cfg.MODEL.ENL_FPN.BOTTOM_UP = "build_non_local_resnet_backbone"
     ENLCheckpointer(build_model(slim_cfg), str(tmp_path)).save("enl")
     kept = read_checkpoint(tmp_path / "enl.pth")["relation_blocks"]
-    assert kept["backbone.fpn_relation5"]["block"] == "ENLBlock"
+    assert kept["backbone.relations.p5"]["block"] == "ENLBlock"
     assert kept["backbone.bottom_up.res4.non_local"]["affinity_norm"] == "softmax"
     slim_cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.init_std = 0.5  # of which nothing is left
     ENLCheckpointer(build_model(slim_cfg), complete=True).load(str(tmp_path / "enl.pth"))
     assert not said(log, logging.WARNING)
 
 
-@pytest.mark.parametrize("value", [3, [1], {"backbone.fpn_relation5": "ENLBlock"}])
+@pytest.mark.parametrize("value", [3, [1], {"backbone.relations.p5": "ENLBlock"}])
 def test_what_is_no_list_of_blocks_is_passed_over(slim_cfg, tmp_path, value):
     model = build_model(slim_cfg)
     torch.save({"model": model.state_dict(), "relation_blocks": value}, tmp_path / "odd.pth")
     ENLCheckpointer(model, complete=True).load(str(tmp_path / "odd.pth"))
+
+
+def test_a_checkpoint_of_before_positions_had_options_of_their_own(slim_cfg, tmp_path, log):
+    model = build_model(slim_cfg)
+    content = {"model": model.state_dict(), "relation_blocks": {}}
+    for key in [*content["model"]]:
+        old = key.replace("relations.p", "fpn_relation")
+        content["model"][f"ema_model.{old}"] = content["model"].pop(key)
+    stored = model.backbone.relations["p5"].options()
+    [frequencies] = stored.pop("position_options").values()
+    del stored["theta_norm"]  # one that this checkpoint doesn't have yet
+    stored |= {"block": "ENLBlock", "num_frequencies": frequencies, "l1_scale": 1.0}
+    content["relation_blocks"]["backbone.fpn_relation5"] = stored
+    torch.save(content, tmp_path / "old.pth")
+    other = build_model(slim_cfg)
+    ENLCheckpointer(other, complete=True).load(str(tmp_path / "old.pth"))
+    for key, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value), key
+    assert not said(log, logging.WARNING)
+    assert any("begin with 'ema_model.'" in text for text in said(log, logging.INFO))
+    stored["num_frequencies"] = frequencies + 1
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(ConfigError, match="relations.p5 is ENLBlock.* the model's is"):
+        ENLCheckpointer(other, complete=True).load(str(tmp_path / "other.pth"))

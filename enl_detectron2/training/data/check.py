@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from enl_detectron2.training.pickles import line
+from PIL import ExifTags, Image
+
 from enl_detectron2.utils.errors import BadImage
 
 from .coco_file import (
@@ -26,7 +27,16 @@ from .images import read_image
 from .segmentation import usable_segmentation
 
 LONGEST = 300  # characters of values that a finding shows
+# Of the categories that an image of LVIS isn't annotated with, or not in full.
+LVIS_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
+# Values of EXIF's orientation that change an image but not its size: mirrored, or turned by 180°.
+SAME_SIZE = (2, 3, 4)
 TOLERANCE = 1.0  # pixels that a box may stick out of its image: annotation tools round
+
+
+def line(text: str) -> str:
+    """On one line: a file's texts may hold line ends, and commands to a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class Finding(NamedTuple):
@@ -60,10 +70,13 @@ def check_annotations(coco: CocoFile, image_root: str | Path) -> list[Finding]:
         image_root: the folder that its file names are relative to.
     """
     return [
+        *_check_file(coco),
         *_check_ids(coco),
         *_check_categories(coco),
         *_check_image_entries(coco, Path(image_root)),
         *_check_annotation_entries(coco),
+        *_check_same_boxes(coco),
+        *_check_corners(coco),
     ]
 
 
@@ -96,7 +109,27 @@ def check_images(
         if said != (width, height):
             detail = f"{said[0]}×{said[1]} in {coco.path}, but it is {width}×{height}"
             findings.append(Finding(True, file, part, "has another size than it should", detail))
+        with Image.open(file) as opened:
+            if opened.getexif().get(ExifTags.Base.Orientation) in SAME_SIZE:
+                kind = "is turned by 180° or mirrored by its EXIF data; its boxes may not be"
+                findings.append(Finding(False, file, part, kind))
     return findings
+
+
+def _check_file(coco: CocoFile) -> Iterator[Finding]:
+    if coco.twice:
+        kind = "has objects with a key more than once, of which the last one counts"
+        detail = ", ".join(f"{key!r} in {count}" for key, count in coco.twice.items())
+        yield Finding(False, coco.path, "the file", kind, detail)
+    partly = sum(any(key in image for key in LVIS_KEYS) for image in coco.images)
+    if partly:
+        yield Finding(
+            False,
+            coco.path,
+            f"{partly} of its images",
+            "say as in LVIS what was annotated, which COCO's evaluation doesn't read: it counts "
+            "what is found beside as wrong. Use detectron2's register_lvis_instances",
+        )
 
 
 def _check_ids(coco: CocoFile) -> Iterator[Finding]:
@@ -104,6 +137,8 @@ def _check_ids(coco: CocoFile) -> Iterator[Finding]:
     for kind, entries in kinds.items():
         ids = [id_of(entry) for entry in entries]
         for index, id_ in enumerate(ids):
+            if isinstance(id_, bool):
+                yield Finding(True, coco.path, f"{kind} at place {index}", f"has the id {id_}")
             # COCO's evaluation keeps those of annotations in arrays of numbers.
             if id_ is None or (kind == "annotation" and isinstance(id_, str)):
                 part = f"{kind} at place {index}"
@@ -163,6 +198,9 @@ def _check_image_entries(coco: CocoFile, image_root: Path) -> Iterator[Finding]:
         if file is None:
             yield Finding(True, coco.path, part, "has no file_name")
             continue
+        if _leaves(image["file_name"]):
+            kind = "has a file_name that leaves the image folder"
+            yield Finding(False, coco.path, part, kind, image["file_name"])
         if not _is_file(file):
             yield Finding(True, file, f"({part} of {coco.path})", "is missing")
         if files[file] > 1:
@@ -214,6 +252,8 @@ def _check_box(path: Path, part: str, entry: Entry, image: Entry) -> Iterator[Fi
     elif width == 0 or height == 0:
         yield Finding(False, path, part, "has an empty box, which training leaves out", detail)
     elif has_size(image):
+        if width < 1 or height < 1:
+            yield Finding(False, path, part, "has a box below a pixel", detail)
         detail += f" of {image['width']}×{image['height']}"
         beyond = (x + width - image["width"], y + height - image["height"])
         if x >= image["width"] or y >= image["height"] or x + width <= 0 or y + height <= 0:
@@ -249,6 +289,56 @@ def _check_segmentation(path: Path, part: str, entry: Entry, image: Entry) -> It
     elif fault:
         kind = "has a polygon that can't be used, and is left out"
         yield Finding(False, path, part, kind, f"its segmentation {fault}")
+    if isinstance(usable, list) and is_box(entry) and _contradicts(entry["bbox"], usable):
+        detail = f"bbox {entry['bbox']}, polygons {usable}"
+        yield Finding(False, path, part, "has a box that isn't its polygons'", detail)
+
+
+def _contradicts(box: list[float], polygons: list[list[float]]) -> bool:
+    """Whether a box and its polygons' overlap by less than half of what both cover."""
+    xs = [x for polygon in polygons for x in polygon[::2]]
+    ys = [y for polygon in polygons for y in polygon[1::2]]
+    left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
+    sides = (left - min(xs), top - min(ys), right - max(xs), bottom - max(ys))
+    if max(map(abs, sides)) <= 2 * TOLERANCE:
+        return False
+    width = max(0, min(right, max(xs)) - max(left, min(xs)))
+    height = max(0, min(bottom, max(ys)) - max(top, min(ys)))
+    covered = box[2] * box[3] + (max(xs) - min(xs)) * (max(ys) - min(ys)) - width * height
+    return width * height < covered / 2
+
+
+def _check_same_boxes(coco: CocoFile) -> Iterator[Finding]:
+    objects = (entry for entry in coco.annotations if is_box(entry) and not entry["iscrowd"])
+    keys = ("image_id", "category_id")
+    same = Counter((*(id_of(one, key) for key in keys), *one["bbox"]) for one in objects)
+    for (image, category, *box), count in same.items():
+        if count > 1:
+            detail = f"bbox {box} of category {category}, {count} times"
+            kind = "has one box of one category more than once"
+            yield Finding(False, coco.path, f"image {image}", kind, detail)
+
+
+def _check_corners(coco: CocoFile) -> Iterator[Finding]:
+    """Boxes of two corners, as other formats have them, stick out of images if read as COCO's."""
+    images = {id_of(image): image for image in coco.images if has_size(image)}
+    boxes = [
+        (entry["bbox"], images[id_of(entry, "image_id")])
+        for entry in coco.annotations
+        if is_box(entry) and id_of(entry, "image_id") in images
+    ]
+    are_corners = all(
+        x < right <= image["width"] + TOLERANCE and y < bottom <= image["height"] + TOLERANCE
+        for (x, y, right, bottom), image in boxes
+    )
+    out = sum(
+        x + width > image["width"] + TOLERANCE or y + height > image["height"] + TOLERANCE
+        for (x, y, width, height), image in boxes
+    )
+    if are_corners and len(boxes) > 1 and out >= len(boxes) / 4:
+        kind = "has boxes that look like two corners [x0, y0, x1, y1], not [x, y, width, height]"
+        detail = f"{out} of {len(boxes)} stick out of their images"
+        yield Finding(False, coco.path, "the file", kind, detail)
 
 
 def _check_unit(coco: CocoFile, images: dict[int | str | None, Entry]) -> Iterator[Finding]:
@@ -273,6 +363,10 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # a name that no file system takes
         return False
+
+
+def _leaves(name: str) -> bool:
+    return Path(name).is_absolute() or ".." in Path(name).parts
 
 
 def _file_of(image: Entry, image_root: Path) -> Path | None:

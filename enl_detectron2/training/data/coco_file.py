@@ -12,7 +12,7 @@ import json
 import locale
 import tempfile
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,8 @@ class CocoFile(NamedTuple):
     taken: Counter
     # Whether detectron2 would read something else, and so needs a copy.
     differs: bool
+    # Keys that an object of the file has more than once, and in how many objects.
+    twice: Counter
 
 
 def read_coco(json_file: str | Path) -> CocoFile:
@@ -54,8 +56,9 @@ def read_coco(json_file: str | Path) -> CocoFile:
     if not path.is_file():
         raise FileNotFoundError(f"there is no annotation file {path}")
     data = path.read_bytes()
+    twice = Counter()
     try:
-        content = json.loads(data)
+        content = json.loads(data, object_pairs_hook=_objects(twice))
     except RecursionError:
         raise ValueError(f"{path} is not in COCO format: its lists are nested too deeply") from None
     except ValueError as error:
@@ -77,14 +80,19 @@ def read_coco(json_file: str | Path) -> CocoFile:
         lists.append(entries)
     taken = Counter()
     differs = _put_right(*lists, taken) | (not _reads_as_text(data))
-    return CocoFile(path, *lists, content, taken, differs)
+    return CocoFile(path, *lists, content, taken, differs, twice)
 
 
-def file_for_detectron2(coco: CocoFile) -> Path:
+def file_for_detectron2(coco: CocoFile, target: str | Path | None = None) -> Path:
     """The annotation file, or a copy of it where detectron2 would read something else.
 
     A segmentation that can't be used is left out there: detectron2 would leave out the object with
-    its box, or fail. The copy is removed when the process ends.
+    its box, or fail.
+
+    Args:
+        coco: an annotation file.
+        target: where a copy is written, over an older one; None is a temporary folder, which is
+            removed when the process ends.
     """
     sizes = {id_of(image): (image.get("height"), image.get("width")) for image in coco.images}
     differs = coco.differs
@@ -101,13 +109,19 @@ def file_for_detectron2(coco: CocoFile) -> Path:
     content = coco.content
     if "annotations" in content:
         content = content | {"annotations": annotations}
+    data = json.dumps(content).encode("ascii")
+    if target is not None:
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(target) as file:  # by a name of this process's until it is whole
+            file.write(data)
+        return Path(target)
     global _copies
     if _copies is None:
         _copies = tempfile.TemporaryDirectory(prefix="coco_format_")
         atexit.register(_copies.cleanup)
     folder = tempfile.mkdtemp(dir=_copies.name)
     copy = Path(folder, coco.path.name)
-    copy.write_text(json.dumps(content), encoding="ascii")
+    copy.write_bytes(data)
     return copy
 
 
@@ -172,6 +186,19 @@ def has_size(image: Entry) -> bool:
 def box_area(entry: Entry) -> float:
     """Of an entry with a box, in square pixels."""
     return entry["bbox"][2] * entry["bbox"][3]
+
+
+def _objects(twice: Counter) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """Makes JSON's objects, as by default; counts the keys that one has more than once."""
+
+    def make(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            twice.update(key for key, count in counts.items() if count > 1)
+        return made
+
+    return make
 
 
 def _put_right(

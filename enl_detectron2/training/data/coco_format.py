@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -15,7 +16,9 @@ from .coco_file import CocoFile, file_for_detectron2, read_coco
 logger = logging.getLogger(__name__)
 
 
-def register_coco_format(entries: Sequence[Sequence[str]], *, keypoints: bool = False) -> None:
+def register_coco_format(
+    entries: Sequence[Sequence[str]], *, keypoints: bool = False, output_dir: str | None = None
+) -> None:
     """Registers the sets of ``cfg.DATASETS.COCO_FORMAT`` for training and testing.
 
     detectron2 loads and evaluates them by its own functions. Where it would read something else
@@ -26,6 +29,8 @@ def register_coco_format(entries: Sequence[Sequence[str]], *, keypoints: bool = 
             ``$DETECTRON2_DATASETS``, if that is set, then in the working directory.
         keypoints: whether the names of keypoints, which the files' categories list, go into the
             metadata, as a mapper of keypoints needs them. The files are read for it.
+        output_dir: of a run, whose folder ``annotations`` gets such copies, written anew each time;
+            without, they are temporary.
 
     Raises:
         ValueError: if an entry is not three strings, or its name stands for another set already.
@@ -41,7 +46,7 @@ def register_coco_format(entries: Sequence[Sequence[str]], *, keypoints: bool = 
         json_file = str(_find(name, "annotation file", json_file, Path.is_file))
         image_root = str(_find(name, "image folder", image_root, Path.is_dir))
         if name not in DatasetCatalog.list():
-            readable = _readable(name, json_file)
+            readable = _readable(name, json_file, output_dir)
             origin = {"coco_format": (json_file, image_root)}
             register_coco_instances(name, origin, readable, image_root)
         metadata = MetadataCatalog.get(name)
@@ -91,14 +96,19 @@ def coco_format_of(name: str) -> tuple[str, str] | None:
     return MetadataCatalog.get(name).get("coco_format")
 
 
-def _readable(name: str, json_file: str) -> str:
+def _readable(name: str, json_file: str, output_dir: str | None) -> str:
+    target = output_dir and Path(output_dir, "annotations", f"{quote(name, safe=' ')}.json")
     try:
-        copy = str(file_for_detectron2(read_coco(json_file)))
+        copy = str(file_for_detectron2(read_coco(json_file), target or None))
     except ValueError:
         return json_file  # what is wrong with it is said if the set is used
     if copy != json_file:
         logger.info(
-            "%r: detectron2 is given a copy of %s, which it would read otherwise", name, json_file
+            "%r: detectron2 would read %s otherwise (as a missing iscrowd or area), and is given "
+            "the completed copy %s",
+            name,
+            json_file,
+            copy,
         )
     return copy
 

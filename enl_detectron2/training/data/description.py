@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from enl_detectron2.training.pickles import line
-
+from .check import line
 from .coco_file import CocoFile, Entry, box_area, id_of, is_box, is_number
 
 SMALL, MEDIUM = 32**2, 96**2  # pixels, COCO's limits of small and medium objects

@@ -1,14 +1,11 @@
 """Reading images, in one place for training, evaluation and every tool."""
 
-import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
-from iopath.common.file_io import PathHandler
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageOps
 
@@ -18,8 +15,6 @@ from enl_detectron2.utils.errors import BadImage, ConfigError
 DEEP_IMAGES = ("refuse", "rescale")
 # Pillow's modes of such images, whose conversion to RGB cuts off what is above 255.
 DEEP_MODES = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-# Before the path of an image, for whoever reads by detectron2's PathManager: rescaled to 8 bits.
-RESCALED = "rescaled://"
 
 
 def read_image(
@@ -40,33 +35,40 @@ def read_image(
         BadImage: (a ValueError) whatever is wrong with the file; one sentence, which names it.
     """
     try:
-        return detection_utils.read_image(readable_name(file, deep_images), format=format)
+        image = rescaled(file, deep_images)
+        if image is None:
+            return detection_utils.read_image(str(file), format=format)
+        return detection_utils.convert_PIL_to_numpy(image, format)
     except Exception as error:  # Pillow raises errors of many kinds for damaged files
         raise BadImage(f"{file} can't be read: {reason(error)}") from error
 
 
-def readable_name(file: str | Path, deep_images: str) -> str:
-    """The name under which detectron2 reads an image so that no pixel is cut off at 255.
+def rescaled(file: str | Path, deep_images: str) -> Image.Image | None:
+    """An image of more than 8 bits in 8, upright; None of one that has no more.
 
     Args:
         file: the image.
         deep_images: as of :func:`read_image`.
 
     Raises:
-        ValueError: if the image is deep, and deep ones are refused.
+        ValueError: if the image is deep, and deep ones are refused, or a pixel isn't finite.
         Exception: whatever Pillow raises at a file that is no image.
     """
     with PathManager.open(str(file), "rb") as opened, Image.open(opened) as image:
-        mode = image.mode
-    if mode not in DEEP_MODES:
-        return str(file)
-    if deep_images == "rescale":
-        return RESCALED + str(file)
-    raise ValueError(
-        f"its pixels have more than 8 bits (Pillow's mode {mode}), which would be cut off at 255; "
-        "convert it to 8 bits, or set DATALOADER.DEEP_IMAGES (in a LazyConfig train.deep_images) "
-        "to 'rescale'"
-    )
+        if image.mode not in DEEP_MODES:
+            return None
+        if deep_images != "rescale":
+            raise ValueError(
+                f"its pixels have more than 8 bits (Pillow's mode {image.mode}), which would be "
+                "cut off at 255; convert it to 8 bits, or set DATALOADER.DEEP_IMAGES (in a "
+                "LazyConfig train.deep_images) to 'rescale'"
+            )
+        pixels = np.asarray(ImageOps.exif_transpose(image)).astype(np.float64)
+    if not np.isfinite(pixels).all():
+        raise ValueError("some of its pixels are infinite or no numbers")
+    pixels -= pixels.min()
+    pixels *= 255 / (pixels.max() or 1)  # an image of one value is black
+    return Image.fromarray(pixels.round().astype(np.uint8))
 
 
 def deep_images_of(cfg: CfgNode | DictConfig) -> str:
@@ -87,30 +89,3 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return (str(error).splitlines() or [""])[0] or type(error).__name__
-
-
-class _RescaledImages(PathHandler):
-    """Opens ``rescaled://FILE`` as an 8-bit image, upright and without loss.
-
-    detectron2's mappers read images by its path manager, so that this reaches all of them. The two
-    methods are those that iopath asks of every handler.
-    """
-
-    def _get_supported_prefixes(self) -> list[str]:
-        return [RESCALED]
-
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **options: Any) -> io.BytesIO:
-        file = path.removeprefix(RESCALED)
-        with PathManager.open(file, "rb") as opened, Image.open(opened) as image:
-            pixels = np.asarray(ImageOps.exif_transpose(image)).astype(np.float64)
-        if not np.isfinite(pixels).all():
-            raise ValueError("some of its pixels are infinite or no numbers")
-        pixels -= pixels.min()
-        pixels *= 255 / (pixels.max() or 1)  # an image of one value is black
-        content = io.BytesIO()
-        Image.fromarray(pixels.round().astype(np.uint8)).save(content, "PPM")
-        content.seek(0)
-        return content
-
-
-PathManager.register_handler(_RescaledImages(), allow_override=True)

@@ -10,6 +10,7 @@ import functools
 import itertools
 import logging
 import random
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,11 +21,12 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.data.common import AspectRatioGroupedDataset, MapDataset, ToIterableDataset
 from detectron2.utils import comm
 from detectron2.utils.serialize import PicklableWrapper
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from enl_detectron2.utils.errors import BadImage, ConfigError
 
-from .images import check_deep_images, readable_name, reason
+from .images import check_deep_images, reason, rescaled
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 ON_BAD_IMAGE = ("stop", "replace")
@@ -62,8 +64,9 @@ class CheckedMapper:
         name = record.get("file_name")
         try:
             if self.is_detectron2s:
-                record = record | {"file_name": readable_name(name, self.deep_images)}
-            data = self.mapper(record)
+                data = self._map(record, rescaled(name, self.deep_images))
+            else:
+                data = self.mapper(record)
             if data is None:
                 raise ValueError("the mapper has left it out")
         except Exception as error:  # Pillow raises errors of many kinds for damaged files
@@ -74,6 +77,14 @@ class CheckedMapper:
         if self.is_detectron2s:
             data["file_name"] = name
         return data
+
+    def _map(self, record: dict[str, Any], image: Image.Image | None) -> dict[str, Any] | None:
+        if image is None:
+            return self.mapper(record)
+        # detectron2's mapper reads a file, and nothing else.
+        with tempfile.NamedTemporaryFile(suffix=".ppm") as file:
+            image.save(file.name)
+            return self.mapper(record | {"file_name": file.name})
 
 
 class TrainLoader:

@@ -1,7 +1,6 @@
 import base64
 import json
 import re
-from importlib import resources
 
 import cv2
 import numpy as np
@@ -114,13 +113,3 @@ def test_nothing_in_a_page_comes_from_elsewhere():
         assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", text)
     assert 'href="a%20page%231.html"' in gallery
     assert "1 detection<" in gallery and "model &lt;1&gt;" in gallery
-
-
-def test_the_files_of_the_page_are_declared_as_the_packages_own():
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
-    package = resources.files("enl_detectron2")
-    with open(str(package / "../pyproject.toml"), "rb") as file:
-        patterns = tomllib.load(file)["tool"]["setuptools"]["package-data"]["enl_detectron2"]
-    names = {path.name for path in (package / "analysis/attention/web").iterdir()}
-    declared = {path.name for pattern in patterns for path in package.glob(pattern)}
-    assert declared >= names >= {"explorer.html", "explorer.css", "explorer.js", "gallery.html"}

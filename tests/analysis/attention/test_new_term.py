@@ -108,7 +108,7 @@ def test_its_cost_is_counted(seen):
 
 def test_a_detector_with_it_is_drawn_counted_and_exported(slim_cfg, tmp_path):
     slim_cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.position = "gauss_add"
-    slim_cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.position_options = {"scale": SCALE}
+    slim_cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.position_options.scale = SCALE
     model = build_random_model(slim_cfg, "cpu")
     for name, parameter in model.backbone.named_parameters():
         if "relations.p" in name and "weight" in name:

@@ -152,16 +152,15 @@ def test_there_are_rules_for_what_fvcore_does_not_know_only(operation, function)
 
 
 def tokens_formula(block, height, width, rest):
-    """What the ENL block multiplies and adds: pooling leaves ``rest`` lines of one direction."""
+    """What the ENL block multiplies and adds: spreading makes lines along ``rest`` cells first."""
     channels, inner = block.out.out_channels, block.inner_channels
     positions, count = height * width, block.position_term.num_frequencies
-    tokens = inner + count**2 + 1  # the last one for the biases
+    tokens = inner + count**2 + 0.5  # the half is a token for out's bias, which g doesn't see
     on_the_map = 4 * positions * channels * inner  # θ, φ, x φ̂ᵀ and the last product
     on_tokens = 2 * tokens * channels * inner  # g and out
-    # Down along the height, then along the width, of a channels-last map the other way; and back.
-    pooling = 2 * positions * count + count * (rest + width) * count
-    basis = count * count * (height + width)  # two products that make the factors
-    return on_the_map + on_tokens + channels * pooling + basis
+    # Down along the width, then along the height; and back, of a channels-last map as it came.
+    pooling = 2 * positions * count + count * (height + rest) * count
+    return on_the_map + on_tokens + channels * pooling
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -180,7 +179,7 @@ def test_enl_costs_less_than_the_papers_formula(memory_format):
     for map_ in PAPERS_MAPS:
         x = torch.zeros(1, 256, *map_).to(memory_format=memory_format)
         counted = count_by_module(block, x)[""]
-        rest = map_[1] if memory_format == torch.contiguous_format else map_[0]
+        rest = map_[0] if memory_format == torch.contiguous_format else map_[1]
         assert counted == pytest.approx(tokens_formula(block, *map_, rest), rel=0.001)
         total += counted
     assert sum(formula(*map_) for map_ in PAPERS_MAPS) == pytest.approx(2.97e9, rel=0.002)
@@ -361,6 +360,9 @@ def test_the_papers_systems_are_recognised(name):
     assert papers_cost(shape_only(name)) == PAPERS_SYSTEMS[name][1]
 
 
+OPTIONS = "MODEL.ENL_FPN.BLOCK_OPTIONS"
+
+
 @pytest.mark.parametrize(
     "name, opts",
     [
@@ -372,10 +374,7 @@ def test_the_papers_systems_are_recognised(name):
         ("nl_rcnn_R50", ["MODEL.ENL_FPN.BLOCK_OPTIONS.affinity_norm", "mean"]),
         ("enl_rcnn_R50", ["MODEL.ENL_FPN.BLOCK_OPTIONS.position", "none"]),
         ("enl_rcnn_R50", ["MODEL.ENL_FPN.BLOCK_OPTIONS.phi_norm", "mean"]),
-        (
-            "enl_rcnn_R50",
-            ["MODEL.ENL_FPN.BLOCK_OPTIONS.position_options", "{'num_frequencies': 8}"],
-        ),
+        ("enl_rcnn_R50", [f"{OPTIONS}.position_options.num_frequencies", 8]),
         ("enl_rcnn_R50", ["MODEL.ENL_FPN.BLOCK_FEATURES", ["res2", "res3", "res4"]]),
     ],
 )
@@ -385,9 +384,9 @@ def test_other_systems_are_not_taken_for_the_papers(name, opts):
 
 def test_a_block_without_parameters_is_none_of_the_papers_either():
     model = shape_only("rcnn_R50")
-    model.backbone.relations.p5 = MapBlock(nn.Identity())
+    model.backbone.extra = MapBlock(nn.Identity())
     assert papers_cost(model) is not None
-    model.backbone.relations.p5 = MapBlock(nn.ReLU())
+    model.backbone.extra = MapBlock(nn.ReLU())
     assert papers_cost(model) is None
 
 

@@ -206,8 +206,21 @@ def test_broken_polygons_are_left_out_beside_sound_ones(folder):
     content["annotations"][1]["segmentation"] = [triangle]
     records = register(folder, json.dumps(content).encode())
     assert [entry.get("segmentation") for entry in records[0]["annotations"]] == [[triangle]] * 2
-    (finding,) = check(folder)
+    finding = check(folder)[0]
     assert "annotation 1 has a polygon that can't be used, and is left out" in finding
+
+
+def test_a_run_keeps_its_copy_and_writes_it_anew(folder):
+    (folder / "set.json").write_text(json.dumps(changed(lose_keys)))
+    entry = ["own", str(folder / "set.json"), str(folder / "images")]
+    copy = folder / "run/annotations/own.json"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("an older one")
+    register_coco_format([entry], output_dir=str(folder / "run"))
+    assert MetadataCatalog.get("own").json_file == str(copy)
+    written = json.loads(copy.read_text())["annotations"]
+    assert [entry["iscrowd"] for entry in written] == [0] * 3
+    assert list(copy.parent.iterdir()) == [copy]
 
 
 def test_copies_are_removed_in_the_end(folder):
