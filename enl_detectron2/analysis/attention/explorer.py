@@ -194,7 +194,7 @@ def _level(name: str, block: Attention) -> dict[str, Any]:
         "cell": [block.stride / pixels for pixels in block.image_size],  # of the image's sides
         "channels": block.theta.shape[0],
         "softmax": block.softmax,
-        "multiply": attention.multiply,
+        "multiply": block.multiply,
         "signed": block.signed,
         "theta": _quantise(block.theta),
         "phi": _quantise(block.phi),
