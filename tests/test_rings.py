@@ -23,6 +23,7 @@ RINGS = {
     "export": PLUG_IN,
     "model_zoo": PLUG_IN,
     "modeling": PLUG_IN,
+    "tiling": PLUG_IN,
     "training": TRAINING,
     "analysis": ANALYSIS,
     "cli": CLI,
