@@ -68,13 +68,6 @@ def test_configuration_keys_are_up_to_date():
     assert module.PAGE.read_text() == module.page()
 
 
-@pytest.mark.parametrize("file", ["torchvision_detector.py", "unet.py"])
-def test_examples_are_shown_as_they_are(file):
-    """So what the page shows is what tests/examples tests."""
-    source = (ROOT / "examples/plain_pytorch" / file).read_text()
-    assert f"```python\n{source}```" in (ROOT / "docs/block_alone.md").read_text()
-
-
 def test_the_page_of_systems_is_short():
     text = (ROOT / "projects_readme.md").read_text()
     start, end = text.index("<!-- systems:"), text.index("<!-- systems end -->")
