@@ -488,7 +488,7 @@ def test_the_tool_prints_the_table_and_writes_its_numbers(run_tool, tmp_path):
     "arguments, message",
     [
         (["MODEL.DEVICE", "cpu"], "MODEL.DEVICE is no .yaml or .py file"),
-        (["missing.yaml"], "there is no file 'missing.yaml'"),
+        (["missing.yaml"], "'missing.yaml' is no file"),
         ([CONFIGS / "rcnn_R50.yaml", "--size", 0, 10], "--size must be from 1 1"),
     ],
 )
