@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
         raise
     _missing = error
 
-    def __getattr__(name: str):
+    def __getattr__(name: str) -> None:
         if name in ("add_enl_config", "add_training_config", "model_zoo"):
             raise ImportError(f"enl_detectron2.{name} needs {_missing.name}: {_missing}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
