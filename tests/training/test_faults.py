@@ -1,4 +1,4 @@
-"""A training that is killed again and again; run by `make test-faults`."""
+"""A training that is killed again and again; run by `make nightly`."""
 
 import multiprocessing
 import random
