@@ -46,7 +46,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_training import slim_config
 
 folder = sys.argv[1]
-model = build_model(slim_config()).eval()
+cfg = slim_config()
+cfg.MODEL.RESNETS.NORM = "FrozenBN"
+model = build_model(cfg).eval()
 images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 """
 SAVE = """
