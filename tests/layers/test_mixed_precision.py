@@ -74,3 +74,16 @@ def test_the_softmax_over_positions_is_taken_in_float32():
     y = (block.theta(x).flatten(2).transpose(1, 2) @ context).transpose(1, 2)
     expected = block.out(y.reshape(1, 8, HEIGHT, WIDTH))
     assert (actual - expected).norm() / expected.norm() < 2**-6
+
+
+@torch.no_grad()
+def test_float16_counts_more_positions_than_it_can_hold():
+    """N = 67,200, and float16 ends at 65,504: a mean over it would be zero, in silence."""
+    torch.manual_seed(0)
+    block = ENLBlock(4, phi_norm="mean", position="none").half()
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x = torch.randn(1, 4, 200, 336).half()
+    added = block(x).double() - x.double()
+    expected = block.double()(x.double()) - x.double()
+    assert (added - expected).norm() < 0.01 * expected.norm()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ResNet, build_backbone
 from detectron2.modeling.backbone import Backbone, BasicStem
+from detectron2.modeling.backbone.resnet import BasicBlock
 from detectron2.structures import ImageList
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -151,6 +152,17 @@ def test_the_extent_is_that_of_the_blocks_own_map(stage, stride):
     stages = ResNet.make_default_stages(18, norm="BN")
     resnet = NonLocalResNet(BasicStem(norm="BN"), stages, stage=stage)
     assert resnet.non_local_stride == stride
+
+
+def test_in_a_stage_of_one_block_it_stands_before_the_stride():
+    stages = [
+        ResNet.make_stage(
+            BasicBlock, 1, stride_per_block=[s], in_channels=8, out_channels=8, norm="BN"
+        )
+        for s in (1, 2, 2)
+    ]
+    resnet = NonLocalResNet(BasicStem(out_channels=8, norm="BN"), stages, stage="res4")
+    assert resnet.non_local_stride == 8  # res3's, as res4 begins with what halves its size
 
 
 def test_a_projects_own_block_may_take_the_extent_or_not(monkeypatch):
