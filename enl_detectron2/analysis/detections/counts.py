@@ -74,7 +74,8 @@ class Counts:
         if len(lines) > MOST_LINES:
             lines[MOST_LINES:] = [f"… {len(lines) - MOST_LINES} more, in {COUNTS}"]
         total = sum((counts for _, counts in self.photographs), Counter())
-        return "\n".join([*lines, f"{len(self.photographs)} photographs: {self._words(total)}"])
+        noun = "photograph" if len(self.photographs) == 1 else "photographs"
+        return "\n".join([*lines, f"{len(self.photographs)} {noun}: {self._words(total)}"])
 
     def _words(self, counts: Counter) -> str:
         found = [f"{n:,} {self.detector.class_name(index)}" for index, n in sorted(counts.items())]
