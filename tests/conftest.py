@@ -1,3 +1,4 @@
+import logging
 import os
 import runpy
 import sys
@@ -5,6 +6,7 @@ import sys
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
 from tiny_training import slim_config
 
 from enl_detectron2.analysis.cost.random_model import build_random_model
@@ -57,6 +59,18 @@ def forget_data_sets():
         DatasetCatalog.remove(name)
         if name in MetadataCatalog.list():
             MetadataCatalog.remove(name)
+
+
+@pytest.fixture(autouse=True)
+def forget_loggers():
+    """Takes back the handlers a command has added: they write to a test's own standard output."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "enl_detectron2")]
+    before = [(list(each.handlers), each.propagate, each.level) for each in loggers]
+    yield
+    for each, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        each.handlers, each.propagate = handlers, propagate
+        each.setLevel(level)
+    setup_logger.cache_clear()  # which remembers what has handlers
 
 
 @pytest.fixture
