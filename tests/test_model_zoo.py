@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from nightly import a_few
 from omegaconf import DictConfig
 
 import enl_detectron2
@@ -49,7 +50,7 @@ def test_trained_weights_are_named_as_a_configuration_does():
             model_zoo.get(name, trained=True)
 
 
-@pytest.mark.parametrize("name", [TRAINED, PLAIN])
+@pytest.mark.parametrize("name", a_few([TRAINED, PLAIN], 2))
 def test_a_trained_model_is_what_the_checkpointer_loads(name):
     pytest.importorskip("efficientnet_lite_pytorch")
     model = model_zoo.get(name, trained=True, device="cpu")
