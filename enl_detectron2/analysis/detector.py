@@ -21,6 +21,7 @@ from enl_detectron2.training.checkpoint import ENLCheckpointer
 from enl_detectron2.training.data import register_coco_format
 from enl_detectron2.training.data.coco_file import read_coco
 from enl_detectron2.training.data.images import deep_images_of, read_image
+from enl_detectron2.training.evaluation import tile_of
 from enl_detectron2.utils.command_line import one_line
 from enl_detectron2.utils.errors import BadImage, ConfigError, UserError
 
@@ -39,6 +40,7 @@ class Detector:
     mapper: Callable[[dict[str, Any]], dict[str, Any]]  # of detectron2's test loader
     class_names: list[str]  # empty if the data set that names them isn't there
     deep_images: str = "refuse"  # what to do with more than 8 bits, one of DEEP_IMAGES
+    tile: int = 0  # the side of tiles for ``predict``, in pixels; 0 for whole photographs
 
     def read_image(self, image_file: str | os.PathLike, format: str) -> np.ndarray:
         """(height, width, channels) uint8, as the configuration wants its images to be read.
@@ -138,7 +140,8 @@ def load_detector(cfg: CfgNode | DictConfig) -> Detector:
     names = about.get("class_names") or []  # of the weights first: those are what they learned
     if len(names) != _num_classes(model, names):
         names = []
-    return Detector(model, mapper, names or _class_names(cfg, model), deep_images_of(cfg))
+    names = names or _class_names(cfg, model)
+    return Detector(model, mapper, names, deep_images_of(cfg), tile_of(cfg))
 
 
 def _build_yaml(cfg: CfgNode) -> tuple[nn.Module, DatasetMapper]:

@@ -18,6 +18,7 @@ from .common import own_hooks, repeatable, replicate, require_sets, set_up
 from .config import load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
+from .evaluation import evaluated, tile_of
 from .weights import warn_if_frozen_though_random
 
 CLASSES = ("model.roi_heads.num_classes", "model.num_classes")
@@ -131,9 +132,11 @@ def _train(cfg: DictConfig, args: argparse.Namespace, model: nn.Module) -> None:
 def _test(cfg: DictConfig, model: nn.Module) -> dict[str, Any] | None:
     if "evaluator" not in cfg.dataloader:
         return None
-    results = inference_on_dataset(
-        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
-    )
+    mapper = instantiate(cfg.dataloader.test.get("mapper"))
+    with evaluated(model, tile_of(cfg), mapper, deep_images_of(cfg)) as seen:
+        results = inference_on_dataset(
+            seen, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+        )
     if comm.is_main_process():
         print_csv_format(results)
     return results

@@ -45,6 +45,7 @@ from .config import load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
 from .data.loader import CheckedMapper
+from .evaluation import evaluated, tile_of
 from .weights import warn_if_frozen_though_random
 
 COCO_MAX_DETECTIONS = 100  # an image, in COCO's own metrics
@@ -175,6 +176,15 @@ class Trainer(DefaultTrainer):
                 f"there is no evaluator for {dataset_name!r}, whose evaluator_type is {kind!r}"
             )
         return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
+    ) -> OrderedDict[str, Any]:
+        """As of ``DefaultTrainer``; on tiles where ``TEST.TILE`` is above 0."""
+        mapper = DatasetMapper(cfg, is_train=False)
+        with evaluated(model, tile_of(cfg), mapper, deep_images_of(cfg)) as seen:
+            return super().test(cfg, seen, evaluators)
 
     @classmethod
     def test_with_augmentation(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict[str, Any]:
