@@ -87,8 +87,8 @@ def add_training_config(cfg: CfgNode) -> None:
     _add_missing(cfg, "DATALOADER", node)
 
     node = CN()
-    # Above 0: photographs are looked at in square tiles of so many pixels that overlap by a quarter,
-    # each resized as a whole photograph is. The limit of detections holds for a tile then.
+    # Above 0: photographs are looked at in square tiles of so many pixels, which overlap by a
+    # quarter. Each is resized as a whole photograph is, and has DETECTIONS_PER_IMAGE of its own.
     node.TILE = 0
     _add_missing(cfg, "TEST", node)
 

@@ -15,7 +15,13 @@ from enl_detectron2.config import add_enl_config, add_training_config
 from enl_detectron2.utils.errors import ConfigError, MissingFile
 
 # Read by detectron2's default_setup and this project's trainer, whether a configuration has them.
-OPTIONAL = {"train.seed", "train.cudnn_benchmark", "train.on_bad_image", "train.deep_images", "train.tile"}
+OPTIONAL = {
+    "train.seed",
+    "train.cudnn_benchmark",
+    "train.on_bad_image",
+    "train.deep_images",
+    "train.tile",
+}
 
 logger = logging.getLogger(__name__)
 

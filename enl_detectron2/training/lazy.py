@@ -14,7 +14,7 @@ from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.modeling.enl_fpn import warn_of_black_padding
 
 from .checkpoint import ENLCheckpointer
-from .common import own_hooks, repeatable, replicate, require_sets, set_up
+from .common import class_names, own_hooks, repeatable, replicate, require_sets, set_up
 from .config import load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
@@ -106,7 +106,8 @@ def _train(cfg: DictConfig, args: argparse.Namespace, model: nn.Module) -> None:
     )
     model = replicate(model, cfg.train.device, **cfg.train.ddp)
     trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
-    checkpointer = ENLCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    names = class_names(set_names(cfg, "train"))
+    checkpointer = ENLCheckpointer(model, cfg.train.output_dir, class_names=names, trainer=trainer)
     is_main = comm.is_main_process()
     # In this order: a checkpoint is there if the evaluation fails, and the writers see its metrics.
     trainer.register_hooks(

@@ -40,7 +40,15 @@ from torch import nn
 from enl_detectron2.utils.errors import ConfigError
 
 from .checkpoint import ENLCheckpointer
-from .common import in_fast_layout, own_hooks, repeatable, replicate, require_sets, set_up
+from .common import (
+    class_names,
+    in_fast_layout,
+    own_hooks,
+    repeatable,
+    replicate,
+    require_sets,
+    set_up,
+)
 from .config import load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
@@ -79,7 +87,12 @@ class Trainer(DefaultTrainer):
             model, data_loader, optimizer
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = ENLCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = ENLCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            class_names=class_names(cfg.DATASETS.TRAIN),
+            trainer=weakref.proxy(self),
+        )
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.register_hooks(self.build_hooks())
 
