@@ -43,7 +43,8 @@ class Origin:
     """What a run is made with, as hashes.
 
     Attributes:
-        code: of the package's files that trainings use, and of the grid's training program.
+        code: of the package's files that trainings use, and of the grid's training program with
+            network.py beside it.
         configuration: of what the resolved configuration says beside its defaults.
         data: of the annotation files by the sets' names; empty where they aren't here.
     """
@@ -80,10 +81,10 @@ def origin(grid: Grid, run: Run) -> Origin:
 
 @functools.cache
 def _code(program: Path) -> str:
-    files = [program, *sorted(PACKAGE.rglob("*.py"))]
+    own = [program, *program.parent.glob("network.py")]
     digest = hashlib.sha256()
-    for file in files:
-        if file != program and file.relative_to(PACKAGE).parts[0] in NOT_TRAINED_WITH:
+    for file in (*own, *sorted(PACKAGE.rglob("*.py"))):
+        if file not in own and file.relative_to(PACKAGE).parts[0] in NOT_TRAINED_WITH:
             continue
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
