@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from detectron2.modeling import build_model
 from detectron2.utils.env import seed_all_rng
 from visdrone import network  # noqa: F401, registers the streets' trunk
 from visdrone.prepare import first_weights
 
-from enl_detectron2.analysis.detector import load_detector
+from enl_detectron2.training.checkpoint import ENLCheckpointer
 from enl_detectron2.training.config import load_config
 from enl_detectron2.utils.files import whole_file
 from faint.degrade import write_set
@@ -68,7 +69,9 @@ def prepare(run: Setting, folder: Path) -> None:
     if file.name.startswith("drawn") and not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         seed_all_rng(run.seed)
-        model = load_detector(load_config(str(config), ["MODEL.WEIGHTS", trunk])).model
+        model = build_model(load_config(str(config)))
+        if trunk:
+            ENLCheckpointer(model).load(trunk)
         with whole_file(file) as stream:
             torch.save({"model": model.state_dict()}, stream)
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data import register_coco_format
-from enl_detectron2.utils.errors import MissingFile
+from enl_detectron2.utils.errors import ConfigError, MissingFile
 
 NAMES = ["pedestrian", "people", "bicycle", "car", "van", "truck"]
 NAMES += ["tricycle", "awning-tricycle", "bus", "motor"]  # VisDrone's
@@ -105,6 +105,39 @@ def test_all_weights_of_the_trunk_and_no_others_start_a_detector(datasets, tmp_p
     (datasets / prepare.TRUNK).unlink()
     with pytest.raises(MissingFile, match=prepare.TRUNK):
         prepare.prepare(None, tmp_path / "scenes")
+
+
+def test_the_published_checkpoint_becomes_the_trunk():
+    """Each of its convolutions with its batch norm is one of the trunk's."""
+    from visdrone.network import YOLOXNano
+    from visdrone.trunk import EPSILON, convert, published_name
+
+    assert published_name("dark5.csp.0.depthwise") == "backbone.backbone.dark5.2.m.0.conv2.dconv"
+    assert published_name("dark2.csp.conv3") == "backbone.backbone.dark2.1.conv3"
+    assert published_name("dark5.spp.conv1") == "backbone.backbone.dark5.1.conv1"
+    assert published_name("dark3.down.pointwise") == "backbone.backbone.dark3.0.pconv"
+    model, published = YOLOXNano(), {}
+    layers = {name: layer for name, layer in model.named_modules() if hasattr(layer, "weight")}
+    for name, layer in layers.items():
+        theirs = published_name(name)
+        published[f"{theirs}.conv.weight"] = torch.randn_like(layer.weight)
+        norm = torch.nn.BatchNorm2d(layer.out_channels, EPSILON)
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            published[f"{theirs}.bn.{key}"] = torch.rand_like(norm.weight) + 0.5
+    trunk = convert(published)
+    assert {name: value.shape for name, value in trunk.items()} == {
+        name: value.shape for name, value in model.state_dict().items()
+    }
+    theirs = published_name("dark5.spp.conv2")
+    x = torch.randn(1, 512, 2, 2)
+    y = torch.nn.functional.conv2d(x, published[f"{theirs}.conv.weight"])
+    norm = [published[f"{theirs}.bn.{key}"] for key in ("running_mean", "running_var", "weight")]
+    y = torch.nn.functional.batch_norm(y, *norm, published[f"{theirs}.bn.bias"], eps=EPSILON)
+    weight, bias = (trunk[f"dark5.spp.conv2.{key}"].float() for key in ("weight", "bias"))
+    assert torch.allclose(torch.nn.functional.conv2d(x, weight, bias), y, atol=0.1, rtol=1e-2)
+    del published[f"{theirs}.bn.bias"]
+    with pytest.raises(ConfigError, match=f"has no {theirs}.bn.bias"):
+        convert(published)
 
 
 def test_the_oracle_knows_what_each_photograph_shows(datasets, program):
