@@ -215,10 +215,23 @@ def lines_of(grid: Grid) -> dict[Run, dict[str, Any]]:
     return found
 
 
-def is_recorded(grid: Grid, run: Run) -> bool:
-    """Whether a run has a line that comes from what the grid names."""
-    line = lines_of(grid).get(run)
-    return line is not None and not origin(grid, run).differences(line, grid.code)
+def again_file(folder: Path) -> Path:
+    """Is in a run's folder from ``--redo`` until the run has its new line."""
+    return folder / "again"
+
+
+def is_recorded(grid: Grid, run: Run, lines: dict[Run, dict[str, Any]] | None = None) -> bool:
+    """Whether a run has a line that comes from what the grid names, and isn't trained again.
+
+    Args:
+        grid: that it belongs to.
+        run: of it.
+        lines: of :func:`lines_of`; read anew if None.
+    """
+    line = (lines_of(grid) if lines is None else lines).get(run)
+    if line is None or again_file(grid.folder(run)).exists():
+        return False
+    return not origin(grid, run).differences(line, grid.code)
 
 
 def accepted(grid: Grid) -> tuple[list[dict[str, Any]], dict[Run, list[str]]]:
