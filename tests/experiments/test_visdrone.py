@@ -282,28 +282,3 @@ def test_a_run_is_the_same_wherever_its_output_is(datasets, program, tmp_path):
     grids = [load_grid(program.file, folder) for folder in folders]
     first, second = (origin(grid, grid.runs()[0]) for grid in grids)
     assert first == second
-
-
-def test_cells_are_asked_linearly():
-    from cells import background
-    from visdrone.probe import MARGIN, STRIDE, bus_labels, linear_answers
-
-    boxes = np.array([[64.0, 64, 32, 16]])
-    rows, columns = background(boxes, (40, 60), STRIDE, margin=MARGIN, number=20, seed=0)
-    x, y = (columns + 0.5) * STRIDE, (rows + 0.5) * STRIDE
-    beside = np.maximum(np.maximum(64 - x, x - 96), 0)
-    above = np.maximum(np.maximum(64 - y, y - 80), 0)
-    assert len(rows) == 20 and (np.hypot(beside, above) > MARGIN).all()
-    assert bus_labels(boxes, np.array([9, 9]), np.array([10, 59])).tolist() == [-1, 1]  # near, far
-    assert not bus_labels(boxes[:0], rows, columns).any()
-
-    features = np.random.default_rng(0).standard_normal((400, 6))
-    bus = (features[:, 0] > 0.5).astype(float)
-    bus[::7] = -1  # near
-    shares = features[:, :2] @ np.array([[1.0, 0.5], [0.0, 2.0]])
-    part = {"features": features, "bus": bus, "shares": shares}
-    answers = linear_answers(part, part)
-    assert answers["bus_auc"] > 0.99 and answers["shares_r2"] > 0.99
-    assert answers["cells_with_bus"] + answers["cells_without"] == np.count_nonzero(bus >= 0)
-    noise = part | {"features": features[::-1]}
-    assert linear_answers(part, noise)["shares_r2"] < 0.1
