@@ -1,5 +1,6 @@
 """What is exported is the detector, at every size; and what wouldn't be is not written."""
 
+import importlib
 import json
 import os
 import re
@@ -271,8 +272,9 @@ def test_every_system_is_had(system):
 
 
 @pytest.mark.slow
-def test_the_experiments_trunk_is_had():
-    pytest.importorskip("experiments.visdrone.train")
+def test_the_experiments_trunk_is_had(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    importlib.import_module("visdrone.network")  # registers it
     cfg = load_config(ROOT / "experiments/visdrone/visdrone_rcnn.yaml")
     for block in ("", "ENLBlock"):
         cfg.MODEL.ENL_FPN.BLOCK = block
