@@ -44,6 +44,7 @@ from .common import (
     class_names,
     in_fast_layout,
     own_hooks,
+    quiet_terminal,
     repeatable,
     replicate,
     require_sets,
@@ -108,7 +109,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """detectron2's model; on a CPU in the memory format that suits its convolutions best."""
-        model = super().build_model(cfg)
+        with quiet_terminal():
+            model = super().build_model(cfg)
         return in_fast_layout(model) if cfg.MODEL.DEVICE == "cpu" else model
 
     @classmethod
