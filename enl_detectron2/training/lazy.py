@@ -40,12 +40,13 @@ def setup(args: argparse.Namespace) -> DictConfig:
     cfg = load_config(args.config_file, args.opts)
     set_up(cfg, args)
     sets = OmegaConf.select(cfg, "dataloader.coco_format", default=[])
+    train, test = [] if args.eval_only else set_names(cfg, "train"), set_names(cfg, "test")
     register_coco_format(
         OmegaConf.to_container(sets) if OmegaConf.is_config(sets) else sets,
+        evaluated=test,
         keypoints=OmegaConf.select(cfg, "dataloader.train.mapper.use_keypoint", default=False),
         output_dir=cfg.train.output_dir,
     )
-    train, test = [] if args.eval_only else set_names(cfg, "train"), set_names(cfg, "test")
     require_sets(train, test)
     if comm.get_local_rank() == 0:  # once on each machine, which has files of its own
         numbers = {key: OmegaConf.select(cfg, key) for key in CLASSES}

@@ -199,7 +199,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     set_up(cfg, args)
     cfg.freeze()
     register_coco_format(
-        cfg.DATASETS.COCO_FORMAT, keypoints=cfg.MODEL.KEYPOINT_ON, output_dir=cfg.OUTPUT_DIR
+        cfg.DATASETS.COCO_FORMAT,
+        evaluated=cfg.DATASETS.TEST,
+        keypoints=cfg.MODEL.KEYPOINT_ON,
+        output_dir=cfg.OUTPUT_DIR,
     )
     train = () if args.eval_only else cfg.DATASETS.TRAIN
     require_sets(train, cfg.DATASETS.TEST)

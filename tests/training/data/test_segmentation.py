@@ -3,7 +3,6 @@
 import numpy as np
 import pycocotools.mask
 import pytest
-
 from enl_detectron2.training.data.segmentation import usable_segmentation
 
 SIZE = (30, 40)
