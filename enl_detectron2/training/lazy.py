@@ -1,11 +1,12 @@
 """A run from a LazyConfig, put together as in detectron2's ``tools/lazyconfig_train_net.py``."""
 
 import argparse
+import copy
 from typing import Any
 
 from detectron2.config import instantiate
 from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import COCOEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
@@ -14,12 +15,14 @@ from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.modeling.enl_fpn import warn_of_black_padding
 
 from .checkpoint import ENLCheckpointer
-from .common import own_hooks, repeatable, replicate, require_sets, set_up
+from .common import COCO_MAX_DETECTIONS, own_hooks, repeatable, replicate, require_sets, set_up
 from .config import load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
 from .weights import warn_if_frozen_though_random
 
+# Of detections in an image: R-CNN's and the one-stage detectors'.
+LIMITS = ("model.roi_heads.box_predictor.test_topk_per_image", "model.max_detections_per_image")
 CLASSES = ("model.roi_heads.num_classes", "model.num_classes")
 
 
@@ -132,9 +135,21 @@ def _train(cfg: DictConfig, args: argparse.Namespace, model: nn.Module) -> None:
 def _test(cfg: DictConfig, model: nn.Module) -> dict[str, Any] | None:
     if "evaluator" not in cfg.dataloader:
         return None
-    results = inference_on_dataset(
-        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
-    )
+    evaluator = instantiate(_with_limit(cfg))
+    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), evaluator)
     if comm.is_main_process():
         print_csv_format(results)
     return results
+
+
+def _with_limit(cfg: DictConfig) -> Any:
+    """The evaluator's configuration; COCO's own has the model's limit of detections if that is
+    above COCO's and it has none, as from YAML."""
+    evaluator = copy.deepcopy(cfg.dataloader.evaluator)
+    limits = (OmegaConf.select(cfg, key) for key in LIMITS)
+    limit = max((limit for limit in limits if isinstance(limit, int)), default=0)
+    kind = OmegaConf.select(evaluator, "_target_")
+    is_coco = kind is COCOEvaluator or str(kind).endswith("COCOEvaluator")
+    if is_coco and limit > COCO_MAX_DETECTIONS and evaluator.get("max_dets_per_image") is None:
+        evaluator.max_dets_per_image = limit
+    return evaluator

@@ -7,6 +7,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from detectron2.config import CfgNode
@@ -49,7 +50,7 @@ from .common import (
     require_sets,
     set_up,
 )
-from .config import load_config
+from .config import drop_other_options, load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
 from .data.loader import CheckedMapper
@@ -150,12 +151,15 @@ class Trainer(DefaultTrainer):
 
         COCO's 100 detections an image would cut the recall on images with more objects, so
         ``TEST.DETECTIONS_PER_IMAGE`` raises the limit of its evaluator; below 100 it stays COCO's.
+        With several sets to test on, each has a folder of its own within ``inference``.
 
         Raises:
             NotImplementedError: if there is none; ``DefaultTrainer.test`` then leaves the set out
                 with a warning.
         """
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+        if len(cfg.DATASETS.TEST) > 1:  # a file of results each
+            folder = os.path.join(folder, quote(dataset_name, safe=" "))
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
         evaluators: list[DatasetEvaluator] = []
         if kind in ("coco", "coco_panoptic_seg"):
@@ -205,6 +209,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
             process trains in the folder.
     """
     cfg = load_config(args.config_file, args.opts)
+    drop_other_options(cfg)
     set_up(cfg, args)
     cfg.freeze()
     register_coco_format(
