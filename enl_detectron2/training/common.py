@@ -40,6 +40,8 @@ PACKAGES = {
     ),
 }
 
+COCO_MAX_DETECTIONS = 100  # an image, in COCO's own metrics
+
 logger = logging.getLogger(__name__)
 # Open as long as the process lives: closing a file gives up its lock.
 _locks: dict[str, TextIO] = {}
@@ -140,7 +142,7 @@ def _set_aside(folder: str) -> str:
 
 
 def _take_up(folder: str) -> str:
-    """Takes off the line that a kill or a full disk has cut: the next would be written behind it."""
+    """Takes off the line that a kill or a full disk cut: the next would be written behind it."""
     metrics = Path(folder, "metrics.json")
     content = metrics.read_bytes() if metrics.is_file() else b""
     whole = content.rfind(b"\n") + 1

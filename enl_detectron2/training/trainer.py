@@ -42,6 +42,7 @@ from enl_detectron2.utils.errors import ConfigError
 
 from .checkpoint import ENLCheckpointer
 from .common import (
+    COCO_MAX_DETECTIONS,
     in_fast_layout,
     own_hooks,
     quiet_terminal,
@@ -55,8 +56,6 @@ from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
 from .data.loader import CheckedMapper
 from .weights import warn_if_frozen_though_random
-
-COCO_MAX_DETECTIONS = 100  # an image, in COCO's own metrics
 
 
 class Trainer(DefaultTrainer):
