@@ -136,11 +136,11 @@ def _check_ids(coco: CocoFile, error, warn) -> None:
 
 
 def _check_categories(coco: CocoFile, error, warn) -> None:
-    ids = sorted(category["id"] for category in coco.categories if isinstance(id_of(category), int))
-    if ids and ids != list(range(1, len(ids) + 1)):
-        kind = "are not numbered 1, 2, 3 … without holes; detectron2 numbers them anew"
-        warn(f"categories {ids[0]} to {ids[-1]}", kind, f"{len(ids)} of them")
-    used = Counter(id_of(entry, "category_id") for entry in coco.annotations)
+    used = {id_of(entry, "category_id") for entry in coco.annotations}
+    unused = [str(one.get("name")) for one in coco.categories if id_of(one) not in used]
+    if unused and coco.annotations:
+        part = f"{len(unused)} of its {len(coco.categories)} categories"
+        warn(part, "have no annotations", ", ".join(unused))
     names = Counter(str(category.get("name")) for category in coco.categories)
     for category in coco.categories:
         part = f"category {category.get('id')}"
@@ -148,8 +148,6 @@ def _check_categories(coco: CocoFile, error, warn) -> None:
             error(part, "has no name")
         elif names[category["name"]] > 1:
             warn(part, "shares its name", category["name"])
-        if coco.annotations and not used[id_of(category)]:
-            warn(part, "has no annotations", str(category.get("name")))
 
 
 def _check_image_entries(coco: CocoFile, error, warn) -> None:

@@ -96,7 +96,7 @@ WARNINGS = [
     (append("images", id=11), "image 11 shares its file with another image"),
     (image(file_name="../images/b.png"), "image 9 has .* leaves the image"),
     (image(neg_category_ids=[1]), "1 of its images say as in LVIS"),
-    (append("categories", id=4, name="cow"), "categories 1 to 4 are not numbered"),
+    (append("categories", id=4, name="cow"), "1 of its 3 categories have no annotations: cow"),
     (append("categories", id=3), "category 3 shares its name: dog"),
     (lambda content: content["annotations"].clear(), "has no annotations"),
 ]
