@@ -135,14 +135,14 @@ def _train(cfg: DictConfig, args: argparse.Namespace, model: nn.Module) -> None:
 def _test(cfg: DictConfig, model: nn.Module) -> dict[str, Any] | None:
     if "evaluator" not in cfg.dataloader:
         return None
-    evaluator = instantiate(_with_limit(cfg))
+    evaluator = instantiate(evaluator_config(cfg))
     results = inference_on_dataset(model, instantiate(cfg.dataloader.test), evaluator)
     if comm.is_main_process():
         print_csv_format(results)
     return results
 
 
-def _with_limit(cfg: DictConfig) -> Any:
+def evaluator_config(cfg: DictConfig) -> Any:
     """The evaluator's configuration; COCO's own has the model's limit of detections if that is
     above COCO's and it has none, as from YAML."""
     evaluator = copy.deepcopy(cfg.dataloader.evaluator)
