@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import yaml
 
-from enl_detectron2.utils.errors import ConfigError, UserError
+from enl_detectron2.utils.errors import UserError
 
 
 def load(file):
@@ -69,16 +69,6 @@ DIFFERENT = {"options": {"SOLVER.GAMMA": 0.5}}
 def test_what_is_wrong_with_a_grid_is_named(write_grid, content, message):
     with pytest.raises(UserError, match=f"grid.yaml.*{message}"):
         load(write_grid(**content))
-
-
-def test_a_package_that_a_data_set_needs_is_named_before_anything_starts(write_grid, monkeypatch):
-    from runner import grid as grid_module
-
-    monkeypatch.setitem(grid_module.PACKAGES, "lvis", "package_that_is_not_there")
-    name = "lvis_v1_val"  # registered by detectron2
-    grid = load(write_grid(systems=["plain"], options={"DATASETS.TEST": f"('{name}',)"}))
-    with pytest.raises(ConfigError, match=f"{name} needs the package package_that_is_not_there"):
-        grid.require_packages(grid.runs()[0])
 
 
 def test_hashes_tell_what_matters_from_what_does_not(write_grid):

@@ -76,18 +76,6 @@ def datasets(tmp_path, monkeypatch, program):
     return tmp_path
 
 
-def test_no_sequence_is_on_both_sides_of_the_recipes_split(datasets):
-    from visdrone.prepare import part_of, sequence
-
-    whole = json.loads((datasets / "visdrone_train.json").read_text())
-    rest, held_out = (part_of(whole, side) for side in (False, True))
-    of_parts = [{sequence(image) for image in part["images"]} for part in (rest, held_out)]
-    assert not of_parts[0] & of_parts[1] and all(of_parts)
-    assert len(rest["images"]) + len(held_out["images"]) == len(whole["images"])
-    for part in (rest, held_out):
-        assert {a["image_id"] for a in part["annotations"]} <= {i["id"] for i in part["images"]}
-
-
 def test_all_weights_of_the_trunk_and_no_others_start_a_detector(datasets, tmp_path):
     from detectron2.modeling import BACKBONE_REGISTRY
     from visdrone import prepare
