@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 from equations import randomized, relative_error
+from nightly import a_few
 
 from enl_detectron2.layers import ENLBlock, NonLocalBlock
 
@@ -19,33 +20,39 @@ def inputs_of(size, padded, dtype=torch.float32):
     return (x, extent) if padded else (x,)
 
 
-def graphs(block, inputs):
-    yield torch.jit.trace(block, inputs)
-    yield torch.jit.script(block)
-    torch.compiler.reset()  # PyTorch recompiles one code for eight modules at most
-    yield torch.compile(block, fullgraph=True, backend="aot_eager")
-    sizes = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    shapes = (sizes, {})[: len(inputs)]
-    yield torch.export.export(block, inputs, dynamic_shapes=shapes).module()
+BLOCKS = [
+    (ENLBlock, {}),
+    (ENLBlock, {"phi_norm": "none", "theta_norm": "tanh", "position": "l1_add"}),
+    (NonLocalBlock, {"position": "cos_add"}),
+    (NonLocalBlock, {"affinity_norm": "mean", "position": "cos_mul"}),
+]
+
+
+def assert_holds_for_other_sizes(graph, block, padded):
+    for size in (SIZE, OTHER):
+        inputs = inputs_of(size, padded, torch.float64)
+        assert relative_error(graph(*inputs), block(*inputs)) < 1e-6
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize(
-    "kind, options",
-    [
-        (ENLBlock, {}),
-        (ENLBlock, {"phi_norm": "none", "theta_norm": "tanh", "position": "l1_add"}),
-        (NonLocalBlock, {"position": "cos_add"}),
-        (NonLocalBlock, {"affinity_norm": "mean", "position": "cos_mul"}),
-    ],
-    ids=["softmax cos", "tanh l1", "NL softmax cos_add", "NL mean cos_mul"],
-)
-def test_graphs_hold_for_other_sizes_and_extents(kind, options, padded):
-    block = randomized(kind(8, **options)).eval().requires_grad_(False)
-    for graph in graphs(block, inputs_of(SIZE, padded, torch.float64)):
-        for size in (SIZE, OTHER):
-            inputs = inputs_of(size, padded, torch.float64)
-            assert relative_error(graph(*inputs), block(*inputs)) < 1e-6
+@pytest.mark.parametrize("kind, options", BLOCKS, ids=str)
+def test_torchscript(kind, options, padded):
+    block = randomized(kind(8, **options)).eval()
+    traced = torch.jit.trace(block, inputs_of(SIZE, padded, torch.float64))
+    for graph in (traced, torch.jit.script(block)):
+        assert_holds_for_other_sizes(graph, block, padded)
+
+
+@pytest.mark.parametrize("kind, options", a_few(BLOCKS, 4), ids=str)
+def test_torch_compile_and_torch_export(kind, options):
+    block = randomized(kind(8, **options)).eval()
+    torch.compiler.reset()  # PyTorch recompiles one code for eight modules at most
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    assert_holds_for_other_sizes(compiled, block, padded=True)
+    open_sizes = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    inputs = inputs_of(SIZE, True, torch.float64)
+    exported = torch.export.export(block, inputs, dynamic_shapes=(open_sizes, {}))
+    assert_holds_for_other_sizes(exported.module(), block, padded=True)
 
 
 @pytest.mark.parametrize("padded", [False, True])

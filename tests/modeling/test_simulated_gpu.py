@@ -20,7 +20,8 @@ pytestmark = pytest.mark.skipif(torch.__version__ < (2, 14), reason="needs PyTor
 BLOCKS = ["ENLBlock", "NonLocalBlock", "Conv5x5Block"]
 ARCHITECTURES = ["Faster R-CNN", "Cascade Mask R-CNN", "RetinaNet"]
 CASES = list(itertools.product(ARCHITECTURES, BLOCKS))
-a_few_cases = pytest.mark.parametrize("architecture, block", a_few(CASES, 4))
+DTYPES = [torch.float16, torch.bfloat16]
+AUTOCAST = [(*case, dtype) for case, dtype in itertools.product(CASES, DTYPES)]
 
 
 def configured(cfg, architecture, block):
@@ -69,7 +70,7 @@ def detections_of(model):
     return [each["instances"] for each in model.eval()(photographs())]
 
 
-@a_few_cases
+@pytest.mark.parametrize("architecture, block", a_few(CASES, 4))
 def test_losses_and_detections_are_the_cpus(slim_cfg, monkeypatch, architecture, block):
     cfg = configured(slim_cfg, architecture, block)
     model = built(cfg, "cpu")
@@ -89,8 +90,7 @@ def test_losses_and_detections_are_the_cpus(slim_cfg, monkeypatch, architecture,
         torch.testing.assert_close(on_gpu.pred_boxes.tensor.values, on_cpu.pred_boxes.tensor)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@a_few_cases
+@pytest.mark.parametrize("architecture, block, dtype", a_few(AUTOCAST, 9), ids=str)
 def test_under_autocast(slim_cfg, monkeypatch, architecture, block, dtype):
     cfg = configured(slim_cfg, architecture, block)
     types = {}
