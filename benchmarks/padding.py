@@ -4,7 +4,7 @@
     python benchmarks/padding.py
 
 detectron2 pads a batch to its largest image. The model zoo's two trained detectors, without blocks
-and with ENL blocks, see each of the demo's photographs alone, and beside itself at twice its size;
+and with ENL blocks, see each photograph of the package alone, and beside itself at twice its size;
 ENL also with blocks that attend to the padding, as the papers' do. Takes a minute on two cores;
 results/padding.md says what came out.
 """
@@ -22,9 +22,9 @@ from torch.nn import functional as F
 
 from enl_detectron2 import model_zoo
 from enl_detectron2.analysis.detector import Detector, load_detector
+from enl_detectron2.model_zoo import PHOTOGRAPHS
 from enl_detectron2.training.config import load_config
 
-PHOTOGRAPHS = Path(__file__).parents[1] / "demo" / "photographs"
 LEVELS = {"p3": 8, "p4": 16, "p5": 32}  # strides
 PLAIN, ENL = "trained/nuclei_rcnn_lite0.yaml", "trained/nuclei_enl_rcnn_lite0.yaml"
 ATTEND = ["MODEL.ENL_FPN.ATTEND_TO_PADDING", "True"]

@@ -25,12 +25,12 @@ from enl_detectron2.analysis.attention.explorer import write_explorer
 from enl_detectron2.analysis.detections.contact_sheet import draw_contact_sheet
 from enl_detectron2.analysis.detections.prediction import predict
 from enl_detectron2.analysis.detector import Detector, load_detector
+from enl_detectron2.model_zoo import PHOTOGRAPHS
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data import register_coco_format
 from enl_detectron2.utils.command_line import run
 
 NAME = "trained/nuclei_enl_rcnn_lite0.yaml"
-PHOTOGRAPHS = Path(__file__).resolve().parent / "photographs"
 SET = "nuclei_photographs"
 OUTPUT = Path("output/look")
 EXPLAINED = "smear_bright_field.jpg"  # whose attention is shown

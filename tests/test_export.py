@@ -1,5 +1,6 @@
 """What is exported is the detector, at every size; and what wouldn't be is not written."""
 
+import importlib
 import json
 import os
 import re
@@ -31,6 +32,7 @@ from enl_detectron2.export import (
 )
 from enl_detectron2.export.comparison import Agreement, _compare_detections
 from enl_detectron2.export.graphs import detect
+from enl_detectron2.model_zoo import PHOTOGRAPHS
 from enl_detectron2.training.config import load_config
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +115,7 @@ def test_each_kind_is_had_in_each_format(slim_cfg, kind):
 def test_a_shipped_detector_is_the_same_on_photographs_that_it_was_not_compared_on(name):
     model, agreement = shipped(name), Agreement()
     session = session_of(export_detector(model, "onnx", colour_order="RGB").content)
-    for file in sorted((ROOT / "demo/photographs").glob("*.jpg")):
+    for file in sorted(PHOTOGRAPHS.glob("*.jpg")):
         for pixels in crops(file):
             with torch.no_grad():
                 expected = detect(model, torch.from_numpy(pixels))
@@ -220,7 +222,7 @@ def test_what_is_no_detector_is_refused():
 
 def test_the_page_s_program_serves_a_shipped_detector_without_torch(run_tool, tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
-    output, photograph = tmp_path / "nuclei.onnx", ROOT / "demo/photographs/tissue_pink.jpg"
+    output, photograph = tmp_path / "nuclei.onnx", PHOTOGRAPHS / "tissue_pink.jpg"
     words = ["trained/nuclei_enl_rcnn_lite0.yaml", output, "--class-names", "nucleus"]
     status, said, _ = run_tool(TOOL, *words, "--format", "onnx", "--image", photograph)
     assert status == 0 and "in ONNX Runtime" in said and "match" in said
@@ -271,8 +273,9 @@ def test_every_system_is_had(system):
 
 
 @pytest.mark.slow
-def test_the_experiments_trunk_is_had():
-    pytest.importorskip("experiments.visdrone.train")
+def test_the_experiments_trunk_is_had(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    importlib.import_module("visdrone.network")  # registers it
     cfg = load_config(ROOT / "experiments/visdrone/visdrone_rcnn.yaml")
     for block in ("", "ENLBlock"):
         cfg.MODEL.ENL_FPN.BLOCK = block

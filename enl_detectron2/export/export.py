@@ -5,13 +5,14 @@ import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.modeling import GeneralizedRCNN
 from PIL import Image
 from torch import Tensor, nn
+
+from enl_detectron2.model_zoo import PHOTOGRAPHS
 
 from .comparison import Agreement, Outputs, compare, constant_module, size_name
 from .graphs import (
@@ -42,8 +43,8 @@ class Export:
 
 
 def photographs() -> list[np.ndarray]:
-    """The two photographs that come with the package, (256, 320, 3) uint8, RGB."""
-    files = sorted(Path(__file__).with_name("photographs").glob("*.jpg"))
+    """Two of the photographs that come with the package, (256, 320, 3) uint8, RGB."""
+    files = [PHOTOGRAPHS / name for name in ("smear_bright_field.jpg", "tissue_pink.jpg")]
     return [np.asarray(Image.open(file).convert("RGB")) for file in files]
 
 

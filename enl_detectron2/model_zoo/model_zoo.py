@@ -18,6 +18,8 @@ _CONFIGS = Path(__file__).with_name("configs")
 if not _CONFIGS.is_dir():
     _CONFIGS = Path(__file__).parents[2] / "configs"
 _WEIGHTS = Path(__file__).with_name("weights")
+# Six of cell nuclei, and nuclei.json, the boxes around them in COCO's format.
+PHOTOGRAPHS = Path(__file__).with_name("photographs")
 PREFIX = "enl_detectron2://"  # of the weights' names in a configuration
 
 

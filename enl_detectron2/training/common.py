@@ -1,12 +1,13 @@
 """What runs from YAML and from LazyConfigs have in common, beside detectron2's own parts."""
 
 import argparse
+import contextlib
 import copy
 import fcntl
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,10 +29,6 @@ from .data.loader import TrainLoader
 from .hooks import FirstSteps, RepeatableSteps
 from .resume import warn_of_changes
 
-# Functions of detectron2 that log hundreds of lines: those are for log.txt, not for the terminal.
-LONG = {"default_setup", "build_model"}
-# The tables of an evaluation, which ``launch.run`` prints in the end as one.
-TABLES = {"_derive_coco_results", "print_csv_format", "test"}
 # What detectron2's evaluators import, by the evaluator type of a set.
 PACKAGES = {
     "lvis": ("lvis", "pip install --no-deps lvis"),
@@ -78,12 +75,9 @@ def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
 
     rank = comm.get_rank()
     # As default_setup calls it in a moment, which then finds this logger with its handlers.
-    theirs = setup_logger(folder, distributed_rank=rank)
-    hidden = LONG | TABLES if args.eval_only else LONG
-    for handler in theirs.handlers:
-        if getattr(handler, "stream", None) is sys.stdout:
-            handler.addFilter(lambda r: r.levelno > logging.INFO or r.funcName not in hidden)
-    default_setup(cfg, args)
+    setup_logger(folder, distributed_rank=rank)
+    with quiet_terminal():
+        default_setup(cfg, args)
     # What this package says goes where detectron2's own words go, and on to who else listens.
     setup_logger(folder, rank, name="enl_detectron2", abbrev_name="enl", enable_propagation=True)
     logger.info("Environment, configuration and model are described in %s/log.txt", folder)
@@ -91,6 +85,27 @@ def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
         logger.warning("There is no GPU here: the model runs on the CPU, in float32.")
     if before:
         warn_of_changes(before, written.read_text())
+
+
+@contextlib.contextmanager
+def quiet_terminal() -> Iterator[None]:
+    """Keeps detectron2's long descriptions off the terminal, where only warnings appear meanwhile.
+
+    ``log.txt`` has them.
+    """
+    handlers = [
+        each
+        for each in logging.getLogger("detectron2").handlers
+        if getattr(each, "stream", None) is sys.stdout
+    ]
+    levels = [each.level for each in handlers]
+    for each in handlers:
+        each.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for each, level in zip(handlers, levels, strict=True):
+            each.setLevel(level)
 
 
 def _use_cpu_without_gpu(cfg: CfgNode | DictConfig) -> bool:

@@ -40,7 +40,15 @@ from torch import nn
 from enl_detectron2.utils.errors import ConfigError
 
 from .checkpoint import ENLCheckpointer
-from .common import in_fast_layout, own_hooks, repeatable, replicate, require_sets, set_up
+from .common import (
+    in_fast_layout,
+    own_hooks,
+    quiet_terminal,
+    repeatable,
+    replicate,
+    require_sets,
+    set_up,
+)
 from .config import load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
@@ -94,7 +102,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """detectron2's model; on a CPU in the memory format that suits its convolutions best."""
-        model = super().build_model(cfg)
+        with quiet_terminal():
+            model = super().build_model(cfg)
         return in_fast_layout(model) if cfg.MODEL.DEVICE == "cpu" else model
 
     @classmethod

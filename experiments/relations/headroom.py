@@ -9,6 +9,7 @@ it can't ask whether a detector uses them. Takes a minute for each level; writes
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,9 +17,9 @@ from scenes import draw_scene, load_digit_samples, scene_rng
 from torch import nn
 from torch.nn import functional as F
 
-from .retests import RESULTS
 from .scenes import LEVELS, scene_config
 
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 CROP = 20  # pixels; all of a tiny digit wherever its box lies on the grid
 HIDDEN_UNITS = 128
 SCENES = {"train": 4000, "test": 400}

@@ -47,20 +47,31 @@ def prepare(run: Setting, folder: Path) -> None:
         MissingFile: (a FileNotFoundError) if the trunk or the annotations aren't in
             ``$DETECTRON2_DATASETS``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (TRUNK, "visdrone_train.json"):
-        if not (DATASETS / name).is_file():
-            raise MissingFile(f"{DATASETS / name} is missing; $DETECTRON2_DATASETS is its folder")
-    if not (trunk := folder / "trunk.pth").exists():
-        weights = load_file(DATASETS / TRUNK)
-        prefix = "backbone.bottom_up."
-        model = {f"{prefix}{name}": weight.float() for name, weight in weights.items()}
-        with whole_file(trunk) as file:
-            torch.save({"model": model}, file)
+    first_weights(folder)
     content = json.loads((DATASETS / "visdrone_train.json").read_text())
     for split, held_out in (("train", False), ("val", True)):
         if not (file := folder / f"visdrone_dev_{split}.json").exists():
             write_whole(file, json.dumps(part_of(content, held_out)))
+
+
+def first_weights(folder: Path) -> Path:
+    """Writes the trunk as a detector's first weights, trunk.pth, unless it is there.
+
+    Raises:
+        MissingFile: (a FileNotFoundError) if the trunk or the annotations aren't in
+            ``$DETECTRON2_DATASETS``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (TRUNK, "visdrone_train.json"):
+        if not (DATASETS / name).is_file():
+            raise MissingFile(f"{DATASETS / name} is missing; $DETECTRON2_DATASETS is its folder")
+    if not (file := folder / "trunk.pth").exists():
+        weights = load_file(DATASETS / TRUNK)
+        prefix = "backbone.bottom_up."
+        model = {f"{prefix}{name}": weight.float() for name, weight in weights.items()}
+        with whole_file(file) as stream:
+            torch.save({"model": model}, stream)
+    return file
 
 
 def sequence(image: dict[str, Any]) -> str:

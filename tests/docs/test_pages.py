@@ -11,7 +11,7 @@ PAGES = [
     *ROOT.glob("*.md"),
     *(ROOT / "docs").glob("*.md"),
     *(ROOT / "benchmarks").glob("*.md"),
-    *(ROOT / "demo").rglob("*.md"),
+    *(ROOT / "enl_detectron2").rglob("*.md"),
     *(ROOT / "examples").glob("*/*.md"),
     *(ROOT / "experiments").rglob("*.md"),
 ]

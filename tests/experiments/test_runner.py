@@ -123,6 +123,11 @@ def test_a_result_counts_only_if_it_comes_from_what_the_grid_names(
     assert [begun(runs / name) for name in ("plain___1", "plain___1.1")] == [[0], [0]]
     again = read_lines(results)[-1]
     assert again["configuration"] != line["configuration"] and again["data"] == line["data"]
+    # What has its result is trained again only if it is named.
+    assert "1 runs, 0 of them to do" in run(file, "--redo")[0]
+    assert "--redo trains them again" in run(file, "--only", "plain*")[0]
+    assert "plain___1.2" in run(file, "--only", "plain*", "--redo")[0]
+    assert len(read_lines(results)) == 3 and "0 of them to do" in run(file)[0]
     content = (tmp_path / "data" / "train.json").read_text()
     (tmp_path / "data" / "train.json").write_text(content + "\n")
     assert "other data tiny " in run(file)[0]

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data import register_coco_format
-from enl_detectron2.utils.errors import MissingFile
+from enl_detectron2.utils.errors import ConfigError, MissingFile
 
 NAMES = ["pedestrian", "people", "bicycle", "car", "van", "truck"]
 NAMES += ["tricycle", "awning-tricycle", "bus", "motor"]  # VisDrone's
@@ -105,6 +105,39 @@ def test_all_weights_of_the_trunk_and_no_others_start_a_detector(datasets, tmp_p
     (datasets / prepare.TRUNK).unlink()
     with pytest.raises(MissingFile, match=prepare.TRUNK):
         prepare.prepare(None, tmp_path / "scenes")
+
+
+def test_the_published_checkpoint_becomes_the_trunk():
+    """Each of its convolutions with its batch norm is one of the trunk's."""
+    from visdrone.network import YOLOXNano
+    from visdrone.trunk import EPSILON, convert, published_name
+
+    assert published_name("dark5.csp.0.depthwise") == "backbone.backbone.dark5.2.m.0.conv2.dconv"
+    assert published_name("dark2.csp.conv3") == "backbone.backbone.dark2.1.conv3"
+    assert published_name("dark5.spp.conv1") == "backbone.backbone.dark5.1.conv1"
+    assert published_name("dark3.down.pointwise") == "backbone.backbone.dark3.0.pconv"
+    model, published = YOLOXNano(), {}
+    layers = {name: layer for name, layer in model.named_modules() if hasattr(layer, "weight")}
+    for name, layer in layers.items():
+        theirs = published_name(name)
+        published[f"{theirs}.conv.weight"] = torch.randn_like(layer.weight)
+        norm = torch.nn.BatchNorm2d(layer.out_channels, EPSILON)
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            published[f"{theirs}.bn.{key}"] = torch.rand_like(norm.weight) + 0.5
+    trunk = convert(published)
+    assert {name: value.shape for name, value in trunk.items()} == {
+        name: value.shape for name, value in model.state_dict().items()
+    }
+    theirs = published_name("dark5.spp.conv2")
+    x = torch.randn(1, 512, 2, 2)
+    y = torch.nn.functional.conv2d(x, published[f"{theirs}.conv.weight"])
+    norm = [published[f"{theirs}.bn.{key}"] for key in ("running_mean", "running_var", "weight")]
+    y = torch.nn.functional.batch_norm(y, *norm, published[f"{theirs}.bn.bias"], eps=EPSILON)
+    weight, bias = (trunk[f"dark5.spp.conv2.{key}"].float() for key in ("weight", "bias"))
+    assert torch.allclose(torch.nn.functional.conv2d(x, weight, bias), y, atol=0.1, rtol=1e-2)
+    del published[f"{theirs}.bn.bias"]
+    with pytest.raises(ConfigError, match=f"has no {theirs}.bn.bias"):
+        convert(published)
 
 
 def test_the_oracle_knows_what_each_photograph_shows(datasets, program):
@@ -249,28 +282,3 @@ def test_a_run_is_the_same_wherever_its_output_is(datasets, program, tmp_path):
     grids = [load_grid(program.file, folder) for folder in folders]
     first, second = (origin(grid, grid.runs()[0]) for grid in grids)
     assert first == second
-
-
-def test_cells_are_asked_linearly():
-    from cells import background
-    from visdrone.probe import MARGIN, STRIDE, bus_labels, linear_answers
-
-    boxes = np.array([[64.0, 64, 32, 16]])
-    rows, columns = background(boxes, (40, 60), STRIDE, margin=MARGIN, number=20, seed=0)
-    x, y = (columns + 0.5) * STRIDE, (rows + 0.5) * STRIDE
-    beside = np.maximum(np.maximum(64 - x, x - 96), 0)
-    above = np.maximum(np.maximum(64 - y, y - 80), 0)
-    assert len(rows) == 20 and (np.hypot(beside, above) > MARGIN).all()
-    assert bus_labels(boxes, np.array([9, 9]), np.array([10, 59])).tolist() == [-1, 1]  # near, far
-    assert not bus_labels(boxes[:0], rows, columns).any()
-
-    features = np.random.default_rng(0).standard_normal((400, 6))
-    bus = (features[:, 0] > 0.5).astype(float)
-    bus[::7] = -1  # near
-    shares = features[:, :2] @ np.array([[1.0, 0.5], [0.0, 2.0]])
-    part = {"features": features, "bus": bus, "shares": shares}
-    answers = linear_answers(part, part)
-    assert answers["bus_auc"] > 0.99 and answers["shares_r2"] > 0.99
-    assert answers["cells_with_bus"] + answers["cells_without"] == np.count_nonzero(bus >= 0)
-    noise = part | {"features": features[::-1]}
-    assert linear_answers(part, noise)["shares_r2"] < 0.1

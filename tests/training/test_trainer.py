@@ -85,7 +85,7 @@ def test_trains_resumes_and_evaluates(config, tmp_path, kind, capfd):
     assert {"AP", "AP50", "APs", "APm", "APl"} <= metrics["bbox"].keys() and results.exists()
     said = capfd.readouterr().out.splitlines()
     assert said[-3].split("|")[2:4] == [f"{name:>{len(name) + 3}} " for name in ("AP", "AP50")]
-    assert said[-1].startswith("| bbox |") and not any("copypaste" in line for line in said)
+    assert said[-1].startswith("| bbox |")
     # The configuration that made the weights stays.
     assert (tmp_path / "config.yaml").read_text() == written
     assert (tmp_path / "inference/config.yaml").exists()
