@@ -51,7 +51,7 @@ def find_weights(path: str) -> str:
             f"{key}: {path!r} can't be fetched ({type(error).__name__}: {said})"
         ) from error
     if not Path(file).is_file():
-        is_folder = "is a folder, not a file" if Path(file).is_dir() else "isn't there"
+        is_folder = "is a folder, not a file" if Path(file).is_dir() else "doesn't exist"
         raise MissingFile(f"{key}: {path!r} {is_folder}")
     return file
 
@@ -159,7 +159,7 @@ class ENLCheckpointer(DetectionCheckpointer):
             if isinstance(value, Tensor) and not _is_finite(value) and key not in self._infinite:
                 last = self.get_checkpoint_file()
                 raise NonFinite(
-                    f"{name}.pth is not saved, as {key} is not finite any more; "
+                    f"{name}.pth is not saved, as {key} is no longer finite; "
                     + (f"the last checkpoint is {last}" if last else "there is none before it")
                 )
         rename(state, plain_names(state))
@@ -202,7 +202,7 @@ class ENLCheckpointer(DetectionCheckpointer):
         if resume and self.has_checkpoint() and not Path(self.get_checkpoint_file()).is_file():
             raise MissingFile(
                 f"{Path(self.save_dir, 'last_checkpoint')} names {self.get_checkpoint_file()}, "
-                "which isn't there: write another checkpoint's name into it, or don't resume"
+                "which doesn't exist: write another checkpoint's name into it, or don't resume"
             )
         return super().resume_or_load(path, resume=resume)
 
@@ -214,7 +214,7 @@ class ENLCheckpointer(DetectionCheckpointer):
         for key, value in content["model"].items():
             if not isinstance(value, (Tensor, np.ndarray)):
                 raise UnsafeCheckpoint(
-                    f"{filename} is no checkpoint of a model: its {key!r} is a "
+                    f"{filename} is not a model's checkpoint: its {key!r} is a "
                     f"{type(value).__name__}, not a tensor or an array"
                 )
         self.check_about_model(content)

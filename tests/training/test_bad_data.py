@@ -144,7 +144,9 @@ def test_any_file_name_will_do(tmp_path, names):
 def test_half_a_json_is_refused(folder):
     path = folder / "train.json"
     path.write_text(path.read_text()[:200])
-    with pytest.raises(ConfigError, match="train.json is no whole JSON file, perhaps it was cut"):
+    with pytest.raises(
+        ConfigError, match="train.json is not a complete JSON file, perhaps it was cut"
+    ):
         train(folder / "tiny.yaml", folder / "losses")
 
 

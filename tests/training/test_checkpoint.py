@@ -262,7 +262,7 @@ def test_what_is_no_model_is_named(tmp_path):
         ({"model": {"optimizer": {"state": {}}}}, "its 'optimizer' is a dict"),
     ):
         torch.save(content, path)
-        with pytest.raises(UnsafeCheckpoint, match=f"model.pth is no checkpoint.*: {said}"):
+        with pytest.raises(UnsafeCheckpoint, match=f"model.pth is not a .*checkpoint.*: {said}"):
             ENLCheckpointer(nn.Linear(1, 1)).load(str(path))
 
 
@@ -278,7 +278,7 @@ def test_tensors_that_can_not_be_copied_are_refused_in_a_sentence(tmp_path, kind
 @pytest.mark.parametrize(
     "name, said",
     [
-        ("nowhere.pth", "isn't there"),
+        ("nowhere.pth", "doesn't exist"),
         ("folder", "is a folder, not a file"),
         ("http://127.0.0.1:9/model.pkl", "can't be fetched .URLError: .*refused"),
     ],

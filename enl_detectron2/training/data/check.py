@@ -270,7 +270,7 @@ def _check_area(path: Path, part: str, entry: Entry) -> Iterator[Finding]:
     if area is None and not is_box(entry, sized=False):
         return  # that it has no box is said
     if not is_number(area) or area < 0:
-        kind = "has an area that is no number of at least 0"
+        kind = "has an area that is not a number of at least 0"
         yield Finding(True, path, part, kind, f"{area!r}{remedy}")
     elif is_box(entry) and not has_plausible_area(entry):
         kind = "has an area that isn't its object's, so that APs, APm and APl will be wrong"

@@ -62,7 +62,9 @@ def read_coco(json_file: str | Path) -> CocoFile:
     except RecursionError:
         raise ValueError(f"{path} is not in COCO format: its lists are nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"{path} is no whole JSON file, perhaps it was cut off: {error}") from None
+        raise ValueError(
+            f"{path} is not a complete JSON file, perhaps it was cut off: {error}"
+        ) from None
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} is not in COCO format: it must hold an object with the lists images, "
@@ -75,7 +77,7 @@ def read_coco(json_file: str | Path) -> CocoFile:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise ValueError(
                 f"{path} is not in COCO format: {name!r} must be a list of objects, "
-                + ("but it isn't" if name in content else "but it isn't there")
+                + ("but it isn't" if name in content else "but it is missing")
             )
         lists.append(entries)
     taken = Counter()
@@ -143,7 +145,7 @@ def repair(coco: CocoFile, target: str | Path) -> int:
     """
     target = Path(target)
     if target.exists():
-        raise FileExistsError(errno.EEXIST, "it is there already", str(target))
+        raise FileExistsError(errno.EEXIST, "it already exists", str(target))
     count = coco.taken[NO_AREA]
     for entry in coco.annotations:
         if is_box(entry) and not has_plausible_area(entry):

@@ -115,7 +115,7 @@ ERRORS = {
     "box outside": (annotation(bbox=[41, 3, 5, 5]), "annotation 2 has a box wholly outside"),
     "three numbers": (annotation(bbox=[1, 2, 3]), "annotation 2 has no box of four numbers"),
     "not a number": (annotation(bbox=[1, 2, 3, float("nan")]), "annotation 2 has no box of four"),
-    "no area": (annotation(area=None), "annotation 2 has an area that is no number"),
+    "no area": (annotation(area=None), "annotation 2 has an area that is not a number"),
     "ignored": (annotation(ignore=1), "annotation 2 is to be ignored"),
     "area below 0": (annotation(area=-1), "annotation 2 has an area .*: -1; --repair takes"),
     "area no number": (annotation(area=float("nan")), "annotation 2 has an area .*: nan; --repair"),
@@ -229,8 +229,8 @@ def test_an_image_that_can_not_be_read_is_named(folder, kept):
 @pytest.mark.parametrize(
     "text, message",
     [
-        (json.dumps(CONTENT)[:100], "set.json is no whole JSON file, perhaps it was cut off"),
-        ("", "set.json is no whole JSON file"),
+        (json.dumps(CONTENT)[:100], "set.json is not a complete JSON file, perhaps it was cut off"),
+        ("", "set.json is not a complete JSON file"),
         ("[1, 2]", "set.json is not in COCO format: .* not a list"),
         (
             '{"images": []}',
@@ -318,7 +318,7 @@ def test_repair_gives_impossible_areas_the_boxs(folder, capsys):
     assert run_tool(folder) == 0
     # Never over a file that is there.
     assert run_tool(folder, "--repair", str(folder / "set.json")) == 2
-    assert "set.json can't be written: it is there already" in capsys.readouterr().err
+    assert "set.json can't be written: it already exists" in capsys.readouterr().err
     assert run_tool(folder, "--repair", str(folder / "no folder/new.json")) == 2
     assert "can't be written: No such file" in capsys.readouterr().err
 
@@ -343,5 +343,7 @@ def test_before_training_errors_stop_and_warnings_are_logged(folder, caplog):
     ):
         require_sound(*arguments)
     (folder / "set.json").write_text("{")
-    with pytest.raises(ValueError, match="DATASETS.COCO_FORMAT: 'own': .*is no whole JSON file"):
+    with pytest.raises(
+        ValueError, match="DATASETS.COCO_FORMAT: 'own': .*is not a complete JSON file"
+    ):
         require_sound(*arguments)
