@@ -35,8 +35,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--class-names",
         metavar="NAME,NAME…",
-        help="written into the file, in the classes' order; by default those of the set to test on, "
-        "if it is found",
+        help="written into the file, in the classes' order; by default those of the set to test "
+        "on, if it is found",
     )
     add_import_option(parser)
     return parser.parse_args(arguments)
