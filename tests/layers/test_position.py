@@ -51,7 +51,7 @@ def test_dct_basis_is_the_dct_ii():
 
 @pytest.mark.parametrize("count", [0, -1, 6])
 def test_dct_basis_refuses_more_frequencies_than_samples(count):
-    with pytest.raises(ValueError, match=f"within 1 and length=5, got {count}"):
+    with pytest.raises(ValueError, match=f"from 1 to length=5, got {count}"):
         dct_basis(5, count)
 
 

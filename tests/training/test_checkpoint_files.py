@@ -181,7 +181,7 @@ def test_another_librarys_names_are_still_known_as_such(tmp_path):
 def test_resuming_from_a_file_that_is_gone_is_an_error(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
     checkpointer = ENLCheckpointer(nn.Linear(1, 1), str(tmp_path))
-    with pytest.raises(MissingFile, match="last_checkpoint names .*model_0000009.pth, which isn't"):
+    with pytest.raises(MissingFile, match="last_checkpoint names .*model_0000009.pth, which doesn't"):
         checkpointer.resume_or_load("", resume=True)
 
 

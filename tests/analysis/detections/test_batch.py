@@ -170,7 +170,7 @@ def test_a_video_whose_frames_do_not_arrive_is_not_written(tmp_path, monkeypatch
             return getattr(self.writer, name)
 
     monkeypatch.setattr(cv2, "VideoWriter", Full)
-    with pytest.raises(FileNotWritten, match="out.mp4 can't be written: 2 of 5 frames have"):
+    with pytest.raises(FileNotWritten, match="out.mp4 can't be written: 2 of 5 frames were"):
         batch.draw_video(np.copy, source, str(tmp_path / "out.mp4"))
     assert names(tmp_path) == ["film.mp4"]
 
