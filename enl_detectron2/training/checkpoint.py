@@ -144,7 +144,7 @@ class ENLCheckpointer(DetectionCheckpointer):
             if isinstance(value, Tensor) and not _is_finite(value) and key not in self._infinite:
                 last = self.get_checkpoint_file()
                 raise NonFinite(
-                    f"{name}.pth is not saved, as {key} is not finite any more; "
+                    f"{name}.pth is not saved, as {key} is no longer finite; "
                     + (f"the last checkpoint is {last}" if last else "there is none before it")
                 )
         rename(state, plain_names(state))
@@ -186,7 +186,7 @@ class ENLCheckpointer(DetectionCheckpointer):
         for key, value in content["model"].items():
             if not isinstance(value, (Tensor, np.ndarray)):
                 raise UnsafeCheckpoint(
-                    f"{filename} is no checkpoint of a model: its {key!r} is a "
+                    f"{filename} is not a model's checkpoint: its {key!r} is a "
                     f"{type(value).__name__}, not a tensor or an array"
                 )
         self.check_about_model(content)

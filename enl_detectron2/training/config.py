@@ -139,7 +139,7 @@ def find_config(
         file = model_zoo.get_config_file(name)
     except RuntimeError:
         raise MissingFile(
-            f"--config-file: {name!r} is no file, and no configuration of the model zoo"
+            f"--config-file: {name!r} is neither a file nor a configuration of the model zoo"
         ) from None
     try:
         weights = model_zoo.get_checkpoint_file(name)
@@ -157,5 +157,5 @@ def _load_lazy(file: str, opts: Sequence[str]) -> DictConfig:
         first = key.split(".")[0]
         is_new = first == "train" and OmegaConf.select(cfg, key) is None and key not in OPTIONAL
         if is_new or first not in cfg:
-            logger.warning("%s is new to the configuration: is it spelled right?", key)
+            logger.warning("%s is not a key of the configuration: is it spelled right?", key)
     return LazyConfig.apply_overrides(cfg, list(opts))

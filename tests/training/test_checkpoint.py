@@ -237,7 +237,7 @@ def test_what_is_no_model_is_named(tmp_path):
         ({"model": {"optimizer": {"state": {}}}}, "its 'optimizer' is a dict"),
     ):
         torch.save(content, path)
-        with pytest.raises(UnsafeCheckpoint, match=f"model.pth is no checkpoint.*: {said}"):
+        with pytest.raises(UnsafeCheckpoint, match=f"model.pth is not a .*checkpoint.*: {said}"):
             ENLCheckpointer(nn.Linear(1, 1)).load(str(path))
 
 

@@ -59,7 +59,7 @@ def test_a_name_of_the_zoo_brings_its_weights():
     file, opts = find_config("lazy/enl_rcnn_R50.py")
     assert Path(file).is_file() and not opts
     for name in ("none.yaml", "none.py", ""):
-        with pytest.raises(MissingFile, match=f"'{name}' is no file, and no configuration of"):
+        with pytest.raises(MissingFile, match=f"'{name}' is neither a file nor a configuration of"):
             load_config(name)
 
 
@@ -87,4 +87,4 @@ def test_a_new_key_of_a_lazy_config_is_pointed_out(caplog):
         assert cfg.train.max_iter == 5 and not caplog.text
         load_config("lazy/enl_rcnn_R50.py", ["train.max_itr=5", "trian.max_iter=5"])
     for key in ("train.max_itr", "trian.max_iter"):
-        assert f"{key} is new to the configuration" in caplog.text
+        assert f"{key} is not a key of the configuration" in caplog.text

@@ -120,7 +120,7 @@ def read_coco(json_file: str | Path, image_root: str | Path | None = None) -> Co
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise ValueError(
                 f"{path} is not in COCO format: {name!r} must be a list of objects, "
-                + ("but it isn't" if name in content else "but it isn't there")
+                + ("but it isn't" if name in content else "but it is missing")
             )
         lists.append(entries)
     root = None if image_root is None else Path(image_root)
