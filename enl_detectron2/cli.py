@@ -9,6 +9,7 @@ from enl_detectron2.utils.errors import UserError
 
 COMMANDS = {
     "detect": "find, draw and count objects on photographs, a video or a camera",
+    "app": "a page in the browser to drop photographs on",
     "train": "train the model of a configuration",
     "evaluate": "AP of a trained model on the set to test on",
     "compare": "what two or three models find and miss, side by side",
@@ -23,6 +24,7 @@ COMMANDS = {
 }
 # What is no part of a plain installation, and the extra that brings it.
 EXTRAS = {
+    "gradio": "app",
     "cv2": "demo",
     "sklearn": "demo",
     "matplotlib": "demo",

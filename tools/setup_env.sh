@@ -89,7 +89,7 @@ else
         : >.venv/stamp
         find .venv -mindepth 1 -maxdepth 1 ! -name stamp -exec rm -rf {} +
     fi
-    rm -rf .venv-optional .venv-official # they stand on .venv
+    rm -rf .venv-optional .venv-official .venv-app # they stand on .venv
     say "building .venv with $base (Python $version), once; PYTHON=/path/to/python make $target uses your environment instead"
     mkdir -p .venv && : >.venv/stamp
     step "1/4 virtual environment" "$base" -m venv .venv
