@@ -62,7 +62,9 @@ def register_coco_format(
         image_root = str(_find(name, "image folder", image_root, Path.is_dir))
         metadata = MetadataCatalog.get(name)
         if name in DatasetCatalog.list():
-            known = coco_format_of(name) or (metadata.get("json_file", ""),)
+            known = coco_format_of(name) or tuple(
+                metadata.get(key, "") for key in ("json_file", "image_root")
+            )
             if known != (json_file, image_root):
                 raise ConfigError(
                     f"DATASETS.COCO_FORMAT: {name!r} stands for {known[0] or 'a built-in set'} "
