@@ -23,7 +23,7 @@ from enl_detectron2.utils.errors import (
 )
 from enl_detectron2.utils.files import whole_file
 
-from .checkpoint_files import BLOCKS, plain_names, read_checkpoint, rename
+from .checkpoint_files import BLOCKS, CLASS_NAMES, plain_names, read_checkpoint, rename
 
 # A file under this name is what a killed process was writing; the next save writes over it.
 UNFINISHED = "checkpoint.unfinished"
@@ -50,14 +50,23 @@ class ENLCheckpointer(DetectionCheckpointer):
     subclasses, and detectron2's own overrides them. A test holds that ``load`` takes these steps.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, complete: bool = False, **options):
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        complete: bool = False,
+        class_names: Sequence[str] = (),
+        **options,
+    ):
         """
         Args:
             model: as of ``DetectionCheckpointer``, as are ``save_dir`` and ``options``.
             complete: whether the checkpoint must hold all of the model but its relation blocks.
+            class_names: of the objects it learns, which are saved beside the parameters.
         """
         super().__init__(model, save_dir, **options)
-        self.complete = complete
+        self.complete, self.class_names = complete, list(class_names)
         # Those that are meant to be, such as a mask of -inf.
         self._infinite = {key for key, value in self.model.named_buffers() if not _is_finite(value)}
 
@@ -88,9 +97,10 @@ class ENLCheckpointer(DetectionCheckpointer):
         """What a checkpoint says of its model beside its parameters, by keys of the file.
 
         The kinds and options of the relation blocks: different ones have parameters of the same
-        names and shapes.
+        names and shapes. The names of the classes, if they are known.
         """
-        return {BLOCKS: _blocks(self.model)}
+        names = {CLASS_NAMES: self.class_names} if self.class_names else {}
+        return {BLOCKS: _blocks(self.model), **names}
 
     def check_about_model(self, checkpoint: dict[str, Any]) -> None:
         """Compares what a checkpoint says of its model with this one, before anything is loaded.

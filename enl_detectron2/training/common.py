@@ -193,6 +193,11 @@ def require_sets(train: Sequence[str], test: Sequence[str]) -> None:
             raise ConfigError(f"{name!r} can't be evaluated without {package}: {command}")
 
 
+def class_names(train: Sequence[str]) -> list[str]:
+    """What sets to train on call their classes, once they are loaded; none if they don't say."""
+    return list(MetadataCatalog.get(train[0]).get("thing_classes", [])) if train else []
+
+
 def in_fast_layout(model: nn.Module) -> nn.Module:
     """The model in the memory format that suits a CPU's convolutions best."""
     model = model.to(memory_format=torch.channels_last)

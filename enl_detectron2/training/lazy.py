@@ -15,10 +15,19 @@ from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.modeling.enl_fpn import warn_of_black_padding
 
 from .checkpoint import ENLCheckpointer
-from .common import COCO_MAX_DETECTIONS, own_hooks, repeatable, replicate, require_sets, set_up
+from .common import (
+    COCO_MAX_DETECTIONS,
+    class_names,
+    own_hooks,
+    repeatable,
+    replicate,
+    require_sets,
+    set_up,
+)
 from .config import load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
+from .evaluation import evaluated, tile_of
 from .weights import warn_if_frozen_though_random
 
 # Of detections in an image: R-CNN's and the one-stage detectors'.
@@ -109,7 +118,8 @@ def _train(cfg: DictConfig, args: argparse.Namespace, model: nn.Module) -> None:
     )
     model = replicate(model, cfg.train.device, **cfg.train.ddp)
     trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
-    checkpointer = ENLCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    names = class_names(set_names(cfg, "train"))
+    checkpointer = ENLCheckpointer(model, cfg.train.output_dir, class_names=names, trainer=trainer)
     is_main = comm.is_main_process()
     # In this order: a checkpoint is there if the evaluation fails, and the writers see its metrics.
     trainer.register_hooks(
@@ -135,8 +145,11 @@ def _train(cfg: DictConfig, args: argparse.Namespace, model: nn.Module) -> None:
 def _test(cfg: DictConfig, model: nn.Module) -> dict[str, Any] | None:
     if "evaluator" not in cfg.dataloader:
         return None
-    evaluator = instantiate(evaluator_config(cfg))
-    results = inference_on_dataset(model, instantiate(cfg.dataloader.test), evaluator)
+    mapper = instantiate(cfg.dataloader.test.get("mapper"))
+    with evaluated(model, tile_of(cfg), mapper, deep_images_of(cfg)) as seen:
+        results = inference_on_dataset(
+            seen, instantiate(cfg.dataloader.test), instantiate(evaluator_config(cfg))
+        )
     if comm.is_main_process():
         print_csv_format(results)
     return results

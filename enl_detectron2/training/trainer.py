@@ -43,6 +43,7 @@ from enl_detectron2.utils.errors import ConfigError
 from .checkpoint import ENLCheckpointer
 from .common import (
     COCO_MAX_DETECTIONS,
+    class_names,
     in_fast_layout,
     own_hooks,
     quiet_terminal,
@@ -55,6 +56,7 @@ from .config import drop_other_options, load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
 from .data.loader import CheckedMapper
+from .evaluation import evaluated, tile_of
 from .weights import warn_if_frozen_though_random
 
 
@@ -86,7 +88,12 @@ class Trainer(DefaultTrainer):
             model, data_loader, optimizer
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = ENLCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = ENLCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            class_names=class_names(cfg.DATASETS.TRAIN),
+            trainer=weakref.proxy(self),
+        )
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.register_hooks(self.build_hooks())
 
@@ -187,6 +194,15 @@ class Trainer(DefaultTrainer):
                 f"there is no evaluator for {dataset_name!r}, whose evaluator_type is {kind!r}"
             )
         return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+    @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
+    ) -> OrderedDict[str, Any]:
+        """As of ``DefaultTrainer``; on tiles where ``TEST.TILE`` is above 0."""
+        mapper = DatasetMapper(cfg, is_train=False)
+        with evaluated(model, tile_of(cfg), mapper, deep_images_of(cfg)) as seen:
+            return super().test(cfg, seen, evaluators)
 
     @classmethod
     def test_with_augmentation(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict[str, Any]:

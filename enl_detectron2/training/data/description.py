@@ -53,6 +53,7 @@ def describe(coco: CocoFile) -> str:
         f"  MODEL.ANCHOR_GENERATOR.SIZES {anchors}",
         f"    19 of 20 boxes are at least {np.percentile(sides, 5):.0f} pixels wide and high "
         "(√area), here in the files; scale both by what INPUT.MIN_SIZE_… does",
+        "    for a training from ImageNet's weights; fine-tuning keeps the detector's own anchors",
         f"  TEST.DETECTIONS_PER_IMAGE {limit}",
         f"    the fullest image holds {counts.max()} objects, and what a model finds beyond this "
         "number is lost",
