@@ -76,12 +76,17 @@ def register_coco_format(
         metadata.set(coco_format=(json_file, image_root))
         is_evaluated = evaluated is None or name in evaluated
         # What is wrong with a file is said if the set is used.
-        with contextlib.suppress(ValueError):
-            coco = read_coco(json_file) if is_evaluated or keypoints else None
-            if coco and is_evaluated and coco.differs:
-                about["json_file"] = _written_copy(coco, name, output_dir)
-            if coco and keypoints and (names := keypoint_names(coco)):
-                about |= {"keypoint_names": names, "keypoint_flip_map": keypoint_flip_map(names)}
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            if is_evaluated or keypoints:
+                coco = read_coco(json_file)
+                if is_evaluated and coco.differs:
+                    about["json_file"] = _written_copy(coco, name, output_dir)
+                if keypoints and (names := keypoint_names(coco)):
+                    about |= {
+                        "keypoint_names": names,
+                        "keypoint_flip_map": keypoint_flip_map(names),
+                    }
+                about["thing_classes"] = [one["name"] for one in categories_of(coco)]
         metadata.set(**about)
 
 
