@@ -37,13 +37,16 @@ def test_detectron2s_own_configurations_may_evaluate(tmp_path):
         load_config(tmp_path / "copy.yaml")
 
 
-def test_what_detectron2_reads_is_read(tmp_path):
+def test_what_detectron2_reads_is_read(tmp_path, caplog):
     (tmp_path / "good.yaml").write_text(
         "MODEL:\n  FPN: &fpn {OUT_CHANNELS: 32}\n  RPN: {<<: {BATCH_SIZE_PER_IMAGE: 8}}\n"
     )
     cfg = load_config(tmp_path / "good.yaml", ["SOLVER.BASE_LR", "0.5"])
     assert cfg.MODEL.FPN.OUT_CHANNELS == 32 and cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE == 8
     assert cfg.SOLVER.BASE_LR == 0.5
+    (tmp_path / "twice.yaml").write_text("MODEL: {MASK_ON: True}\nMODEL: {DEVICE: cpu}\n")
+    assert not load_config(tmp_path / "twice.yaml").MODEL.MASK_ON
+    assert "twice.yaml has MODEL more than once: only the last one counts" in caplog.text
     (tmp_path / "old.yaml").write_text("VERSION: 1\nMODEL:\n  WEIGHT: old.pth\n")
     assert load_config(tmp_path / "old.yaml").MODEL.WEIGHTS == "old.pth"
     with pytest.raises(AssertionError, match="Non-existent key: SOLVER.BASE_LRR"):

@@ -270,6 +270,9 @@ def _put_ids_right(coco: CocoFile) -> None:
         ids = [entry["id"] for entry in entries if id_of(entry) is not None]
         meant[key] = {str(id_): id_ for id_ in ids} | {_whole(id_): id_ for id_ in ids}
         meant[key] |= {id_: id_ for id_ in ids}
+    for category in coco.categories:
+        if is_number(category.get("name")):  # as those of digits
+            category["name"] = str(category["name"])
     for entry in coco.annotations:
         _put_whole(coco, entry, "id")
         for key, ids in meant.items():
