@@ -44,7 +44,7 @@ def test_classes_have_the_names_that_their_set_gives_them(trained_cfg, tmp_path,
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"images": [', "named.json is no whole JSON file"),
+        ('{"images": [', "named.json is not a complete JSON file"),
         ('{"images": [], "categories": [{"id": 1}]}', "'named' must have an id and a name for"),
     ],
 )

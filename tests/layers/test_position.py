@@ -41,7 +41,7 @@ def test_dct_basis_has_orthonormal_columns_lowest_frequency_first(length, count)
     sign_changes = (basis[1:] * basis[:-1] < 0).sum(dim=0).tolist()
     assert sign_changes == list(range(count))
     for wrong in (0, length + 1):
-        with pytest.raises(ValueError, match=f"within 1 and length={length}, got {wrong}"):
+        with pytest.raises(ValueError, match=f"from 1 to length={length}, got {wrong}"):
             dct_basis(length, wrong)
 
 
@@ -141,5 +141,5 @@ def test_a_registered_term_is_an_option_of_the_blocks(monkeypatch):
     assert NonLocalBlock(8, position="my_gauss_mul").multiply
     with pytest.raises(InvalidOption, match="holds 'width'; .* have num_frequencies, scale, sigma"):
         ENLBlock(8, position="my_gauss_add", position_options={"width": 2})
-    with pytest.raises(ValueError, match="'my_gauss' is registered already"):
+    with pytest.raises(ValueError, match="'my_gauss' is already registered"):
         register_position("my_gauss")(GaussianPosition)

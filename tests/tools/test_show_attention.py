@@ -30,7 +30,7 @@ def test_draws_filters(run, tmp_path):
     run(*words)
     assert cv2.imread(str(tmp_path / "filters.png")) is not None
     status, said = run(*words)
-    assert status == 2 and "is there already" in said
+    assert status == 2 and "already exists" in said
 
 
 @pytest.mark.parametrize(
