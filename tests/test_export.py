@@ -1,6 +1,7 @@
 """What is exported is the detector, at every size; and what wouldn't be is not written."""
 
 import importlib
+import itertools
 import json
 import re
 import subprocess
@@ -98,19 +99,19 @@ def crops(file):
 
 
 SMALL = [photographs()[0][:160, :192]]
+FORMATS = ["scripting", "onnx"]  # which is compared as the trace that it is made of, too
 KINDS = ["faster ENLBlock", "mask NonLocalBlock", "retinanet Conv5x5Block", "faster plain"]
 
 
-@pytest.mark.parametrize("kind", a_few(KINDS, 4))
-def test_each_kind_is_had_in_each_format(slim_cfg, kind):
-    model = seeded(slim(slim_cfg, kind))
-    for format_ in ("scripting", "onnx"):  # which is compared as the trace that it is made of, too
-        export = export_detector(model, format_, SMALL)
-        assert "detections match" in export.report
-    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(export.content)).graph
-    types = {value.type.tensor_type.elem_type for value in graph.value_info}
-    types |= {tensor.data_type for tensor in graph.initializer}
-    assert onnx.TensorProto.FLOAT in types and onnx.TensorProto.DOUBLE not in types
+@pytest.mark.parametrize("format_, kind", a_few(itertools.product(FORMATS, KINDS), 8))
+def test_each_kind_is_had_in_each_format(slim_cfg, format_, kind):
+    export = export_detector(seeded(slim(slim_cfg, kind)), format_, SMALL)
+    assert "detections match" in export.report
+    if format_ == "onnx":
+        graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(export.content)).graph
+        types = {value.type.tensor_type.elem_type for value in graph.value_info}
+        types |= {tensor.data_type for tensor in graph.initializer}
+        assert onnx.TensorProto.FLOAT in types and onnx.TensorProto.DOUBLE not in types
 
 
 @pytest.mark.slow
