@@ -195,7 +195,7 @@ def _names_of_set(cfg: CfgNode | DictConfig) -> list[str]:
         names = [names] if isinstance(names, str) else names
     if entries:
         try:
-            register_coco_format(entries)
+            register_coco_format(entries, evaluated=())
         except FileNotFoundError:
             return []
         # As detectron2 numbers them when it reads the objects, which nobody needs here.

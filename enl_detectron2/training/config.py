@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from enl_detectron2 import model_zoo
 from enl_detectron2.config import add_enl_config, add_training_config
+from enl_detectron2.layers.relation_block import option_names
+from enl_detectron2.modeling import RELATION_BLOCK_REGISTRY
 from enl_detectron2.utils.errors import ConfigError, MissingFile
 
 # Read by detectron2's default_setup and this project's trainer, whether a configuration has them.
@@ -96,6 +98,22 @@ def load_config(
     merge_file(cfg, file)
     cfg.merge_from_list(list(opts))
     return cfg
+
+
+def drop_other_options(cfg: CfgNode) -> None:
+    """Takes out the options that ``MODEL.ENL_FPN.BLOCK`` hasn't, if they are None.
+
+    ``add_enl_config`` has those of all blocks, so that a command line can set them. What a run
+    writes down lists its own block's.
+    """
+    node = cfg.MODEL.ENL_FPN
+    if node.BLOCK and node.BLOCK not in RELATION_BLOCK_REGISTRY:
+        return  # which is said when the model is built
+    own = option_names(RELATION_BLOCK_REGISTRY.get(node.BLOCK)) if node.BLOCK else []
+    for name in node.BLOCK_OPTIONS.keys() - set(own):
+        value = node.BLOCK_OPTIONS[name]
+        if all(one is None for one in (value.values() if isinstance(value, dict) else [value])):
+            del node.BLOCK_OPTIONS[name]
 
 
 def find_config(

@@ -32,15 +32,15 @@ def main(arguments: list[str] | None = None) -> None:
     from enl_detectron2.training.data.description import describe
 
     try:
-        coco = read_coco(args.annotations)
+        coco = read_coco(args.annotations, args.images)
     except (OSError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")
     if not Path(args.images).is_dir():
         parser.exit(2, f"error: there is no image folder {args.images}\n")
 
-    findings = check_annotations(coco, args.images)
+    findings = check_annotations(coco)
     if not args.quick:
-        findings += check_images(coco, args.images, args.deep_images)
+        findings += check_images(coco, args.deep_images)
     for finding in findings:
         print(finding)
     if findings:
