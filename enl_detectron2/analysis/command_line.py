@@ -271,4 +271,4 @@ def require_new(*paths: str | os.PathLike) -> None:
         if os.path.isdir(path) and not os.listdir(path):
             continue
         if os.path.lexists(path):
-            raise FileExistsError(f"{path} is there already: choose another name, or delete it")
+            raise FileExistsError(f"{path} already exists: choose another name, or delete it")

@@ -160,7 +160,7 @@ def _build_lazy(cfg: DictConfig) -> tuple[nn.Module, Callable]:
 def _device_there(device: str) -> str:
     if not str(device).startswith("cuda") or torch.cuda.is_available():
         return device
-    print("No GPU answers: using the CPU.", file=sys.stderr)
+    print("No GPU was found: using the CPU.", file=sys.stderr)
     return "cpu"
 
 

@@ -63,7 +63,8 @@ class ENLCheckpointer(DetectionCheckpointer):
         Args:
             model: as of ``DetectionCheckpointer``, as are ``save_dir`` and ``options``.
             complete: whether the checkpoint must hold all of the model but its relation blocks.
-            class_names: of the objects it learns, which are saved beside the parameters.
+            class_names: of the objects it learns, which are saved beside the parameters, or is
+                tested on; a checkpoint that has them in another order is warned of.
         """
         super().__init__(model, save_dir, **options)
         self.complete, self.class_names = complete, list(class_names)
@@ -112,6 +113,17 @@ class ENLCheckpointer(DetectionCheckpointer):
             ConfigError: (a ValueError) if its blocks' parameters mean something else in this model,
                 which is used as it is; where training goes on from them this is a warning.
         """
+        there = [str(name) for name in checkpoint.get(CLASS_NAMES) or ()]
+        places = {name: place for place, name in enumerate(self.class_names)}
+        moved = [name for at, name in enumerate(there) if places.get(name, at) != at]
+        if moved:
+            self.logger.warning(
+                "The checkpoint has its classes in another order, so that %r and others count as "
+                "something else: %s in the checkpoint, %s in the data set",
+                moved[0],
+                ", ".join(there),
+                ", ".join(self.class_names),
+            )
         blocks, here = relation_blocks(self.model), _blocks(self.model)
         stored = checkpoint.get(BLOCKS)
         stored = dict(stored) if isinstance(stored, dict) else {}
@@ -144,7 +156,7 @@ class ENLCheckpointer(DetectionCheckpointer):
             if isinstance(value, Tensor) and not _is_finite(value) and key not in self._infinite:
                 last = self.get_checkpoint_file()
                 raise NonFinite(
-                    f"{name}.pth is not saved, as {key} is not finite any more; "
+                    f"{name}.pth is not saved, as {key} is no longer finite; "
                     + (f"the last checkpoint is {last}" if last else "there is none before it")
                 )
         rename(state, plain_names(state))
@@ -186,7 +198,7 @@ class ENLCheckpointer(DetectionCheckpointer):
         for key, value in content["model"].items():
             if not isinstance(value, (Tensor, np.ndarray)):
                 raise UnsafeCheckpoint(
-                    f"{filename} is no checkpoint of a model: its {key!r} is a "
+                    f"{filename} is not a model's checkpoint: its {key!r} is a "
                     f"{type(value).__name__}, not a tensor or an array"
                 )
         self.check_about_model(content)

@@ -64,7 +64,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"({type(error).__name__}: {said})"
         ) from error
     if not isinstance(content, dict):
-        raise UnsafeCheckpoint(f"{path} is no checkpoint: it holds a {type(content).__name__}")
+        raise UnsafeCheckpoint(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
     if path.suffix == ".pyth":
         # Batch norm's counts are no parameters for the matching of names.
         state = content.get("model_state", {}).items()
@@ -124,7 +124,7 @@ def convert_checkpoint(source: str | Path, target: str | Path) -> None:
     if target.suffix not in (".safetensors", ".pth"):
         raise ValueError(f"{target} must end in .safetensors or .pth")
     if target.exists():
-        raise FileExistsError(f"{target} is there already")
+        raise FileExistsError(f"{target} already exists")
     content = read_checkpoint(source)
     # Copies, as safetensors takes no two names for one memory.
     model = {

@@ -193,9 +193,12 @@ def require_sets(train: Sequence[str], test: Sequence[str]) -> None:
             raise ConfigError(f"{name!r} can't be evaluated without {package}: {command}")
 
 
-def class_names(train: Sequence[str]) -> list[str]:
-    """What sets to train on call their classes, once they are loaded; none if they don't say."""
-    return list(MetadataCatalog.get(train[0]).get("thing_classes", [])) if train else []
+def class_names(sets: Sequence[str]) -> list[str]:
+    """What the first of some sets calls its classes; none if it doesn't say.
+
+    One that is trained on says so once it is loaded.
+    """
+    return list(MetadataCatalog.get(sets[0]).get("thing_classes", [])) if sets else []
 
 
 def in_fast_layout(model: nn.Module) -> nn.Module:

@@ -1,13 +1,14 @@
 """From a file, or a name of the model zoo, to the configuration of a run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from detectron2 import model_zoo as detectron2_zoo
 from detectron2.config import CfgNode, LazyConfig, downgrade_config, get_cfg, upgrade_config
+from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
 from enl_detectron2 import model_zoo
@@ -40,7 +41,21 @@ class _SafeReader(CfgNode):
         # Resolved, as a checkout of detectron2 has a link there.
         theirs = Path(detectron2_zoo.__file__).with_name("configs").resolve()
         allow_unsafe = Path(filename).resolve().is_relative_to(theirs)
+        with PathManager.open(filename) as file:
+            for key in _keys_twice(yaml.compose(file, yaml.SafeLoader)):
+                logger.warning("%s has %s more than once: only the last one counts", filename, key)
         return super().load_yaml_with_base(filename, allow_unsafe=allow_unsafe)
+
+
+def _keys_twice(node: yaml.Node | None, path: str = "") -> Iterator[str]:
+    """Of a mapping in YAML, as a second ``MODEL:`` further down, which takes the first's place."""
+    seen = set()
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name = f"{path}{key.value}"
+        if name in seen:
+            yield name
+        seen.add(name)
+        yield from _keys_twice(value, f"{name}.")
 
 
 def merge_file(cfg: CfgNode, config_file: str | Path) -> None:
@@ -139,7 +154,7 @@ def find_config(
         file = model_zoo.get_config_file(name)
     except RuntimeError:
         raise MissingFile(
-            f"--config-file: {name!r} is no file, and no configuration of the model zoo"
+            f"--config-file: {name!r} is neither a file nor a configuration of the model zoo"
         ) from None
     try:
         weights = model_zoo.get_checkpoint_file(name)
@@ -157,5 +172,5 @@ def _load_lazy(file: str, opts: Sequence[str]) -> DictConfig:
         first = key.split(".")[0]
         is_new = first == "train" and OmegaConf.select(cfg, key) is None and key not in OPTIONAL
         if is_new or first not in cfg:
-            logger.warning("%s is new to the configuration: is it spelled right?", key)
+            logger.warning("%s is not a key of the configuration: is it spelled right?", key)
     return LazyConfig.apply_overrides(cfg, list(opts))

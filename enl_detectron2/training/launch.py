@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # One port for all runs of a user, as detectron2 has it, lets the second run fail.
     parser.set_defaults(dist_url="auto")
     parser.add_argument(
-        "--per-class", action="store_true", help="with --eval-only: a line for each class, too"
+        "--per-class", action="store_true", help="with --eval-only: also a line for each class"
     )
     parser.add_argument(
         "--tile",

@@ -100,7 +100,8 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
     if not args.eval_only:
         return _train(cfg, args, model)
     model = replicate(model, cfg.train.device)
-    checkpointer = ENLCheckpointer(model, cfg.train.output_dir, complete=True)
+    names = class_names(set_names(cfg, "test"))
+    checkpointer = ENLCheckpointer(model, cfg.train.output_dir, complete=True, class_names=names)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     return _test(cfg, model)
 

@@ -25,7 +25,7 @@ def warn_of_changes(before: str, now: str) -> None:
     if changed:
         more = f"\n  and {len(changed) - MOST} more" if len(changed) > MOST else ""
         logger.warning(
-            "--resume goes on with another configuration. The optimizer keeps its learning rate, "
+            "--resume continues with another configuration. The optimizer keeps its learning rate, "
             "momentum and weight decay from the checkpoint. These keys were changed:%s%s",
             "".join(f"\n  {line}" for line in changed[:MOST]),
             more,

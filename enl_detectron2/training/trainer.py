@@ -264,7 +264,8 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
     model = Trainer.build_model(cfg)
-    checkpointer = ENLCheckpointer(model, cfg.OUTPUT_DIR, complete=True)
+    names = class_names(cfg.DATASETS.TEST)
+    checkpointer = ENLCheckpointer(model, cfg.OUTPUT_DIR, complete=True, class_names=names)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:

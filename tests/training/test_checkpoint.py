@@ -229,6 +229,16 @@ def test_a_prefix_is_left_out_only_if_the_rest_fits(tmp_path, log):
         ENLCheckpointer(model).load(str(path))
 
 
+def test_classes_in_another_order_are_said(tmp_path, log):
+    ENLCheckpointer(nn.Linear(1, 1), str(tmp_path), class_names=["cat", "dog"]).save("model")
+    path = str(tmp_path / "model.pth")
+    for others in (["cat", "dog"], ["horse", "cow"], []):  # other names for the same are no matter
+        ENLCheckpointer(nn.Linear(1, 1), complete=True, class_names=others).load(path)
+        assert not said(log, logging.WARNING)
+    ENLCheckpointer(nn.Linear(1, 1), complete=True, class_names=["dog", "cat"]).load(path)
+    assert "cat, dog in the checkpoint, dog, cat in the data set" in said(log, logging.WARNING)[0]
+
+
 def test_what_is_no_model_is_named(tmp_path):
     path = tmp_path / "model.pth"
     for content, said in (
@@ -237,7 +247,7 @@ def test_what_is_no_model_is_named(tmp_path):
         ({"model": {"optimizer": {"state": {}}}}, "its 'optimizer' is a dict"),
     ):
         torch.save(content, path)
-        with pytest.raises(UnsafeCheckpoint, match=f"model.pth is no checkpoint.*: {said}"):
+        with pytest.raises(UnsafeCheckpoint, match=f"model.pth is not a .*checkpoint.*: {said}"):
             ENLCheckpointer(nn.Linear(1, 1)).load(str(path))
 
 

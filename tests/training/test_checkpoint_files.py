@@ -164,7 +164,7 @@ def test_safetensors_there_and_back(tmp_path, slim_cfg):
             assert torch.equal(other.state_dict()[key], value), key
     assert "iteration" not in read_checkpoint(tmp_path / "again.pth")
     assert not list(tmp_path.glob("*unfinished"))
-    with pytest.raises(FileExistsError, match="again.pth is there already"):
+    with pytest.raises(FileExistsError, match="again.pth already exists"):
         convert_checkpoint(tmp_path / "model.pth", tmp_path / "again.pth")
     with pytest.raises(ValueError, match="model.onnx must end in .safetensors or .pth"):
         convert_checkpoint(tmp_path / "model.pth", tmp_path / "model.onnx")

@@ -75,7 +75,7 @@ def test_a_runs_configuration_lists_its_own_blocks_options(config, tmp_path):
     try:
         setup(arguments(config, *with_gain))
         written = yaml.safe_load((tmp_path / "config.yaml").read_text())["MODEL"]["ENL_FPN"]
-        assert written["BLOCK"] == "Gain" and written["BLOCK_OPTIONS"] == {}
+        assert written["BLOCK"] == "Gain" and written["BLOCK_OPTIONS"] == {"init_gain": None}
         # The same run, when its configuration listed those of other blocks, too.
         assert not list(differences("a: {b: null}", "a: {c: null}"))
         cfg = load_config(tmp_path / "config.yaml", ["MODEL.ENL_FPN.BLOCK", "ENLBlock"])

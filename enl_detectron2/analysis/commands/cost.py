@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     args.configs = list(itertools.takewhile(is_config, args.arguments))
     args.opts = args.arguments[len(args.configs) :]
     if not args.configs:
-        parser.error(f"{args.arguments[0]} is no .yaml or .py file")
+        parser.error(f"{args.arguments[0]} is not a .yaml or .py file")
     if min(args.size) < 1 or max(args.size) > LARGEST:
         parser.error(f"--size must be from 1 1 to {LARGEST} {LARGEST}")
     return args

@@ -27,14 +27,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--image",
         metavar="FILE",
-        help="compare on this photograph, best one in which the model finds many things, instead "
-        "of two of cell nuclei",
+        help="compare on this photograph instead of two of cell nuclei; best one in which the "
+        "model finds many things",
     )
     parser.add_argument(
         "--class-names",
         metavar="NAME,NAME…",
-        help="in the classes' order, for the file; otherwise those of the set to test on, if it is "
-        "there",
+        help="written into the file, in the classes' order; by default those of the set to test "
+        "on, if it is found",
     )
     add_import_option(parser)
     return parser.parse_args(arguments)

@@ -64,7 +64,7 @@ def find_images(words: Sequence[str]) -> tuple[list[str], list[str]]:
     suffixes = tuple(Image.registered_extensions())
     files, errors = [], []
     for word in words:
-        found, reason = [], "is no file or folder, and no file fits it as a pattern"
+        found, reason = [], "is not a file or folder, and no file matches it as a pattern"
         try:
             if os.path.isdir(word):
                 reason = "is a folder without images"
@@ -74,7 +74,7 @@ def find_images(words: Sequence[str]) -> tuple[list[str], list[str]]:
             # A pipe would be waited for.
             found = [file for file in found if os.path.isfile(file)]
         except OSError as error:
-            reason = f"can't be looked into: {error.strerror}"
+            reason = f"can't be read: {error.strerror}"
         files += [file for file in found if file not in files]
         errors += [] if found else [one_line(f"{word} {reason}")]
     return files, errors
@@ -212,7 +212,7 @@ def draw_video(draw: Draw, source: str | int, target: str | None) -> list[str]:
         if not video.isOpened():
             is_camera = isinstance(source, int)
             raise InputError(
-                "no camera was found" if is_camera else f"{source} is no video to read"
+                "no camera was found" if is_camera else f"{source} is not a readable video"
             )
         said = 0 if isinstance(source, int) else int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         with contextlib.closing(_draw_frames(draw, video, f"{source}", said)) as drawings:
@@ -228,7 +228,7 @@ def draw_video(draw: Draw, source: str | int, target: str | None) -> list[str]:
     if not number:
         raise InputError(f"{source} has no frame that can be read")
     if number < said:
-        return [f"{source}: {number} frames could be read of {said} that it says it has"]
+        return [f"{source}: only {number} of its {said} frames could be read"]
     return []
 
 
@@ -279,7 +279,7 @@ def _write_video(path: str, drawings: Iterator[np.ndarray], fps: float) -> int:
             there += 1
         whole.release()
         if there < number:
-            reason = f"{there} of {number} frames have arrived, perhaps the disk is full"
+            reason = f"{there} of {number} frames were written, perhaps the disk is full"
             raise FileNotWritten(errno.EIO, reason, path)
     return number
 

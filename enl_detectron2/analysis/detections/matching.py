@@ -52,7 +52,7 @@ def load_truth(annotation_file: str | os.PathLike) -> COCO:
         parts["annotations"] = _usable(annotation_file, parts["annotations"], images, categories)
         return _indexed(parts)
     except ValueError as error:
-        raise ValueError(f"{annotation_file} is no ground truth: {error}") from error
+        raise ValueError(f"{annotation_file} is not a ground truth: {error}") from error
 
 
 def load_detections(

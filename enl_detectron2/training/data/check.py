@@ -144,7 +144,7 @@ def _check_categories(coco: CocoFile, error, warn) -> None:
     names = Counter(str(category.get("name")) for category in coco.categories)
     for category in coco.categories:
         part = f"category {category.get('id')}"
-        if not isinstance(category.get("name"), str):
+        if not isinstance(category.get("name"), str) or not category["name"]:
             error(part, "has no name")
         elif names[category["name"]] > 1:
             warn(part, "shares its name", category["name"])

@@ -120,7 +120,7 @@ def read_coco(json_file: str | Path, image_root: str | Path | None = None) -> Co
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise ValueError(
                 f"{path} is not in COCO format: {name!r} must be a list of objects, "
-                + ("but it isn't" if name in content else "but it isn't there")
+                + ("but it isn't" if name in content else "but it is missing")
             )
         lists.append(entries)
     root = None if image_root is None else Path(image_root)
@@ -270,6 +270,9 @@ def _put_ids_right(coco: CocoFile) -> None:
         ids = [entry["id"] for entry in entries if id_of(entry) is not None]
         meant[key] = {str(id_): id_ for id_ in ids} | {_whole(id_): id_ for id_ in ids}
         meant[key] |= {id_: id_ for id_ in ids}
+    for category in coco.categories:
+        if is_number(category.get("name")):  # as those of digits
+            category["name"] = str(category["name"])
     for entry in coco.annotations:
         _put_whole(coco, entry, "id")
         for key, ids in meant.items():

@@ -1,6 +1,7 @@
 """COCO-format data sets that a configuration names, without code."""
 
 import atexit
+import contextlib
 import functools
 import logging
 import os
@@ -60,32 +61,33 @@ def register_coco_format(
         json_file = str(_find(name, "annotation file", json_file, Path.is_file))
         image_root = str(_find(name, "image folder", image_root, Path.is_dir))
         metadata = MetadataCatalog.get(name)
-        if name not in DatasetCatalog.list():
-            DatasetCatalog.register(name, functools.partial(_load, name, json_file, image_root))
-            metadata.set(
-                coco_format=(json_file, image_root),
-                json_file=json_file,
-                image_root=image_root,
-                evaluator_type="coco",
+        if name in DatasetCatalog.list():
+            known = coco_format_of(name) or tuple(
+                metadata.get(key, "") for key in ("json_file", "image_root")
             )
-        known = coco_format_of(name) or (metadata.get("json_file"), metadata.get("image_root"))
-        if known != (json_file, image_root):
-            raise ConfigError(
-                f"DATASETS.COCO_FORMAT: {name!r} stands for {known[0] or 'a built-in set'} already;"
-                f" give {json_file} another name"
-            )
-        is_evaluated = evaluated is None or name in evaluated
-        if not is_evaluated and not keypoints:
+            if known != (json_file, image_root):
+                raise ConfigError(
+                    f"DATASETS.COCO_FORMAT: {name!r} stands for {known[0] or 'a built-in set'} "
+                    f"already; give {json_file} another name"
+                )
             continue
-        try:
-            coco = read_coco(json_file)
-        except ValueError:
-            continue  # what is wrong with it is said if the set is used
-        if is_evaluated and coco.differs:
-            metadata.json_file = _written_copy(coco, name, output_dir)
-        names = keypoint_names(coco) if keypoints else []
-        if names:
-            metadata.set(keypoint_names=names, keypoint_flip_map=keypoint_flip_map(names))
+        DatasetCatalog.register(name, functools.partial(_load, name, json_file, image_root))
+        about = {"json_file": json_file, "image_root": image_root, "evaluator_type": "coco"}
+        metadata.set(coco_format=(json_file, image_root))
+        is_evaluated = evaluated is None or name in evaluated
+        # What is wrong with a file is said if the set is used.
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            if is_evaluated or keypoints:
+                coco = read_coco(json_file)
+                if is_evaluated and coco.differs:
+                    about["json_file"] = _written_copy(coco, name, output_dir)
+                if keypoints and (names := keypoint_names(coco)):
+                    about |= {
+                        "keypoint_names": names,
+                        "keypoint_flip_map": keypoint_flip_map(names),
+                    }
+                about["thing_classes"] = [one["name"] for one in categories_of(coco)]
+        metadata.set(**about)
 
 
 def sound_coco(name: str, json_file: str, image_root: str) -> tuple[CocoFile, list[Finding]]:

@@ -171,7 +171,7 @@ def test_a_video_whose_frames_do_not_arrive_is_not_written(tmp_path, monkeypatch
             return getattr(self.writer, name)
 
     monkeypatch.setattr(cv2, "VideoWriter", Full)
-    with pytest.raises(FileNotWritten, match="out.mp4 can't be written: 2 of 5 frames have"):
+    with pytest.raises(FileNotWritten, match="out.mp4 can't be written: 2 of 5 frames were"):
         batch.draw_video(np.copy, source, str(tmp_path / "out.mp4"))
     assert names(tmp_path) == ["film.mp4"]
 
@@ -225,5 +225,5 @@ def test_a_video_that_ends_early_is_reported(tmp_path):
     (tmp_path / "film.avi").write_bytes(content[: len(content) // 2])
     source = str(tmp_path / "film.avi")
     (said,) = batch.draw_video(np.copy, source, str(tmp_path / "out.mp4"))
-    assert "frames could be read of 20 that it says it has" in said
+    assert "of its 20 frames could be read" in said
     assert (tmp_path / "out.mp4").exists()

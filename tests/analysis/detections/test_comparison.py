@@ -119,7 +119,7 @@ def test_the_tool_draws_and_links_the_images(scenes, run_tool, tmp_path):
     assert rows == ["ground truth", "4", "good", "4", "0", "0", "bad", "2", "2", "2"]
 
     status, _, said = run_tool(TOOL, *arguments)
-    assert status == 2 and "out is there already" in said
+    assert status == 2 and "out already exists" in said
 
 
 NAMES = ["a#b.png", "c?d.png", "100%25.png", "sub/e f.png", '"<&>.png', "x" * 240 + ".png"]

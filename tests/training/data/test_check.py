@@ -73,7 +73,7 @@ ERRORS = [
     (image(file_name="b\0.png"), "image 9 has a file that is missing"),
     (image(file_name=None), "image 9 has no file_name"),
     (append("categories", name="cow"), "category 2 is there more than once"),
-    (lambda content: content["categories"][1].update(name=3), "category 2 has no name"),
+    (lambda content: content["categories"][1].update(name=""), "category 2 has no name"),
     (lambda content: content["images"].clear(), "has no images"),
     (lambda content: content["categories"].clear(), "has no categories"),
 ]

@@ -127,6 +127,7 @@ def test_areas_that_are_given_stay_where_a_copy_is_completed(coco_set):
     copy.write_text("an older one")
     assert len(coco_set.register(evaluated=(), output_dir=str(run))) == 2
     assert copy.read_text() == "an older one"  # a training needs none
+    DatasetCatalog.remove("own"), MetadataCatalog.remove("own")
     coco_set.register(evaluated=["own"], output_dir=str(run))
     assert MetadataCatalog.get("own").json_file == str(copy) and len([*copy.parent.iterdir()]) == 1
     written = json.loads(copy.read_text())
@@ -271,7 +272,7 @@ def test_relative_paths(coco_set, monkeypatch, tmp_path_factory, by_variable):
         ('{"images": [', "is no whole JSON file, perhaps it was cut off"),
         ("", "is no whole JSON file"),
         ("[1, 2]", "is not in COCO format: .* not a list"),
-        ('{"images": []}', "'categories' must be a list of objects, but it isn't there"),
+        ('{"images": []}', "'categories' must be a list of objects, but it is missing"),
         ('{"images": [3], "categories": []}', "'images' must be a list of objects, but it isn't$"),
     ],
 )
