@@ -169,9 +169,9 @@ def test_the_optimizer_is_the_configs_choice(slim_cfg):
         Trainer.build_optimizer(slim_cfg, model)
 
 
-@pytest.mark.parametrize("limit, recall", [(100, 100 / 150), (150, 1.0)])
+@pytest.mark.parametrize("limit, tile, recall", [(100, 0, 100 / 150), (150, 0, 1), (100, 9, 1)])
 def test_the_evaluator_counts_as_many_detections_as_the_config_allows(
-    slim_cfg, tmp_path, limit, recall
+    slim_cfg, tmp_path, limit, tile, recall
 ):
     boxes = [[10 * (i % 15), 10 * (i // 15), 8, 8] for i in range(150)]
     content = {
@@ -185,7 +185,7 @@ def test_the_evaluator_counts_as_many_detections_as_the_config_allows(
     }
     (tmp_path / "set.json").write_text(json.dumps(content))
     register_coco_format([["crowded", str(tmp_path / "set.json"), str(tmp_path)]])
-    slim_cfg.TEST.DETECTIONS_PER_IMAGE = limit
+    slim_cfg.TEST.DETECTIONS_PER_IMAGE, slim_cfg.TEST.TILE = limit, tile
     slim_cfg.OUTPUT_DIR = str(tmp_path)
     DatasetCatalog.get("crowded")
 
