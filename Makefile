@@ -15,7 +15,7 @@ endif
 # Two workers with a pool of threads each would only get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(OPTIONAL) $(PY) -m pytest
 
-.PHONY: help demo look test test-core nightly test-gpu test-soak test-official test-browser optional lint clean
+.PHONY: help demo look app test test-core nightly test-gpu test-soak test-official test-browser optional lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,13 @@ demo: look ## look, then make the digits' data, train on CPU, evaluate, draw the
 look: ## find cell nuclei on six photographs with the trained detector, and see what it looks at
 	$(SETUP) demo
 	$(PY) -W ignore demo/look.py
+
+# Its packages go into a folder of their own, as gradio wants another Pillow than the lock's.
+app: ## a page in the browser to drop photographs on (fetches gradio, 235 MB of disk)
+	$(SETUP) demo
+	@test -f .venv-app/stamp || { $(PY) -m pip install --quiet --no-deps --target .venv-app --upgrade \
+		--requirement requirements/app.txt && touch .venv-app/stamp; }
+	PYTHONPATH=$(CURDIR)/.venv-app:$(CURDIR) $(PY) -W ignore -m enl_detectron2 app
 
 test: lint ## lint, then all tests but the slow ones; with a GPU also those of it
 	$(PYTEST) -n 2
@@ -77,6 +84,6 @@ lint: ## ruff's rules and format, and mypy over the plug-in
 	$(PY) -m mypy
 
 clean: ## remove .venv and the caches; results stay
-	rm -rf .venv .venv-official .venv-optional .venv-setup.log
+	rm -rf .venv .venv-app .venv-official .venv-optional .venv-setup.log
 	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -255,7 +255,7 @@ def test_what_a_kind_has_not_is_a_sentence_and_writes_nothing(run_tool, tmp_path
     Image.new("RGB", (200, 90)).save(tmp_path / "small.png")
     status, _, said = run_tool(TOOL, *words)
     [line] = [line for line in said.splitlines() if line.startswith("export_model.py: error:")]
-    expected = "scripting can't be had of this GeneralizedRCNN", "90×200 pixels is too small"
+    expected = "scripting doesn't work for this GeneralizedRCNN", "90×200 pixels is too small"
     assert status == 2 and any(each in line for each in expected)
     assert "Traceback" not in said and not (tmp_path / "out").exists()
 

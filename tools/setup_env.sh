@@ -89,7 +89,7 @@ else
         : >.venv/stamp
         find .venv -mindepth 1 -maxdepth 1 ! -name stamp -exec rm -rf {} +
     fi
-    rm -rf .venv-optional .venv-official # they stand on .venv
+    rm -rf .venv-optional .venv-official .venv-app # they stand on .venv
     say "building .venv with $base (Python $version), once; PYTHON=/path/to/python make $target uses your environment instead"
     mkdir -p .venv && : >.venv/stamp
     step "1/4 virtual environment" "$base" -m venv .venv
@@ -108,7 +108,7 @@ else
     if [ -z "$index" ]; then
         say "2/4 $what"
     elif ! try "2/4 $what" pytorch "$index"; then
-        say "that can't be had ($log says why), so $with_cuda"
+        say "that isn't available ($log says why), so $with_cuda"
     fi
     step "3/4 this package and what it needs" packages $extras
     step "4/4 detectron2 (requirements/detectron2.txt)" detectron2

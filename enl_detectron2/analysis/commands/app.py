@@ -1,0 +1,70 @@
+"""A page in the browser to drop a photograph on: what a model finds, counts and looks at there.
+
+    enl app
+    enl app --config-file configs/enl_rcnn_R50.yaml --opts MODEL.WEIGHTS enl.pth
+
+Only this machine reaches the page, and nothing leaves it. What is dropped is deleted when the
+command ends, by Ctrl-C.
+"""
+
+import argparse
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+from enl_detectron2.analysis.command_line import load_named_config
+from enl_detectron2.utils.imports import add_import_option
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config-file",
+        default="trained/nuclei_enl_rcnn_lite0.yaml",
+        help=".yaml, LazyConfig .py, or a name of the model zoo that has trained weights "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; with 0.0.0.0 whoever reaches this machine reaches the page "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--port", type=int, help="(default: the first free one from 7860)")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="overrides of the configuration"
+    )
+    add_import_option(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # so that the folder goes
+        signal.signal(number, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="enl-app-") as folder:
+        # Read when gradio is imported: where uploads lie, and that nobody is told of this.
+        os.environ.update(GRADIO_TEMP_DIR=folder, GRADIO_ANALYTICS_ENABLED="False")
+        import gradio
+
+        from enl_detectron2.analysis.app import build_page
+        from enl_detectron2.analysis.detector import load_detector
+
+        detector = load_detector(load_named_config(args.config_file, args.opts))
+        page = build_page(detector, f"Detections by {Path(args.config_file).stem}", folder)
+        _, address, _ = page.launch(
+            server_name=args.host,
+            server_port=args.port,
+            share=False,
+            ssr_mode=False,
+            footer_links=[],
+            run_history=False,
+            theme=gradio.themes.Default(font="sans-serif", font_mono="monospace"),
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+        print(f"Open {address} in a browser; Ctrl-C ends it.", flush=True)
+        page.block_thread()
