@@ -185,11 +185,16 @@ def measure(folder: Path, name: str, level: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Single crops against an oracle, level by level.")
-    parser.add_argument("set", help="nuclei or visdrone, of $DETECTRON2_DATASETS")
+    parser.add_argument(
+        "set",
+        help="SET_train.json, SET_train/ and the same for SET_val are in $DETECTRON2_DATASETS",
+    )
     parser.add_argument("levels", nargs="*", default=list(LEVELS))
+    parser.add_argument("--output", type=Path, default=RESULTS, help="a line for each level")
     args = parser.parse_args()
     folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    known = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    text = args.output.read_text() if args.output.exists() else ""
+    known = [json.loads(line) for line in text.splitlines()]
     measured = {(line["set"], line["level"]) for line in known}
     for level in args.levels:
         if (args.set, level) in measured:
@@ -197,7 +202,7 @@ def main() -> None:
             continue
         line = json.dumps(measure(folder, args.set, level))
         print(line, flush=True)
-        with RESULTS.open("a") as file:
+        with args.output.open("a") as file:
             file.write(line + "\n")
 
 
