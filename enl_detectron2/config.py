@@ -86,6 +86,12 @@ def add_training_config(cfg: CfgNode) -> None:
     node.DEEP_IMAGES = "refuse"
     _add_missing(cfg, "DATALOADER", node)
 
+    node = CN()
+    # Above 0: photographs are looked at in square tiles of so many pixels, which overlap by a
+    # quarter. Each is resized as a whole photograph is, and has DETECTIONS_PER_IMAGE of its own.
+    node.TILE = 0
+    _add_missing(cfg, "TEST", node)
+
 
 def _options(kind: type[CfgNode], *blocks: str) -> CfgNode:
     """Every option of the blocks, so that a command line can set it; a file may name others."""

@@ -23,6 +23,8 @@ from enl_detectron2.utils.files import whole_file
 
 # Where a file says which relation blocks its weights are of, by their names.
 BLOCKS = "relation_blocks"
+# And which objects they find, a list in the order of the model's classes.
+CLASS_NAMES = "class_names"
 # Under which keys other projects keep a model's state, in the order in which they are looked for.
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_ema", "state_dict_ema")
 # In the names of what torch.compile has wrapped, and PyTorch's AveragedModel counts.
@@ -129,7 +131,7 @@ def convert_checkpoint(source: str | Path, target: str | Path) -> None:
         key: torch.as_tensor(value).detach().clone().contiguous()
         for key, value in content["model"].items()
     }
-    about = ("__author__", "matching_heuristics", BLOCKS)
+    about = ("__author__", "matching_heuristics", BLOCKS, CLASS_NAMES)
     about = {key: content[key] for key in about if key in content}
     # A training may be saving into the same folder.
     with whole_file(target, f"{target.name}.unfinished") as file:
@@ -180,7 +182,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         metadata = file.metadata() or {}
     if "__author__" in metadata:
         content["__author__"] = metadata["__author__"]
-    for key in ("matching_heuristics", BLOCKS):
+    for key in ("matching_heuristics", BLOCKS, CLASS_NAMES):
         if key in metadata:
             content[key] = json.loads(metadata[key])
     return content

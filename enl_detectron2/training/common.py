@@ -40,6 +40,8 @@ PACKAGES = {
     ),
 }
 
+COCO_MAX_DETECTIONS = 100  # an image, in COCO's own metrics
+
 logger = logging.getLogger(__name__)
 # Open as long as the process lives: closing a file gives up its lock.
 _locks: dict[str, TextIO] = {}
@@ -58,7 +60,7 @@ def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     Raises:
         ConfigError: (a ValueError) if another process trains in the folder.
     """
-    has_no_gpu = _use_cpu_without_gpu(cfg)
+    has_no_gpu, said = _use_cpu_without_gpu(cfg), ""
     folder = cfg.OUTPUT_DIR if isinstance(cfg, CfgNode) else cfg.train.output_dir
     if args.eval_only:
         folder, cfg = os.path.join(folder, "inference"), copy.deepcopy(cfg)
@@ -69,6 +71,7 @@ def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     elif comm.is_main_process():
         PathManager.mkdirs(folder)
         _lock(folder)
+        said = _take_up(folder) if args.resume else _set_aside(folder)
     written = Path(folder, "config.yaml")
     resumes = args.resume and not args.eval_only and comm.is_main_process()
     before = written.read_text() if resumes and written.is_file() else ""
@@ -83,6 +86,8 @@ def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     logger.info("Environment, configuration and model are described in %s/log.txt", folder)
     if has_no_gpu:
         logger.warning("There is no GPU here: the model runs on the CPU, in float32.")
+    if said:
+        logger.warning(said)
     if before:
         warn_of_changes(before, written.read_text())
 
@@ -119,6 +124,32 @@ def _use_cpu_without_gpu(cfg: CfgNode | DictConfig) -> bool:
     else:
         cfg.train.device, cfg.train.amp.enabled = "cpu", False
     return True
+
+
+def _set_aside(folder: str) -> str:
+    """Keeps an older run's metrics, and the name of its last checkpoint, from a run that starts.
+
+    Otherwise the two runs' metrics are one file, and ``--resume`` takes up the older run if this
+    one ends before its first checkpoint.
+    """
+    names = [name for name in ("metrics.json", "last_checkpoint") if Path(folder, name).exists()]
+    taken = (int(p.suffix[1:]) for p in Path(folder).glob("*.*") if p.suffix[1:].isdecimal())
+    number = max(taken, default=0) + 1
+    for name in names:
+        Path(folder, name).rename(Path(folder, f"{name}.{number}"))
+    kept = " and ".join(f"{name} as {name}.{number}" for name in names)
+    return kept and f"{folder} has an older run, which this one doesn't resume; kept is {kept}"
+
+
+def _take_up(folder: str) -> str:
+    """Takes off the line that a kill or a full disk cut: the next would be written behind it."""
+    metrics = Path(folder, "metrics.json")
+    content = metrics.read_bytes() if metrics.is_file() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole == len(content):
+        return ""
+    os.truncate(metrics, whole)
+    return f"{metrics}: its last line was cut, and is left out: {content[whole:]!r}"
 
 
 def _lock(folder: str) -> None:
@@ -160,6 +191,11 @@ def require_sets(train: Sequence[str], test: Sequence[str]) -> None:
         package, command = PACKAGES.get(MetadataCatalog.get(name).get("evaluator_type"), ("", ""))
         if package and find_spec(package) is None:
             raise ConfigError(f"{name!r} can't be evaluated without {package}: {command}")
+
+
+def class_names(train: Sequence[str]) -> list[str]:
+    """What sets to train on call their classes, once they are loaded; none if they don't say."""
+    return list(MetadataCatalog.get(train[0]).get("thing_classes", [])) if train else []
 
 
 def in_fast_layout(model: nn.Module) -> nn.Module:

@@ -12,10 +12,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from enl_detectron2 import model_zoo
 from enl_detectron2.config import add_enl_config, add_training_config
+from enl_detectron2.layers.relation_block import option_names
+from enl_detectron2.modeling import RELATION_BLOCK_REGISTRY
 from enl_detectron2.utils.errors import ConfigError, MissingFile
 
 # Read by detectron2's default_setup and this project's trainer, whether a configuration has them.
-OPTIONAL = {"train.seed", "train.cudnn_benchmark", "train.on_bad_image", "train.deep_images"}
+OPTIONAL = {
+    "train.seed",
+    "train.cudnn_benchmark",
+    "train.on_bad_image",
+    "train.deep_images",
+    "train.tile",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +74,9 @@ def get_training_cfg() -> CfgNode:
     return cfg
 
 
-def load_config(config_file: str | Path, opts: Sequence[str] = ()) -> CfgNode | DictConfig:
+def load_config(
+    config_file: str | Path, opts: Sequence[str] = (), tile: int | None = None
+) -> CfgNode | DictConfig:
     """A configuration with the project's keys, not frozen.
 
     A YAML file can't run code, whoever wrote it; a LazyConfig is code, and is run.
@@ -74,13 +84,14 @@ def load_config(config_file: str | Path, opts: Sequence[str] = ()) -> CfgNode | 
     Args:
         config_file: as of :func:`find_config`.
         opts: overrides, KEY VALUE … for a .yaml, key=value … for a .py.
+        tile: as of :func:`find_config`.
 
     Raises:
         ConfigError: (a ValueError) if a YAML file can't be read as plain values.
         MissingFile: (a FileNotFoundError) if there is no such file.
         Exception: detectron2's own for what it doesn't accept, as a key that isn't there.
     """
-    file, opts = find_config(config_file, opts)
+    file, opts = find_config(config_file, opts, tile)
     if file.endswith(".py"):
         return _load_lazy(file, opts)
     cfg = get_training_cfg()
@@ -89,18 +100,39 @@ def load_config(config_file: str | Path, opts: Sequence[str] = ()) -> CfgNode | 
     return cfg
 
 
-def find_config(name: str | Path, opts: Sequence[str] = ()) -> tuple[str, list[str]]:
+def drop_other_options(cfg: CfgNode) -> None:
+    """Takes out the options that ``MODEL.ENL_FPN.BLOCK`` hasn't, if they are None.
+
+    ``add_enl_config`` has those of all blocks, so that a command line can set them. What a run
+    writes down lists its own block's.
+    """
+    node = cfg.MODEL.ENL_FPN
+    if node.BLOCK and node.BLOCK not in RELATION_BLOCK_REGISTRY:
+        return  # which is said when the model is built
+    own = option_names(RELATION_BLOCK_REGISTRY.get(node.BLOCK)) if node.BLOCK else []
+    for name in node.BLOCK_OPTIONS.keys() - set(own):
+        value = node.BLOCK_OPTIONS[name]
+        if all(one is None for one in (value.values() if isinstance(value, dict) else [value])):
+            del node.BLOCK_OPTIONS[name]
+
+
+def find_config(
+    name: str | Path, opts: Sequence[str] = (), tile: int | None = None
+) -> tuple[str, list[str]]:
     """The file of a configuration, and its overrides.
 
     Args:
         name: a .yaml or a LazyConfig .py, or a name of the model zoo, whose trained weights, if it
             has any, become the first override.
         opts: overrides.
+        tile: becomes the last one, of ``TEST.TILE`` or ``train.tile``, unless it is None.
 
     Raises:
         MissingFile: (a FileNotFoundError) if there is no such file and no such name.
     """
     name, opts = str(name), list(opts)
+    if tile is not None:
+        opts += [f"train.tile={tile}"] if name.endswith(".py") else ["TEST.TILE", str(tile)]
     if "://" in name or Path(name).is_file():
         return name, opts
     try:

@@ -37,7 +37,7 @@ def differences(before: str, now: str) -> Iterator[str]:
     old, new = (dict(_values(yaml.compose(text, yaml.SafeLoader))) for text in (before, now))
     for key in sorted({*old, *new}):
         values = [side.get(key, "not there") for side in (old, new)]
-        if values[0] != values[1]:
+        if values[0] != values[1] and {*values} != {"null", "not there"}:
             yield f"{key}: {' → '.join(values)}"
 
 

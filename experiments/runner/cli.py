@@ -86,8 +86,6 @@ def run(args: argparse.Namespace) -> int:
     print(status.expected(grid, left, args.rate), flush=True)
     if args.dry_run:
         return 0
-    for each in left:
-        grid.require_packages(each)
     if args.submit:
         return _submit(grid, left, args)
     for each in left:  # before several processes want the same

@@ -180,20 +180,15 @@ def append_line(file: Path, record: dict[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def read_lines(file: Path, key: str = "run") -> list[dict[str, Any]]:
-    """All lines that are results, none if the file isn't there; a warning names each other one.
-
-    Args:
-        file: of :func:`append_line`.
-        key: of what a line is of: a mapping that every line must have.
-    """
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """All lines that are results, none if the file isn't there; a warning names each other one."""
     found = []
     text = file.read_text(errors="replace") if file.exists() else ""
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             content = json.loads(line)
-            if not isinstance(content[key], dict):
-                raise ValueError(f"its {key} is no mapping")
+            if not isinstance(content["run"], dict):
+                raise ValueError("its run is no mapping")
             found.append(content)
         except (ValueError, KeyError, TypeError):
             if line.strip():

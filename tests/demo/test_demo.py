@@ -114,7 +114,7 @@ def test_without_weights_it_says_which_key_is_empty(model, images, tmp_path, run
     "arguments, message",
     [
         (["--webcam", "--output", "x"], "--webcam is shown in a window"),
-        (["--input", "x", "--tile", "0"], "--tile must be at least 4"),
+        (["--input", "x", "--tile", "-1"], "'-1' must be a whole number from 0"),
         (["--input", "x", "--confidence-threshold", "50"], "'50' must be a number from 0 to 1"),
         (["--input", "x", "--confidence-threshold", "nan"], "'nan' must be a number from 0 to 1"),
         (["--input", "x", "--webcam"], "not allowed with"),

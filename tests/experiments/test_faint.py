@@ -79,3 +79,19 @@ def test_plain_and_enl_start_from_the_same_weights_and_photographs(tmp_path):
         assert all("darker" in part for part in plain["DATASETS.COCO_FORMAT"][0])
         block = grid.configuration(runs[f"{name} +3ENL TD"]).MODEL.ENL_FPN
         assert block.ZERO_INIT_RESIDUAL and block.BLOCK_OPTIONS.init_std == 0.125
+
+
+def test_a_row_has_headroom_and_the_gain_paired_by_seed():
+    from faint.report import row
+
+    headroom = {("nuclei", "dark"): {"chance": 0.5, "single": [0.8, 0.9], "oracle": [0.9, 0.9]}}
+    values = {
+        (system, "dark"): {seed: {"AP50": times * seed, "APs": 1.0} for seed in (1, 2, 3)}
+        for system, times in (("nuclei", 10.0), ("nuclei +3ENL TD", 11.0))
+    }
+    moved = {"nuclei +3ENL TD, dark": {"AP50": (-1.0, 4.0), "APs": (0.0, 0.0)}}
+    found = row("nuclei", "dark", headroom, values, moved)
+    assert found["corrected for chance"] == "0.70" and found["headroom, points"] == "+5.0"
+    assert found["+3ENL TD: AP50"] == "+2.0 ± 2.5"  # 1, 2, 3
+    assert found["AP50, photographs"] == "-1.0 to +4.0" and found["wider: AP50"] == ""
+    assert row("nuclei", "half", headroom, values, moved) == {}

@@ -76,18 +76,6 @@ def datasets(tmp_path, monkeypatch, program):
     return tmp_path
 
 
-def test_no_sequence_is_on_both_sides_of_the_recipes_split(datasets):
-    from visdrone.prepare import part_of, sequence
-
-    whole = json.loads((datasets / "visdrone_train.json").read_text())
-    rest, held_out = (part_of(whole, side) for side in (False, True))
-    of_parts = [{sequence(image) for image in part["images"]} for part in (rest, held_out)]
-    assert not of_parts[0] & of_parts[1] and all(of_parts)
-    assert len(rest["images"]) + len(held_out["images"]) == len(whole["images"])
-    for part in (rest, held_out):
-        assert {a["image_id"] for a in part["annotations"]} <= {i["id"] for i in part["images"]}
-
-
 def test_all_weights_of_the_trunk_and_no_others_start_a_detector(datasets, tmp_path):
     from detectron2.modeling import BACKBONE_REGISTRY
     from visdrone import prepare
@@ -249,36 +237,3 @@ def test_a_difference_moves_with_the_sequences_that_both_are_tested_on():
     of_enl = differences(samples)["+3ENL TD"]
     assert of_enl["seeds"] == 2 and of_enl["APs"] == (0, 0)
     assert of_enl["AP50"] == pytest.approx((2, 2))
-
-
-def test_a_grid_s_file_keeps_what_was_measured_of_runs_that_are_elsewhere(
-    datasets, program, tmp_path, monkeypatch
-):
-    from runner.grid import load_grid
-    from visdrone import measures
-
-    file = tmp_path / "small.yaml"
-    runs = "{systems: [baseline], data: test, variants: main, seeds: [1, 2]}"
-    file.write_text(f"_BASE_: {program.file}\nruns:\n  - {runs}\n")
-    grid = load_grid(file, tmp_path / "output")
-    (tmp_path / "results").mkdir()
-    monkeypatch.setattr(measures, "grid_of_command", lambda _: grid)
-    for run in grid.runs():  # each is here alone
-        measures.detections(grid, run).parent.mkdir(parents=True)
-        car = {"image_id": 1, "category_id": 4, "bbox": [8, 8, 16, 16], "score": 0.9}
-        measures.detections(grid, run).write_text(json.dumps([car]))
-        measures.main()
-        measures.detections(grid, run).unlink()
-    lines = json.loads(measures.result_file(grid, "measures").read_text())["runs"]
-    assert [line["run"]["seed"] for line in lines] == [2, 1]
-    assert lines[0]["called"]["car"] == {"car": 1, "": 1}
-
-
-def test_a_run_is_the_same_wherever_its_output_is(datasets, program, tmp_path):
-    from runner.grid import load_grid
-    from runner.results import origin
-
-    folders = tmp_path / "a", tmp_path / "b"
-    grids = [load_grid(program.file, folder) for folder in folders]
-    first, second = (origin(grid, grid.runs()[0]) for grid in grids)
-    assert first == second

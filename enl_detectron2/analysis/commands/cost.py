@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import json
 
-from enl_detectron2.analysis.command_line import require_new
+from enl_detectron2.analysis.command_line import new_parser, require_new
 from enl_detectron2.utils.imports import add_import_option
 
 LARGEST = 16384  # pixels a side; the image is made
@@ -21,9 +21,7 @@ def is_config(argument: str) -> bool:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
         "arguments",
         nargs="+",
