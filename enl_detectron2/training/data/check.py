@@ -213,7 +213,7 @@ def _check_annotation(entry: Entry, images: dict, categories: set, error, warn) 
     # COCO's evaluation sorts objects into small, medium and large ones by this number alone.
     area, remedy = entry["area"], "; --repair takes its box's"
     if not is_number(area) or area < 0:
-        error(part, "has an area that is no number of at least 0", f"{area!r}{remedy}")
+        error(part, "has an area that is not a number of at least 0", f"{area!r}{remedy}")
     elif is_box(entry) and not has_plausible_area(entry):
         kind = "has an area that isn't its object's, so that APs, APm and APl will be wrong"
         warn(part, kind, f"{area:g}, but its box has {box_area(entry):g}{remedy}")

@@ -211,6 +211,6 @@ def test_repair_gives_impossible_areas_the_boxs(coco_set, check):
     assert check()[0] == 0
     # Never over a file that is there.
     status, said = check("--repair", coco_set.file)
-    assert status == 2 and "set.json can't be written: it is there already" in said
+    assert status == 2 and "set.json can't be written: it already exists" in said
     status, said = check("--repair", coco_set.folder / "no folder/new.json")
     assert status == 2 and "can't be written: No such file" in said
