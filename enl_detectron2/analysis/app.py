@@ -119,6 +119,7 @@ def build_page(detector: Detector, title: str, folder: str) -> gradio.Blocks:
                 show, [looked, score], results, **one
             )
         file.change(lambda: None, None, attention)
-        score.release(show, [looked, score], results, **one)
+        # Keys move it, too; while it moves only the last place counts.
+        score.change(show, [looked, score], results, trigger_mode="always_last", **one)
         drawing.select(attend, [looked, score], attention, **one)
     return page
