@@ -119,7 +119,13 @@ def build_page(detector: Detector, title: str, folder: str) -> gradio.Blocks:
                 show, [looked, score], results, **one
             )
         file.change(lambda: None, None, attention)
-        # Keys move it, too; while it moves only the last place counts.
-        score.change(show, [looked, score], results, trigger_mode="always_last", **one)
+        score.change(  # by keys, too; while it moves only the last place counts
+            show,
+            [looked, score],
+            results,
+            trigger_mode="always_last",
+            show_progress="hidden",
+            **one,
+        )
         drawing.select(attend, [looked, score], attention, **one)
     return page
