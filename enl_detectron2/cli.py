@@ -15,7 +15,7 @@ COMMANDS = {
     "compare": "what two or three models find and miss, side by side",
     "errors": "recall and AP by the objects' size and repetition",
     "proposals": "what the region proposal networks of models reach",
-    "attention": "what a point of an image looks at: image, filters, explorer",
+    "attention": "what a point of an image attends to: image, filters, explorer",
     "export": "write a detector as ONNX or TorchScript",
     "check": "what is wrong with a data set in COCO's format, and what is in it",
     "cost": "parameters, multiply-adds, memory and time of configurations",
@@ -39,7 +39,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
-        print("usage: enl COMMAND …\n\nenl COMMAND --help says more.\n")
+        print("usage: enl COMMAND …\n\nenl COMMAND --help lists its options.\n")
         print("\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items()))
         sys.exit(0 if words else 2)
     if words[0] not in COMMANDS:

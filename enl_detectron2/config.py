@@ -10,7 +10,7 @@ from .modeling.build import RELATION_BLOCK_REGISTRY
 
 
 def add_enl_config(cfg: CfgNode) -> None:
-    """Adds ``MODEL.ENL_FPN`` and ``MODEL.NON_LOCAL_RESNET`` to ``cfg``; a key that is there stays.
+    """Adds ``MODEL.ENL_FPN`` and ``MODEL.NON_LOCAL_RESNET`` to ``cfg``; existing keys are kept.
 
     Args:
         cfg: a configuration of detectron2, or of a subclass of its CfgNode, to be called before
@@ -24,26 +24,26 @@ def add_enl_config(cfg: CfgNode) -> None:
     # What extends the pyramid upwards: LastLevelMaxPool (P6 of R-CNN), LastLevelP6P7 (RetinaNet)
     # or "" for nothing.
     node.TOP_BLOCK = "LastLevelMaxPool"
-    # What LastLevelP6P7 reads: "" is the coarsest of MODEL.FPN.IN_FEATURES, as RetinaNet's;
-    # "p5" the pyramid's own level, as FCOS's.
+    # What LastLevelP6P7 reads: "" means the coarsest of MODEL.FPN.IN_FEATURES, as in RetinaNet;
+    # "p5" the pyramid's level, as in FCOS.
     node.TOP_BLOCK_IN_FEATURE = ""
     # The registered relation block, or "" for a plain FPN.
     node.BLOCK = "ENLBlock"
     # The options of the block, by the names of its arguments; None is the block's own default.
     node.BLOCK_OPTIONS = _options(CN, *(name for name, _ in RELATION_BLOCK_REGISTRY))
-    # The members of MODEL.FPN.IN_FEATURES whose merged level gets a block of its own; [] is all at
-    # strides 8 and above.
+    # The members of MODEL.FPN.IN_FEATURES whose level gets a block; [] means all at strides 8 and
+    # above.
     node.BLOCK_FEATURES = []
-    # Start every block as the identity: a plain detector's checkpoint, loaded into it, then gives
-    # the plain detector's own detections until training goes on.
+    # Start every block as the identity: with a plain detector's checkpoint the detections are the
+    # plain detector's before the first step.
     node.ZERO_INIT_RESIDUAL = False
-    # Whether blocks relate the positions of the padding, too, as the papers' do. Then an image's
-    # features depend on how large the other images of its batch are.
+    # Whether blocks also relate the padding, as the papers' do. Then an image's features depend on
+    # how large the others of its batch are.
     node.ATTEND_TO_PADDING = False
     _add_missing(cfg.MODEL, "ENL_FPN", node)
 
-    # The backbone build_non_local_resnet_backbone: a ResNet with one NonLocalBlock. The keys that
-    # say nothing here are as above.
+    # The backbone build_non_local_resnet_backbone: a ResNet with one NonLocalBlock. The keys
+    # without a comment are as above.
     node = CN()
     # The stage, "res2" to "res5", that has the block right before its last residual block.
     node.STAGE = "res4"
@@ -54,7 +54,7 @@ def add_enl_config(cfg: CfgNode) -> None:
 
 
 def add_training_config(cfg: CfgNode) -> None:
-    """Adds the keys that this project's trainer reads to ``cfg``; a key that is there stays.
+    """Adds the keys that this project's trainer reads to ``cfg``; existing keys are kept.
 
     After :func:`add_enl_config` and this, any configuration of this project can be merged, and any
     ``config.yaml`` that one of its runs has written.
@@ -85,6 +85,12 @@ def add_training_config(cfg: CfgNode) -> None:
     # What to do with images of more than 8 bits a channel: "refuse" them, or "rescale" each to 8.
     node.DEEP_IMAGES = "refuse"
     _add_missing(cfg, "DATALOADER", node)
+
+    node = CN()
+    # Above 0: photographs are looked at in square tiles of so many pixels, which overlap by a
+    # quarter. Each is resized as a whole photograph is, and has DETECTIONS_PER_IMAGE of its own.
+    node.TILE = 0
+    _add_missing(cfg, "TEST", node)
 
 
 def _options(kind: type[CfgNode], *blocks: str) -> CfgNode:

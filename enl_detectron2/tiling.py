@@ -30,7 +30,8 @@ class TiledDetector(nn.Module):
     this side lies farthest from the edge, so that a large object is put together from its pieces.
     What one tile gives as several objects stays several. A box that ends at its tile's edge, and
     that a tile which sees more of it doesn't give, is left out. Masks are put together, too; the
-    score is the highest; what else the model gives is of the tile that sees the object best.
+    score is the highest; what else the model gives is of the tile that sees the object best. Masks
+    take a byte for each object and pixel of the photograph.
 
     A photograph may give more detections than the model's own limit, which holds for a tile.
     """
@@ -58,16 +59,19 @@ class TiledDetector(nn.Module):
             batch_size: tiles that the model is given at once.
 
         Raises:
-            ValueError: if the overlap isn't from 0 to less than a tile.
+            ValueError: if the tile isn't above 0, or the overlap not from 0 to less than a tile.
         """
         super().__init__()
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
+        if tile <= 0:
+            raise ValueError(f"tile must be a number of pixels above 0, got {tile}")
         self.tile, self.overlap = tile, tile // 4 if overlap is None else overlap
         if not 0 <= self.overlap < tile:
             raise ValueError(f"overlap must be from 0 to less than tile {tile}, got {overlap}")
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format or getattr(self.model, "input_format", None) or "BGR"
         self.read_image, self.batch_size = read_image, batch_size
+        self.training = self.model.training  # as an evaluation leaves it in the end
 
     @torch.no_grad()
     def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Instances]]:
@@ -77,9 +81,13 @@ class TiledDetector(nn.Module):
                 photograph is another size, its "height", "width" and "file_name".
 
         Raises:
-            ValueError: if the whole photograph isn't to be had, or the model gives no instances.
+            ValueError: if the whole photograph isn't to be had, a tile is too narrow to be resized,
+                or the model gives no instances.
         """
-        return [{"instances": self._detect(self._whole(record))} for record in batched_inputs]
+        return [
+            {"instances": self._detect(self._whole(record), record.get("file_name"))}
+            for record in batched_inputs
+        ]
 
     def _whole(self, record: Mapping[str, Any]) -> np.ndarray:
         given = tuple(record["image"].shape[1:]) if "image" in record else None
@@ -99,17 +107,18 @@ class TiledDetector(nn.Module):
             )
         return image
 
-    def _detect(self, image: np.ndarray) -> Instances:
+    def _detect(self, image: np.ndarray, file_name: str | None) -> Instances:
         height, width = image.shape[:2]
         starts = [_starts(length, self.tile, self.overlap) for length in (height, width)]
         corners = list(itertools.product(*starts))
+        name = {} if file_name is None else {"file_name": file_name}
         found = []
         for first in range(0, len(corners), self.batch_size):
             parts = [
                 image[top : top + self.tile, left : left + self.tile]
                 for top, left in corners[first : first + self.batch_size]
             ]
-            for output in self.model([self._record(part) for part in parts]):
+            for output in self.model([self._record(part) | name for part in parts]):
                 if "instances" not in output:
                     raise ValueError(f"the model gives {' and '.join(output)}, but no instances")
                 found.append(output["instances"])
@@ -119,7 +128,13 @@ class TiledDetector(nn.Module):
 
     def _record(self, part: np.ndarray) -> dict[str, Any]:
         resized = T.AugInput(part)
-        self.augmentations(resized)
+        try:
+            self.augmentations(resized)
+        except ValueError as error:
+            high, wide = part.shape[:2]
+            raise ValueError(
+                f"{wide}×{high} pixels can't be resized for the model: {error}"
+            ) from error
         pixels = resized.image.reshape(*resized.image.shape[:2], -1)
         return {
             "image": torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
@@ -218,17 +233,16 @@ def _groups(boxes: Tensor, classes: Tensor, tile_of: Tensor, view: Tensor) -> li
     """Which boxes are the same object: lists of their numbers, at most one of each tile."""
     pairs: list[tuple[float, int, int]] = []
     members = [torch.nonzero(tile_of == place).flatten() for place in range(len(view))]
-    for one, other in itertools.combinations(range(len(view)), 2):
-        low = torch.maximum(view[one, :2], view[other, :2])
-        high = torch.minimum(view[one, 2:], view[other, 2:])
-        if (low >= high).any():
-            continue
-        common = torch.cat([low, high])
-        first, second = members[one], members[other]
-        overlap = _iou_within(boxes[first], boxes[second], common)
-        overlap[classes[first][:, None] != classes[second]] = 0
-        for i, j in torch.nonzero(overlap >= SAME).tolist():
-            pairs.append((overlap[i, j].item(), first[i].item(), second[j].item()))
+    for one in range(len(view)):
+        low = view[one, :2].maximum(view[one + 1 :, :2])
+        high = view[one, 2:].minimum(view[one + 1 :, 2:])
+        for place in torch.nonzero((low < high).all(dim=1)).flatten().tolist():
+            first, second = members[one], members[one + 1 + place]
+            common = torch.cat([low[place], high[place]])
+            overlap = _iou_within(boxes[first], boxes[second], common)
+            overlap[classes[first][:, None] != classes[second]] = 0
+            for i, j in torch.nonzero(overlap >= SAME).tolist():
+                pairs.append((overlap[i, j].item(), first[i].item(), second[j].item()))
     group = {number: [number] for number in range(len(boxes))}
     for _, i, j in sorted(pairs, reverse=True):
         ours, theirs = group[i], group[j]

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from relations.scenes import IMAGE_SIZE, LEVELS, MAIN_LEVEL, MAIN_RELATION
+from relations.scenes import LEVELS, MAIN_LEVEL, MAIN_RELATION
 from runner.grid import Grid, load_grid
-from runner.results import accepted, by_system, read_lines
+from runner.results import accepted, by_system
 from runner.statistics import interval, with_interval
 from tabulate import tabulate
 
@@ -144,48 +144,18 @@ def recall_tables(runs: Runs, title: str, names: dict[str, str] = SHOWN) -> dict
     }
 
 
-def retest_rows(lines: list[Line], key: str) -> Rows:
-    """Of runs of one setting, each tested in several ways that ``key`` names: a row a system."""
-    rows = []
-    for way in dict.fromkeys(line[key] for line in lines):
-        of_way = [line for line in lines if line[key] == way]
-        [setting] = settings(of_way)
-        runs = by_system([BASELINE, "+3ENL TD"], of_way, *setting)
-        for system, by_seed in runs.items():
-            row = {key.replace("_", " "): way, "system": system, "seeds": str(len(by_seed))}
-            row["APs"] = with_interval(line["metrics"]["APs"] for line in by_seed.values())
-            rows.append(row | {"APs to baseline, paired": difference(runs, system)})
-    return rows
-
-
 # ---------------------------------------------------------------------------- digits and nuclei
 
 METRICS = ("AP", "AP50", "APs", "APm")
 
 
 def digits_tables(lines: list[Line], systems: list[str]) -> dict[str, Rows]:
-    headroom = f"Headroom: the share of tiny digits that a classifier recognises, {IMAGE_SIZE} px"
     tables = {
-        headroom: [
-            {"level": level} | {name: f"{100 * value:.0f} %" for name, value in row.items()}
-            for level, row in measured("headroom").items()
-        ],
-        "The probe: which recipe trains one block": [
-            probe_row(line) for line in read_lines(RESULTS / "probe.jsonl", "recipe")
-        ],
+        heading(*setting): system_rows(by_system(systems, lines, *setting), METRICS)
+        for setting in settings(lines)
     }
-    for setting in settings(lines):
-        tables[heading(*setting)] = system_rows(by_system(systems, lines, *setting), METRICS)
     main = by_system(systems, lines, MAIN_LEVEL, MAIN_RELATION)
-    tables |= recall_tables(main, heading(MAIN_LEVEL, MAIN_RELATION))
-    cells = measured("scene_class")
-    tables["What a cell of P2 knows of its scene's class"] = [
-        cell_row(variant, system, list(by_seed.values()))
-        for data, variant in settings(cells)
-        for system, by_seed in by_system(systems, cells, data, variant).items()
-    ]
-    title = f"Digits, {MAIN_LEVEL}: trained on {MAIN_RELATION}, tested on scenes of other relations"
-    return tables | {title: retest_rows(measured("transfer"), "tested_on")}
+    return tables | recall_tables(main, heading(MAIN_LEVEL, MAIN_RELATION))
 
 
 def nuclei_tables(lines: list[Line], systems: list[str]) -> dict[str, Rows]:
@@ -193,30 +163,7 @@ def nuclei_tables(lines: list[Line], systems: list[str]) -> dict[str, Rows]:
     tables = {heading(*setting): system_rows(of, METRICS) for setting, of in runs.items()}
     for setting, of in runs.items():
         tables |= recall_tables(of, heading(*setting))
-    title = "Nuclei, scratch: tested with other statistics of batch norm"
-    return tables | {title: retest_rows(measured("batch_norm"), "batch_norm")}
-
-
-def probe_row(line: Line) -> dict[str, str]:
-    recipe = line["recipe"]
-    return {
-        "block": recipe["block"] or "none",
-        "optimizer": f"{recipe['optimizer']}, {recipe['rate']}",
-        "block's rate": f"× {recipe['rate_factor']:g}" if recipe["block"] else "",
-        "σ": f"{recipe['init_std']:g}" if recipe["block"] else "",
-        "before the block": ", ".join(["1×1"] * recipe["lateral"] + [recipe["norm"]]).strip(", "),
-        "steps": str(recipe["steps"]),
-        "accuracy": f"{100 * line['accuracy']:.0f} %",
-        "added ÷ input at the end": f"{line['ratios'][-1]:.2f}" if recipe["block"] else "",
-    }
-
-
-def cell_row(variant: str, system: str, lines: list[Line]) -> dict[str, str]:
-    row = {"variant": variant, "system": system, "seeds": str(len(lines))}
-    for place in lines[0]["accuracy"]:
-        share = with_interval(100 * line["accuracy"][place] for line in lines)
-        row[f"recognised at {place}"] = f"{share} %"
-    return row
+    return tables
 
 
 # ---------------------------------------------------------------------------- drone
@@ -224,9 +171,9 @@ def cell_row(variant: str, system: str, lines: list[Line]) -> dict[str, str]:
 
 def drone_tables(grid: Grid, lines: list[Line]) -> dict[str, Rows]:
     title = {"visdrone": "Drone", "visdrone_others": "Drone, other systems"}[grid.title]
-    measures, cells = measured(f"{grid.title}_measures"), measured(f"{grid.title}_probe")
-    runs, of_measures, of_cells = (
-        by_system(grid.systems, each, "test", "main") for each in (lines, measures["runs"], cells)
+    measures = measured(f"{grid.title}_measures")
+    runs, of_measures = (
+        by_system(grid.systems, each, "test", "main") for each in (lines, measures["runs"])
     )
     metrics = ("AP", "AP50", "APs", "APm", "APl")
     return {
@@ -237,19 +184,6 @@ def drone_tables(grid: Grid, lines: list[Line]) -> dict[str, Rows]:
         f"{title}: AP50 of each class": mean_rows(of_measures, "classes", {}),
         f"{title}: what objects of look-alike classes are called": called_rows(of_measures),
         **recall_tables(runs, title, {}),
-        f"{title}: what a cell of P3's background knows": [
-            {
-                "system": system,
-                "seeds": str(len(by_seed)),
-                "a bus far away, AUC in %": with_interval(
-                    100 * line["bus_auc"] for line in by_seed.values()
-                ),
-                "the classes' shares, explained variance in %": with_interval(
-                    100 * line["shares_r2"] for line in by_seed.values()
-                ),
-            }
-            for system, by_seed in of_cells.items()
-        ],
     }
 
 

@@ -68,7 +68,7 @@ def test_a_command_takes_a_name_of_the_zoo_for_a_file():
     assert cfg.TEST.DETECTIONS_PER_IMAGE == 7
     assert load_config(TRAINED, ["MODEL.WEIGHTS", "mine.pth"]).MODEL.WEIGHTS == "mine.pth"
     assert load_config(str(CONFIGS / TRAINED), []).MODEL.WEIGHTS == ""  # a file is that file
-    with pytest.raises(FileNotFoundError, match="'no_such.yaml' is no file"):
+    with pytest.raises(FileNotFoundError, match="'no_such.yaml' is neither a file"):
         load_config("no_such.yaml", [])
 
 

@@ -93,7 +93,7 @@ def test_imports_go_inwards_only(name):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("modeling.build", "from enl_detectron2.training.weights import check_weights"),
+        ("modeling.build", "from enl_detectron2.training.resume import differences"),
         ("modeling.build", "from enl_detectron2 import training"),
         ("modeling.build", "import enl_detectron2.analysis as looking"),
         ("modeling.build", "from ..training import checkpoint"),

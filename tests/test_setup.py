@@ -145,8 +145,8 @@ def test_a_failed_step_shows_the_end_of_the_log_and_is_repaired(checkout):
     ("settings", "gpu", "asked", "said"),
     [
         ({}, False, "--torch-backend=cpu", "no NVIDIA GPU answers"),
-        ({"FAIL_AT": "--torch-backend"}, False, "--torch-backend=cpu", "can't be had"),
-        ({"FAIL_AT": "uv=="}, False, None, "can't be had"),
+        ({"FAIL_AT": "--torch-backend"}, False, "--torch-backend=cpu", "isn't available"),
+        ({"FAIL_AT": "uv=="}, False, None, "isn't available"),
         ({}, True, None, "PyTorch with CUDA"),
         ({"TORCH_INDEX": ""}, False, None, "PyTorch with CUDA"),
         ({"TORCH_INDEX": "file:///mine"}, True, "--default-index=file:///mine", "file:///mine"),

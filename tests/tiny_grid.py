@@ -6,7 +6,7 @@ from pathlib import Path
 
 STEPS = 20
 PROGRAM = """\
-import json, shutil, sys, time
+import json, os, shutil, signal, sys, time
 from pathlib import Path
 
 
@@ -27,6 +27,8 @@ def main():
             line = {"iteration": step - 1, "total_loss": 1.0, "time": SECONDS}
             file.write(json.dumps(line) + "\\n")
         checkpoint.write_text(str(step))
+        if options["SEED"] == "9" and (folder / "begun").read_text() == "0\\n" and step == 10:
+            os.kill(os.getpid(), signal.SIGKILL)  # once
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
     metrics = {f"bbox/{name}": 10.0 + int(options["SEED"]) for name in names}
     metrics["bbox/APl"] = float("nan")

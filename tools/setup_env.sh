@@ -108,7 +108,7 @@ else
     if [ -z "$index" ]; then
         say "2/4 $what"
     elif ! try "2/4 $what" pytorch "$index"; then
-        say "that can't be had ($log says why), so $with_cuda"
+        say "that isn't available ($log says why), so $with_cuda"
     fi
     step "3/4 this package and what it needs" packages $extras
     step "4/4 detectron2 (requirements/detectron2.txt)" detectron2

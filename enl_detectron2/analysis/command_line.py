@@ -1,11 +1,14 @@
-"""What the tools' command lines have in common."""
+"""What the tools' command lines have in common: nothing here takes time to import."""
 
 import argparse
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from .palette import MODEL_COLOURS
+from enl_detectron2.utils.imports import add_import_option
+
+from .palette import MODEL_COLOURS, SMALL_SIDE
 
 
 def named_path(argument: str) -> tuple[str, str]:
@@ -33,20 +36,127 @@ def folder(argument: str) -> str:
     return argument
 
 
-def load_named_config(config: str, opts: Sequence[str]) -> Any:
-    """The configuration of a file, or of a name of the model zoo with its trained weights, if any.
+def new_parser(description: str) -> argparse.ArgumentParser:
+    """A parser whose help shows a module's docstring as it is."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--config-file``, ``--opts`` and ``--import``."""
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        help=".yaml or LazyConfig .py, or a name of the model zoo that has trained weights",
+    )
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="overrides of the configuration: KEY VALUE … for .yaml, key=value … for .py",
+    )
+    add_import_option(parser)
+
+
+def add_tile(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--tile``."""
+    parser.add_argument(
+        "--tile",
+        type=whole,
+        metavar="PIXELS",
+        help="for large photographs: detect on square tiles of this side, which overlap by a "
+        "quarter (default: the configuration's TEST.TILE, train.tile in a LazyConfig; 0: whole)",
+    )
+
+
+def add_threshold(parser: argparse.ArgumentParser, name: str = "--confidence-threshold") -> None:
+    """Adds the least score of detections that count."""
+    parser.add_argument(
+        name,
+        type=score,
+        default=0.5,
+        help="detections below are left out, from 0 to 1 (default: 0.5)",
+    )
+
+
+def add_output_folder(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--output``."""
+    parser.add_argument("--output", required=True, type=Path, help="folder, new or empty")
+
+
+def add_models(parser: argparse.ArgumentParser, *, results: bool = True) -> None:
+    """Adds ground truth and models: ``--annotations``, ``--images``, ``--model`` and ``--import``.
 
     Args:
-        config: a .yaml or LazyConfig .py, or such a name, as "trained/nuclei_enl_rcnn_lite0.yaml".
-        opts: overrides, as of ``load_config``.
+        parser: the command's.
+        results: whether results of models will do instead, ``--results``; then models may be
+            tiled, too.
+    """
+    parser.add_argument("--annotations", required=True, help="ground truth in COCO's format")
+    parser.add_argument("--images", required=not results, type=folder, help="folder of its images")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        action="append",
+        required=not results,
+        default=[],
+        metavar=("NAME", "CONFIG [WEIGHTS]"),
+        help="a .yaml or LazyConfig .py with its weights, or a name of the model zoo; once for "
+        "each model",
+    )
+    if results:
+        parser.add_argument(
+            "--results",
+            nargs="+",
+            type=named_path,
+            default=[],
+            metavar="NAME=FILE",
+            help="a model's coco_instances_results.json, of enl evaluate, instead of --model",
+        )
+        add_tile(parser)
+    add_import_option(parser)
+
+
+def add_sheets(parser: argparse.ArgumentParser) -> None:
+    """Adds what is small, and how many images are drawn."""
+    parser.add_argument(
+        "--small-side",
+        type=length,
+        default=SMALL_SIDE,
+        help=f"boxes below this side, the root of their area, are small (default: {SMALL_SIDE})",
+    )
+    parser.add_argument("--num-images", type=count, default=20, help="to draw (default: 20)")
+
+
+def add_deep_images(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--deep-images``."""
+    parser.add_argument(
+        "--deep-images",
+        choices=("refuse", "rescale"),
+        default="refuse",
+        help="images of more than 8 bits a channel, as DATALOADER.DEEP_IMAGES (default: refuse)",
+    )
+
+
+def load_model(config: str, weights: str | None = None, tile: int | None = None) -> Any:
+    """The detector of ``--model``.
+
+    Args:
+        config: as of ``load_config``.
+        weights: instead of the configuration's.
+        tile: as of ``load_config``.
 
     Raises:
-        ConfigError, MissingFile: as ``load_config``.
+        ValueError: as of ``load_detector``.
     """
     # Seconds, which a wrong command line needn't wait for.
+    from enl_detectron2.analysis.detector import load_detector
     from enl_detectron2.training.config import load_config
 
-    return load_config(config, opts)
+    key = ["train.init_checkpoint={}"] if config.endswith(".py") else ["MODEL.WEIGHTS", "{}"]
+    opts = [word.format(weights) for word in key] if weights else []
+    return load_detector(load_config(config, opts, tile))
 
 
 def score(argument: str) -> float:
@@ -79,6 +189,15 @@ def count(argument: str) -> int:
     return _within(argument, int, 1, float("inf"))
 
 
+def whole(argument: str) -> int:
+    """A whole number from 0, a type for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: if it isn't one.
+    """
+    return _within(argument, int, 0, float("inf"))
+
+
 def _within(argument: str, kind: type, low: float, high: float):
     bounds = f"from {low}" if high == float("inf") else f"from {low} to {high}"
     noun = "whole number" if kind is int else "number"
@@ -91,20 +210,55 @@ def _within(argument: str, kind: type, low: float, high: float):
     return value
 
 
-def by_name(pairs: Iterable[tuple[str, str]], most: int = len(MODEL_COLOURS)) -> dict[str, str]:
-    """The paths of several models by their names, in the order given.
+def by_name(
+    pairs: Iterable[Sequence[Any]], most: int = len(MODEL_COLOURS)
+) -> dict[str, tuple[Any, ...]]:
+    """What is given for several models, by their names, in the order given.
+
+    Args:
+        pairs: a name each, and what follows it.
+        most: models.
 
     Raises:
-        ValueError: if a name comes twice, or there are more than ``most``.
+        ValueError: if a name comes twice, or there are more than ``most``, or none.
     """
-    paths: dict[str, str] = {}
-    for name, path in pairs:
-        if name in paths:
+    models: dict[str, tuple[Any, ...]] = {}
+    for name, *rest in pairs:
+        if name in models:
             raise ValueError(f"the name {name!r} is given twice")
-        paths[name] = path
-    if len(paths) > most:
-        raise ValueError(f"{len(paths)} models are too many for one picture, at most {most}")
-    return paths
+        if not rest:
+            raise ValueError(f"{name!r} needs a configuration: NAME CONFIG [WEIGHTS]")
+        models[name] = tuple(rest)
+    if not 1 <= len(models) <= most:
+        raise ValueError(f"{len(models)} models are given, it must be 1 to {most}")
+    return models
+
+
+def results_of(
+    args: argparse.Namespace, most: int = len(MODEL_COLOURS)
+) -> dict[str, str | os.PathLike]:
+    """The result files of all models by their names; those given by configuration are run.
+
+    Args:
+        args: with the options of :func:`add_models` and :func:`add_output_folder`. What has to be
+            run is written into that folder.
+        most: models.
+
+    Raises:
+        ValueError: as of :func:`by_name`, or if a model can't be run; says why.
+        FileExistsError: if there is something in the folder.
+    """
+    by_name([*args.results, *args.model], most)
+    require_new(args.output)
+    files = dict(args.results)
+    if args.model:
+        if not args.images:
+            raise ValueError("--model needs the --images that it is to be run on")
+        from enl_detectron2.analysis.detections.results import run_models
+
+        models = by_name(args.model)
+        files |= run_models(models, args.annotations, args.images, args.output, args.tile)
+    return files
 
 
 def require_new(*paths: str | os.PathLike) -> None:
@@ -117,4 +271,4 @@ def require_new(*paths: str | os.PathLike) -> None:
         if os.path.isdir(path) and not os.listdir(path):
             continue
         if os.path.lexists(path):
-            raise FileExistsError(f"{path} is there already: choose another name, or delete it")
+            raise FileExistsError(f"{path} already exists: choose another name, or delete it")

@@ -18,9 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from enl_detectron2.training.checkpoint import ENLCheckpointer
+from enl_detectron2.training.checkpoint_files import CLASS_NAMES
 from enl_detectron2.training.data import register_coco_format
 from enl_detectron2.training.data.coco_file import read_coco
 from enl_detectron2.training.data.images import deep_images_of, read_image
+from enl_detectron2.training.evaluation import tile_of
 from enl_detectron2.utils.command_line import one_line
 from enl_detectron2.utils.errors import BadImage, ConfigError, UserError
 
@@ -39,6 +41,7 @@ class Detector:
     mapper: Callable[[dict[str, Any]], dict[str, Any]]  # of detectron2's test loader
     class_names: list[str]  # empty if the data set that names them isn't there
     deep_images: str = "refuse"  # what to do with more than 8 bits, one of DEEP_IMAGES
+    tile: int = 0  # the side of tiles for ``predict``, in pixels; 0 for whole photographs
 
     def read_image(self, image_file: str | os.PathLike, format: str) -> np.ndarray:
         """(height, width, channels) uint8, as the configuration wants its images to be read.
@@ -135,10 +138,11 @@ def load_detector(cfg: CfgNode | DictConfig) -> Detector:
         about = ENLCheckpointer(model, complete=True).load(weights)
     except (AssertionError, OSError) as error:
         raise ValueError(f"{key}: {weights} can't be loaded: {error}") from error
-    names = about.get("class_names") or []  # of the weights first: those are what they learned
-    if len(names) != _num_classes(model, names):
+    names = about.get(CLASS_NAMES)  # of the weights first: those are what they learned
+    if not isinstance(names, list) or num_classes(model) not in (None, len(names)):
         names = []
-    return Detector(model, mapper, names or _class_names(cfg, model), deep_images_of(cfg))
+    names = names or _class_names(cfg, model)
+    return Detector(model, mapper, names, deep_images_of(cfg), tile_of(cfg))
 
 
 def _build_yaml(cfg: CfgNode) -> tuple[nn.Module, DatasetMapper]:
@@ -156,13 +160,13 @@ def _build_lazy(cfg: DictConfig) -> tuple[nn.Module, Callable]:
 def _device_there(device: str) -> str:
     if not str(device).startswith("cuda") or torch.cuda.is_available():
         return device
-    print("No GPU answers: using the CPU.", file=sys.stderr)
+    print("No GPU was found: using the CPU.", file=sys.stderr)
     return "cpu"
 
 
-def _num_classes(model: nn.Module, names: list[str]) -> int:
-    """Of a model; as many as there are names if it doesn't say."""
-    return getattr(getattr(model, "roi_heads", model), "num_classes", len(names))
+def num_classes(model: nn.Module) -> int | None:
+    """How many classes of objects a model knows; None if it doesn't say."""
+    return getattr(getattr(model, "roi_heads", model), "num_classes", None)
 
 
 def _class_names(cfg: CfgNode | DictConfig, model: nn.Module) -> list[str]:
@@ -171,8 +175,8 @@ def _class_names(cfg: CfgNode | DictConfig, model: nn.Module) -> list[str]:
     None where the set has another number of classes than the model: it must be another set's then.
     """
     names = _names_of_set(cfg)
-    number = _num_classes(model, names)
-    if names and len(names) != number:
+    number = num_classes(model)
+    if names and number not in (None, len(names)):
         logger.warning(
             "the set to test on has %d classes, the model %d: they are shown by number",
             len(names),
@@ -191,7 +195,7 @@ def _names_of_set(cfg: CfgNode | DictConfig) -> list[str]:
         names = [names] if isinstance(names, str) else names
     if entries:
         try:
-            register_coco_format(entries)
+            register_coco_format(entries, evaluated=())
         except FileNotFoundError:
             return []
         # As detectron2 numbers them when it reads the objects, which nobody needs here.

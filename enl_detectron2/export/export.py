@@ -76,9 +76,9 @@ def export_detector(
         file "metadata.json".
 
     Raises:
-        NotExportable: (a ValueError) if the model can't be had in the format, or the export differs
-            from it; names the size, the difference and, as far as known, the module that made a
-            size constant.
+        NotExportable: (a ValueError) if the format doesn't work for the model, or the export
+            differs from it; names the size, the difference and, as far as known, the module
+            that made a size constant.
         ValueError: if an image is too small.
     """
     check_kind(model)

@@ -34,7 +34,7 @@ ROWS = "roi_heads.box_predictor"  # the outputs' names start so
 
 
 class NotExportable(ValueError):
-    """A model can't be had in a format, or what came out isn't the model; says why."""
+    """A format doesn't work for a model, or the export isn't the model; says why."""
 
 
 class ExportedDetector(nn.Module):
@@ -274,5 +274,5 @@ def _exporting(format_: str, model: nn.Module) -> Iterator[None]:
         lines = [line.strip() for line in str(error).splitlines() if line.strip(" :")]
         said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
         raise NotExportable(
-            f"{format_} can't be had of this {type(model).__name__}: {said}"
+            f"{format_} doesn't work for this {type(model).__name__}: {said}"
         ) from error

@@ -13,7 +13,7 @@ from .relation_block import INIT_STD, ProjectedBlock, check_choice
 
 
 class ENLBlock(ProjectedBlock):
-    """Every position looks at every other one, at a cost linear in their number.
+    """Relates every position to every other one, at a cost linear in their number.
 
     With the N = H·W positions of a map as columns::
 
@@ -21,17 +21,17 @@ class ENLBlock(ProjectedBlock):
 
     The affinity θᵀ φ̂ + L is N×N, but of low rank: L is ``up down``, a term of
     :mod:`enl_detectron2.layers.position` with K² rows, so the affinity is [θᵀ up] [φ̂; down], with
-    D + K² rows between. Such a product mixes positions, and g and out project channels: the two
-    commute. So the map is pooled first, some 200 *tokens* are projected instead of N positions,
-    and each position takes its combination of what comes out. Nothing N×N is formed: O(N·C·D)
-    operations, O(N) memory::
+    D + K² rows between. It mixes positions while g and out project channels, so the order can be
+    swapped: the map is first pooled to some 200 *tokens*, these are projected instead of all N
+    positions, and each position takes a combination of the results. Nothing N×N is formed:
+    O(N·C·D) operations, O(N) memory::
 
         tokens  = [φ̂; down] x         (B, D + K², C)
         carried = out(g(tokens))      (B, D + K², C)
         z       = x + [θᵀ up] carried
 
-    The four projections are called as modules, so whatever is hooked, wrapped or put in place of
-    one has its effect; ``g`` and ``out`` must be affine, and see tokens as maps of one row.
+    The four projections are called as modules, so hooks, wrappers and replacements work; ``g`` and
+    ``out`` must be affine, and see tokens as maps of one row.
 
     Args:
         channels: C, of the block's input and output.
@@ -42,10 +42,10 @@ class ENLBlock(ProjectedBlock):
         position: the term added to the affinity, "cos_add", "l1_add", or another of
             ``POSITION_REGISTRY`` with "_add"; "none".
         position_options: arguments of the term's constructor: ``num_frequencies`` (K) of cos,
-            ``scale`` of l1. Those of other registered terms are left alone.
+            ``scale`` of l1. Those of other registered terms are ignored.
         init_std: σ of the Gaussian that the projections' weights start from.
 
-    Raises InvalidOption (a ValueError) if an option has none of these values.
+    Raises InvalidOption (a ValueError) if an option has another value.
     """
 
     def __init__(
@@ -113,9 +113,9 @@ class ENLBlock(ProjectedBlock):
         return phi.flatten(2)
 
     def _carry(self, tokens: Tensor, phi: Tensor) -> Tensor:
-        """What tokens (B, T, C) carry through g and out, (B, T + 1, C): last comes out's bias, by a
-        token of zeros that goes along."""
-        if self.phi_norm == "softmax":  # φ̂'s rows sum to 1, as L's do: each token has g's bias once
+        """Tokens (B, T, C) after g and out, (B, T + 1, C): the last one is out's bias, from an
+        additional token of zeros."""
+        if self.phi_norm == "softmax":  # φ̂'s rows sum to 1, as L's do: g's bias counts once
             values = _as_rows(self.g(_as_map(tokens)))
         else:  # as often as φ̂'s row sums to
             rows = _as_rows(self.g(_as_map(F.pad(tokens, (0, 0, 0, 1)))))
@@ -136,8 +136,8 @@ def _as_rows(map_: Tensor) -> Tensor:
 
 
 def _add_product(x: Tensor, rows: Tensor, map_: Tensor) -> Tensor:
-    """A new map with the strides of x: x, and at each position of a map (B, D, H, W) the
-    combination of D rows of C that it says; in the map's type, under autocast not x's."""
+    """A new map with the strides of x: x plus, at each position, the combination of ``rows``
+    (B, D, C) with the factors of ``map_`` (B, D, H, W); in its type, under autocast not x's."""
     if x.stride(1) == 1:  # channels-last; without this branch a block takes 1.8 times as long
         last, factor = x.permute(0, 2, 3, 1), map_.permute(0, 2, 3, 1).flatten(1, 2)
         product = torch.bmm(factor, rows).add_(last.flatten(1, 2))
@@ -148,8 +148,8 @@ def _add_product(x: Tensor, rows: Tensor, map_: Tensor) -> Tensor:
 def _softmax_over_positions(map_: Tensor) -> Tensor:
     """(B, D, H, W) in, (B, D, N) out."""
     # PyTorch would copy a channels-last map to walk along its positions, and a block on a CPU would
-    # take 1.27 times as long. On a GPU that copy costs next to nothing, and not to make it 40 times
-    # as much.
+    # take 1.27 times as long. On a GPU the copy costs almost nothing, and avoiding it 40 times as
+    # much.
     if map_.stride(1) == 1 and not map_.is_cuda:
         return map_.permute(0, 2, 3, 1).flatten(1, 2).softmax(dim=1).transpose(1, 2)
     return map_.flatten(2).softmax(dim=2)

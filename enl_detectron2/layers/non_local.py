@@ -13,9 +13,9 @@ from .relation_block import INIT_STD, ProjectedBlock, check_choice
 
 
 class NonLocalBlock(ProjectedBlock):
-    """Every position looks at every other one through their affinity F, N×N for N = H·W positions.
+    """Relates every position to every other one by an affinity F, N×N for N = H·W positions.
 
-    With row i of F for the position that asks::
+    Row i of F is for output position i::
 
         softmax:  F[i, j] = exp(θ_iᵀ φ_j) / Σ_k exp(θ_iᵀ φ_k)        (embedded Gaussian, unscaled)
         mean:     F[i, j] = θ_iᵀ φ_j / N
@@ -28,9 +28,9 @@ class NonLocalBlock(ProjectedBlock):
     Args:
         affinity_norm: "softmax" over the positions j, or "mean", a division by N.
         position: how L enters, "none", or a term of ``POSITION_REGISTRY`` with "_add" or "_mul".
-        others: as those of :class:`~enl_detectron2.layers.ENLBlock`.
+        others: as in :class:`~enl_detectron2.layers.ENLBlock`.
 
-    Raises InvalidOption (a ValueError) if an option has none of these values.
+    Raises InvalidOption (a ValueError) if an option has another value.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class NonLocalBlock(ProjectedBlock):
     def _attend(
         self, theta: Tensor, phi: Tensor, g: Tensor, own: Tensor | None, extent: Tensor | None
     ) -> Tensor:
-        """F g, or (F ⊙ L) g: (B, D, H, W); nothing of the padding counts, nor means anything."""
+        """F g, or (F ⊙ L) g: (B, D, H, W), without the padding, where the result means nothing."""
         # One attention head, (B, 1, N, D) with D contiguous: only so is PyTorch's attention fused.
         query, key, value = [
             map_.flatten(2).transpose(1, 2).unsqueeze(1).contiguous() for map_ in [theta, phi, g]
@@ -82,7 +82,7 @@ class NonLocalBlock(ProjectedBlock):
         return y.transpose(2, 3).reshape(g.shape)
 
     def _affinity(self, query: Tensor, key: Tensor, keys: Tensor | None) -> Tensor:
-        """F, (B, 1, N, N), zero where ``keys`` says that nothing may be looked at."""
+        """F, (B, 1, N, N), zero in the columns where ``keys`` is False."""
         affinity = query @ key.transpose(2, 3)
         if self.affinity_norm == "softmax":
             if keys is not None:

@@ -1,7 +1,7 @@
 """Relative position: matrices L over pairs of positions, applied in separable form.
 
-L is N×N for a map of N = H·W positions, but the Kronecker product ``L_h ⊗ L_w`` of a matrix along
-the height and one along the width. So ``L g`` is a few small products, and where L is added to an
+For a map of N = H·W positions L is N×N, but the Kronecker product ``L_h ⊗ L_w`` of a matrix along
+the height and one along the width, so ``L g`` is a few small products, and where L is added to an
 affinity it is never formed.
 
 To add a term: derive from :class:`SeparablePosition`, and register the class by a name.
@@ -26,12 +26,12 @@ POSITION_REGISTRY: dict[str, type["SeparablePosition"]] = {}
 def register_position(name: str) -> Callable[[type], type]:
     """Decorates a :class:`SeparablePosition`, which becomes the term ``name``.
 
-    Raises ValueError if there is one of that name already.
+    Raises ValueError if the name is taken.
     """
 
     def register(term: type) -> type:
         if name in POSITION_REGISTRY:
-            raise ValueError(f"a position term named {name!r} is registered already")
+            raise ValueError(f"a position term named {name!r} is already registered")
         POSITION_REGISTRY[name] = term
         return term
 
@@ -46,7 +46,7 @@ def dct_basis(length: int, count: int) -> Tensor:
     ValueError if ``count`` is not within 1 … length.
     """
     if not 1 <= count <= length:
-        raise ValueError(f"count must lie within 1 and length={length}, got {count}")
+        raise ValueError(f"count must be from 1 to length={length}, got {count}")
     cell, frequency = torch.arange(length).double(), torch.arange(count).double()
     scale = torch.where(frequency > 0, 2.0, 1.0).double().div(length).sqrt()
     return scale * torch.cos(_phase(cell, frequency) / length)
@@ -65,15 +65,17 @@ class SeparablePosition(nn.Module):
     """
 
     def kernel(self, cell: Tensor, own: Tensor) -> Tensor:
-        """The matrix along one direction, (B or 1, length, length), whatever in the padding, for
-        the numbers ``cell`` (length,) = 0.0, 1.0, …; ``own`` (B or 1,) are each image's own."""
+        """The matrix along one direction, (B or 1, length, length), with any values in the padding.
+
+        ``cell`` (length,) is 0.0, 1.0, …; ``own`` (B or 1,) is how many cells each image has.
+        """
         raise NotImplementedError
 
     def kernels(
         self, map_: Tensor, extent: Tensor | None = None, normalized: bool = False
     ) -> list[Tensor]:
-        """L_h (B or 1, H, H) and L_w (B or 1, W, W), zero in the padding; ``normalized`` as where L
-        is added: the rows elsewhere sum to 1."""
+        """L_h (B or 1, H, H) and L_w (B or 1, W, W), zero in the padding. If ``normalized``, as
+        where L is added, the rows elsewhere sum to 1."""
         cells, owns = _cells(map_, extent)
         kernels: list[Tensor] = []
         for direction in range(2):
@@ -95,10 +97,10 @@ class SeparablePosition(nn.Module):
     def factors(self, map_: Tensor, extent: Tensor | None = None) -> list[Tensor]:
         """down_h, up_h, down_w, up_w for the size, type and device of a map (B, C, H, W).
 
-        ``down`` (B or 1, T, length) makes T tokens of a line of cells, ``up`` (B or 1, length, T)
-        spreads them, and nothing into the padding; ``up @ down`` is the normalised kernel, and the
-        rows of ``up`` and ``down`` sum to 1 if its do. A term of low rank can give smaller factors
-        than these, T = length.
+        ``down`` (B or 1, T, length) pools a line of cells to T tokens, ``up`` (B or 1, length, T)
+        spreads them, but not into the padding. ``up @ down`` is the normalised kernel; the rows of
+        both sum to 1 if the kernel's do. Here T = length; a term of low rank can override this
+        with smaller factors.
         """
         cells, owns = _cells(map_, extent)
         factors: list[Tensor] = []
@@ -143,9 +145,9 @@ class CosPosition(SeparablePosition):
     """``L = Ê Êᵀ``: a low-pass filter over the map's lowest 2-D cosine frequencies.
 
     ``Ê = E_h ⊗ E_w`` holds the lowest K² columns of the orthonormal 2-D DCT-II, K =
-    ``num_frequencies``; a shorter map has its own length's frequencies only. Along one direction
-    ``E Eᵀ = up down`` shrinks the line to K samples by its lowest cosines and interpolates back by
-    the same, with S = dct_basis(K, K) and roots that make both keep constants::
+    ``num_frequencies``, or as many as the map has cells. Along one direction ``E Eᵀ = up down``
+    shrinks the line to K samples by its lowest cosines and interpolates back; S = dct_basis(K, K),
+    and the roots make both keep constants::
 
         down = S Eᵀ √(K/length)        up = E Sᵀ √(length/K)
     """
@@ -186,8 +188,10 @@ def _waves(cell: Tensor, frequency: Tensor, phase: Tensor, own: Tensor) -> Tenso
 
 @register_position("l1")
 class L1Position(SeparablePosition):
-    """``L(i, j) = exp(−‖p_i − p_j‖₁ / scale)`` over the distance of two positions, in cells. Its
-    raw rows, which sum to thousands on a large map, would swamp an affinity: normalised ones don't.
+    """``L(i, j) = exp(−‖p_i − p_j‖₁ / scale)`` over the distance of two positions, in cells.
+
+    On a large map its raw rows sum to thousands and would swamp an affinity; normalised ones sum
+    to 1.
     """
 
     def __init__(self, scale: float = 50.0):
@@ -211,8 +215,8 @@ def build_position(
 ) -> tuple[SeparablePosition | None, dict[str, Any]]:
     """The term of a block's option ``position``, "TERM_WAY" or "none", and the options it has.
 
-    An option of another registered term is left alone: a derived YAML file merges those of its
-    base. Raises InvalidOption if there is no such term, way, or option of any term.
+    Options of other registered terms are ignored, as a derived YAML file inherits those of its
+    base. Raises InvalidOption for an unknown term or way, or an option that no term has.
     """
     term, _, way = position.rpartition("_")
     known = [f"{term}_{way}" for term in POSITION_REGISTRY for way in ways]

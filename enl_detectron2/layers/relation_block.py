@@ -46,15 +46,15 @@ class RelationBlock(nn.Module):
     the same name. A subclass implements :meth:`forward` and :meth:`zero_init`.
     """
 
-    # The options that say how weights start, not what they mean: of no matter once there are some.
+    # Options that only say how weights start: they are not compared when weights are loaded.
     init_options: ClassVar[tuple[str, ...]] = ("init_std",)
 
     def forward(self, x: Tensor, extent: Tensor | None = None) -> Tensor:
         """(B, C, H, W) in, the same out, in the memory format of ``x``.
 
-        ``extent`` (B, 2) is the part of the map that is each image's own, None all of it: see
-        :mod:`enl_detectron2.layers.padding`. What relates positions works as if each image had come
-        alone: it looks at nothing in the padding, and leaves there what it finds.
+        ``extent`` (B, 2) is the part of the map that belongs to each image, None the whole map: see
+        :mod:`enl_detectron2.layers.padding`. A block that relates positions treats each image as if
+        it came alone: it ignores the padding, and leaves it unchanged.
         """
         raise NotImplementedError
 
@@ -82,7 +82,7 @@ class MapBlock(RelationBlock):
         if any(isinstance(part, RelationBlock) for part in module.modules()):
             warnings.warn(
                 f"{type(module).__name__} takes the map alone, so the relation block in it gets no "
-                "extent and looks at the padding, too",
+                "extent and looks at the padding as well",
                 stacklevel=2,
             )
 
@@ -96,7 +96,7 @@ class MapBlock(RelationBlock):
 
 class Conv5x5Block(RelationBlock):
     """``z = x + conv(x)`` with a 5×5 convolution C → C, whose weights start as Gaussian with σ =
-    ``init_std``: the papers' control, for neighbours only. ``extent`` makes no difference."""
+    ``init_std``: the papers' control, which relates neighbours only. ``extent`` has no effect."""
 
     def __init__(self, channels: int, *, init_std: float = INIT_STD):
         super().__init__()

@@ -15,14 +15,14 @@ RELATION_BLOCK_REGISTRY = Registry("RELATION_BLOCK")
 RELATION_BLOCK_REGISTRY.__doc__ = """
 Blocks that relate the positions of one feature map, (B, C, H, W) in and the same out.
 
-A registered class is called as ``block(channels, **options)`` with the C channels and what
-``MODEL.ENL_FPN.BLOCK_OPTIONS``, or a LazyConfig's ``block_options``, say by its arguments' names.
+A registered class is called as ``block(channels, **options)`` with the C channels and the options
+of ``MODEL.ENL_FPN.BLOCK_OPTIONS``, or of a LazyConfig's ``block_options``.
 
 A block whose ``forward(x, extent)`` takes two arguments gets where each image ends, and
 :func:`enl_detectron2.layers.inside` makes the mask of it: an image's mean is
 ``(x * inside(extent, x)).sum((2, 3)) / inside(extent, x).sum((2, 3))``. One whose ``forward(x)``
-takes the map alone gets the padding, too. A :class:`enl_detectron2.layers.RelationBlock` with its
-``zero_init`` can start as the identity.
+takes the map alone sees the padding as well. A :class:`enl_detectron2.layers.RelationBlock` with
+its ``zero_init`` can start as the identity.
 """
 RELATION_BLOCK_REGISTRY.register(ENLBlock)
 RELATION_BLOCK_REGISTRY.register(NonLocalBlock)
@@ -46,9 +46,9 @@ def relation_blocks(model: nn.Module) -> dict[str, RelationBlock]:
 def build_block(
     block: str, channels: int, block_options: Mapping[str, Any] | None, zero_init_residual: bool
 ) -> nn.Module:
-    """The block that is registered as ``block``, which ``zero_init_residual`` makes the identity.
+    """The block registered as ``block``, as the identity if ``zero_init_residual``.
 
-    Raises InvalidOption (a ValueError), which names the argument that is wrong.
+    Raises InvalidOption (a ValueError), which names the wrong argument.
     """
     check_registered("block", block, RELATION_BLOCK_REGISTRY)
     kind, options = RELATION_BLOCK_REGISTRY.get(block), dict(block_options or {})

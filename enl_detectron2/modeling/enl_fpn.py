@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @BACKBONE_REGISTRY.register()
 class ENL_FPN(FPN):
-    """detectron2's FPN, refined coarse to fine by one relation block a level.
+    """detectron2's FPN, refined from coarse to fine by one relation block per level.
 
     Each level's merged map (lateral + upsampled coarser map; the coarsest level's lateral alone)
     passes through its block before anything else reads it: both the level's 3×3 output convolution
@@ -35,18 +35,18 @@ class ENL_FPN(FPN):
     takes the map alone.
 
     Args:
-        bottom_up, …, square_pad: as those of :class:`detectron2.modeling.backbone.fpn.FPN`.
+        bottom_up, …, square_pad: as in :class:`detectron2.modeling.backbone.fpn.FPN`.
         block: a name in ``RELATION_BLOCK_REGISTRY``, or "" for a plain FPN.
         block_features: the members of ``in_features`` whose level gets a block; None or empty means
             those at strides 8 and above, as in the papers.
         block_options: keyword arguments of every block, beside its channels.
         zero_init_residual: whether every block starts as the identity, so that a plain FPN's
-            checkpoint gives its own outputs until training goes on.
+            checkpoint gives its own outputs before the first step.
         attend_to_padding: whether the blocks relate all positions of the padded batch, as the
-            papers' do. Otherwise they get where each image ends, and its features don't depend on
-            how large the others of its batch are: :mod:`enl_detectron2.layers.padding`.
+            papers' do. Otherwise they leave the padding out, so that an image's features don't
+            depend on how large the others of its batch are: :mod:`enl_detectron2.layers.padding`.
 
-    Raises ValueError, which names the argument that is wrong.
+    Raises ValueError, which names the wrong argument.
     """
 
     @configurable
@@ -137,8 +137,7 @@ class ENL_FPN(FPN):
         return {name: result for name, result in zip(self._out_features, results)}  # noqa: C416
 
     def _look_at_first_batch(self, x: Tensor) -> None:
-        """Warns, once, of what only weights that are loaded and a batch can show. A GPU waits for
-        it once, too."""
+        """Warns once of what only loaded weights and a batch show. A GPU waits for this once."""
         mode = "training" if self.training else "inference"
         is_graph = torch.jit.is_tracing() or torch.compiler.is_compiling()
         if mode not in self._unseen_modes or is_graph or not isinstance(x, Tensor) or not len(x):
@@ -154,14 +153,14 @@ class ENL_FPN(FPN):
 def rename_old_blocks(
     module: nn.Module, state_dict: dict[str, Tensor], prefix: str = "", *_: object
 ) -> None:
-    """Gives the blocks in a state_dict of before version 0.2 their names of today:
+    """Renames the blocks in a state_dict of an earlier form of this package:
     ``fpn_relation4.theta.weight`` → ``relations.p4.theta.weight``."""
     old = prefix + "fpn_relation"
     names = [name for name in state_dict if name.startswith(old)]
     for name in names:
         state_dict[f"{prefix}relations.p{name[len(old) :]}"] = state_dict.pop(name)
     if names:
-        logger.info(f"Renamed {len(names)} weights of blocks, {names[0]} …, as they are named now")
+        logger.info(f"Renamed {len(names)} weights of blocks from an older version: {names[0]} …")
 
 
 def check_names(option: str, names: Iterable[str], available: Collection[str]) -> None:
@@ -219,9 +218,9 @@ def build_top_block(cfg: CfgNode, bottom_up: Backbone, levels: dict[str, int]) -
 def reads_bottom_up(
     top_block: nn.Module | None, bottom_up: Backbone, levels: dict[str, int]
 ) -> bool:
-    """Whether the top block reads a bottom-up feature, which goes before a level of the same name
-    as in detectron2, and no level. The max-pool, which detectron2 fixes to p5, is made to read the
-    coarsest level: p5 may be none, or a feature of Swin's."""
+    """Whether the top block reads a bottom-up feature, not a level. A feature takes precedence
+    over a level of the same name, as in detectron2. The max-pool, which detectron2 fixes to p5, is
+    set to read the coarsest level: there may be no p5, or it may be a feature of Swin's."""
     if isinstance(top_block, LastLevelMaxPool):
         top_block.in_feature = f"p{max(levels.values())}"
     if top_block is None or isinstance(top_block, LastLevelMaxPool):
@@ -232,12 +231,12 @@ def reads_bottom_up(
 
 
 def warn_of_black_padding(pixel_mean: Sequence[float]) -> None:
-    """Warns if pixels, such as black bars, may be normalised to exactly what padding is."""
+    """Warns if pixels, such as those of black bars, may be normalised to the padding's zeros."""
     if all(float(value).is_integer() for value in pixel_mean):
         fractions = [float(value) + 0.5 for value in pixel_mean]
         logger.warning(
             f"Pixels of the colour MODEL.PIXEL_MEAN {list(pixel_mean)} become exactly zero, as "
-            "padding is, so a border of them passes for padding. Set it to fractions, such as "
+            "padding is, so a border of them counts as padding. Set it to fractions, such as "
             f"{fractions}, or MODEL.ENL_FPN.ATTEND_TO_PADDING True."
         )
 

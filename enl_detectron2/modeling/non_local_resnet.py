@@ -22,14 +22,14 @@ class NonLocalResNet(ResNet):
     ``<stage>.non_local``.
 
     Args:
-        stem, stages, num_classes, out_features, freeze_at: as those of detectron2's ``ResNet``;
+        stem, stages, num_classes, out_features, freeze_at: as in detectron2's ``ResNet``;
             the block is trained whatever is frozen.
-        stage: "res2", … "res5", where the block stands.
+        stage: "res2" to "res5", the stage that gets the block.
         block_options: keyword arguments of ``NonLocalBlock``, beside its channels.
         zero_init_residual: whether the block starts as the identity.
         attend_to_padding: whether it relates all positions of the padded batch, as in the papers.
 
-    Raises InvalidOption (a ValueError) if there is no such stage, or an option is wrong.
+    Raises InvalidOption (a ValueError) if the stage doesn't exist or an option is wrong.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class NonLocalResNet(ResNet):
         blocks += [("non_local", relation), (last_name, last)]
         self.stages[index] = StageWithBlock(OrderedDict(blocks))
         setattr(self, stage, self.stages[index])
-        # The strides are ResNet's own, of a stage's output; the block's map comes before.
+        # ResNet's strides are those of a stage's output; the block sees the map before it.
         self.non_local_stride = self._out_feature_strides[stage] // int(last.stride)
 
     def freeze(self, freeze_at: int = 0) -> "NonLocalResNet":

@@ -6,12 +6,10 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
 from enl_detectron2.modeling import relation_blocks
@@ -25,35 +23,12 @@ from enl_detectron2.utils.errors import (
 )
 from enl_detectron2.utils.files import whole_file
 
-from .checkpoint_files import BLOCKS, plain_names, read_checkpoint, rename
+from .checkpoint_files import BLOCKS, CLASS_NAMES, plain_names, read_checkpoint, rename
 
 # A file under this name is what a killed process was writing; the next save writes over it.
 UNFINISHED = "checkpoint.unfinished"
-# What options of position terms were called before they stood apart, and are today.
-OLD_POSITION_OPTIONS = {"num_frequencies": "num_frequencies", "l1_scale": "scale"}
-
-
-def find_weights(path: str) -> str:
-    """The local file of what ``MODEL.WEIGHTS`` names, which is fetched if it is a URL.
-
-    Raises:
-        MissingFile: (a FileNotFoundError) if there is none; one sentence.
-    """
-    # detectron2 lets options follow the name.
-    name = urlparse(path)._replace(query="").geturl()
-    key = "MODEL.WEIGHTS (in a LazyConfig train.init_checkpoint)"
-    try:
-        file = PathManager.get_local_path(name)
-    # Whatever the network or a handler of such names raises.
-    except Exception as error:
-        said = (str(error).splitlines() or [""])[0]
-        raise MissingFile(
-            f"{key}: {path!r} can't be fetched ({type(error).__name__}: {said})"
-        ) from error
-    if not Path(file).is_file():
-        is_folder = "is a folder, not a file" if Path(file).is_dir() else "isn't there"
-        raise MissingFile(f"{key}: {path!r} {is_folder}")
-    return file
+# What options of position terms were called before they stood apart, by what they are today.
+OLD_POSITION_OPTIONS = {"num_frequencies": "num_frequencies", "scale": "l1_scale"}
 
 
 class ENLCheckpointer(DetectionCheckpointer):
@@ -63,10 +38,9 @@ class ENLCheckpointer(DetectionCheckpointer):
     checkpoint gets its name when all of it is on the disk, and ``last_checkpoint`` names it after
     that, so that a process can be killed at any moment.
 
-    Two kinds are meant to lack something: a plain detector's checkpoint lacks the relation blocks,
-    whose parameters are listed, and an ImageNet network's holds nothing but a bottom-up. Whatever
-    else the model doesn't find is a warning when training goes on from there (other classes,
-    another head), and an error when the model is used as it is.
+    A plain detector's checkpoint is meant to lack the relation blocks, whose parameters are listed.
+    Whatever else the model doesn't find is a warning of detectron2's when training goes on from
+    there (other classes, another head), and an error when the model is used as it is.
 
     Names are those of the model itself, in memory and on the disk, whatever ``torch.compile`` has
     wrapped.
@@ -76,14 +50,24 @@ class ENLCheckpointer(DetectionCheckpointer):
     subclasses, and detectron2's own overrides them. A test holds that ``load`` takes these steps.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, complete: bool = False, **options):
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        complete: bool = False,
+        class_names: Sequence[str] = (),
+        **options,
+    ):
         """
         Args:
             model: as of ``DetectionCheckpointer``, as are ``save_dir`` and ``options``.
             complete: whether the checkpoint must hold all of the model but its relation blocks.
+            class_names: of the objects it learns, which are saved beside the parameters, or is
+                tested on; a checkpoint that has them in another order is warned of.
         """
         super().__init__(model, save_dir, **options)
-        self.complete = complete
+        self.complete, self.class_names = complete, list(class_names)
         # Those that are meant to be, such as a mask of -inf.
         self._infinite = {key for key, value in self.model.named_buffers() if not _is_finite(value)}
 
@@ -101,17 +85,23 @@ class ENLCheckpointer(DetectionCheckpointer):
                 "MODEL.WEIGHTS is empty (in a LazyConfig train.init_checkpoint): it must name the "
                 "weights of a trained model"
             )
-        if path:
-            find_weights(path)
+        file = Path(path.partition("?")[0])  # detectron2 lets options follow the name
+        if path and "://" not in path and not file.is_file():
+            raise MissingFile(
+                f"{file} {'is a folder' if file.is_dir() else 'is not there'}: MODEL.WEIGHTS (in a "
+                "LazyConfig train.init_checkpoint) or, with --resume, the folder's last_checkpoint "
+                "must name a checkpoint"
+            )
         return super().load(path, checkpointables)
 
     def about_model(self) -> dict[str, Any]:
         """What a checkpoint says of its model beside its parameters, by keys of the file.
 
         The kinds and options of the relation blocks: different ones have parameters of the same
-        names and shapes.
+        names and shapes. The names of the classes, if they are known.
         """
-        return {BLOCKS: _blocks(self.model)}
+        names = {CLASS_NAMES: self.class_names} if self.class_names else {}
+        return {BLOCKS: _blocks(self.model), **names}
 
     def check_about_model(self, checkpoint: dict[str, Any]) -> None:
         """Compares what a checkpoint says of its model with this one, before anything is loaded.
@@ -123,17 +113,24 @@ class ENLCheckpointer(DetectionCheckpointer):
             ConfigError: (a ValueError) if its blocks' parameters mean something else in this model,
                 which is used as it is; where training goes on from them this is a warning.
         """
-        here = _blocks(self.model)
+        there = [str(name) for name in checkpoint.get(CLASS_NAMES) or ()]
+        places = {name: place for place, name in enumerate(self.class_names)}
+        moved = [name for at, name in enumerate(there) if places.get(name, at) != at]
+        if moved:
+            self.logger.warning(
+                "The checkpoint has its classes in another order, so that %r and others count as "
+                "something else: %s in the checkpoint, %s in the data set",
+                moved[0],
+                ", ".join(there),
+                ", ".join(self.class_names),
+            )
+        blocks, here = relation_blocks(self.model), _blocks(self.model)
         stored = checkpoint.get(BLOCKS)
         stored = dict(stored) if isinstance(stored, dict) else {}
         _rename_old_blocks(self.model, stored)
-        parts = relation_blocks(self.model)
-        parts = {name: parts[key] for key, name in plain_names(parts).items()}
-        for name, there in stored.items():
-            if name not in here or not isinstance(there, dict):
-                continue
-            there = _as_today(there, parts[name])
-            if there == here[name]:
+        for key, name in plain_names(blocks).items():
+            there = stored.get(name)
+            if name not in here or not isinstance(there, dict) or _is_alike(there, blocks[key]):
                 continue
             message = (
                 f"the checkpoint's {name} is {_words(there)}, the model's is {_words(here[name])}: "
@@ -159,7 +156,7 @@ class ENLCheckpointer(DetectionCheckpointer):
             if isinstance(value, Tensor) and not _is_finite(value) and key not in self._infinite:
                 last = self.get_checkpoint_file()
                 raise NonFinite(
-                    f"{name}.pth is not saved, as {key} is not finite any more; "
+                    f"{name}.pth is not saved, as {key} is no longer finite; "
                     + (f"the last checkpoint is {last}" if last else "there is none before it")
                 )
         rename(state, plain_names(state))
@@ -182,7 +179,7 @@ class ENLCheckpointer(DetectionCheckpointer):
             yield
         except (OSError, RuntimeError) as error:
             # PyTorch's writer has an error of its own for what the file system said before.
-            cause = error
+            cause: BaseException | None = error
             while cause is not None and not isinstance(cause, OSError):
                 cause = cause.__context__
             if cause is None:
@@ -193,19 +190,6 @@ class ENLCheckpointer(DetectionCheckpointer):
                 f"the checkpoint {path} could not be written ({cause.strerror or cause}); {kept}"
             ) from error
 
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """As of ``DetectionCheckpointer``.
-
-        Raises:
-            MissingFile: (a FileNotFoundError) if what ``last_checkpoint`` names isn't there.
-        """
-        if resume and self.has_checkpoint() and not Path(self.get_checkpoint_file()).is_file():
-            raise MissingFile(
-                f"{Path(self.save_dir, 'last_checkpoint')} names {self.get_checkpoint_file()}, "
-                "which isn't there: write another checkpoint's name into it, or don't resume"
-            )
-        return super().resume_or_load(path, resume=resume)
-
     def _load_file(self, filename: str) -> dict[str, Any]:
         if Path(filename).suffix in (".pkl", ".pyth"):
             content = read_checkpoint(filename)
@@ -214,7 +198,7 @@ class ENLCheckpointer(DetectionCheckpointer):
         for key, value in content["model"].items():
             if not isinstance(value, (Tensor, np.ndarray)):
                 raise UnsafeCheckpoint(
-                    f"{filename} is no checkpoint of a model: its {key!r} is a "
+                    f"{filename} is not a model's checkpoint: its {key!r} is a "
                     f"{type(value).__name__}, not a tensor or an array"
                 )
         self.check_about_model(content)
@@ -225,29 +209,23 @@ class ENLCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         names = plain_names(self.model.state_dict())
-        _rename_old_blocks(self.model, checkpoint["model"])
         self._strip_prefix(checkpoint["model"], set(names.values()))
         _rename_old_blocks(self.model, checkpoint["model"])
         rename(checkpoint["model"], {plain: name for name, plain in names.items()})
-        try:
-            return super()._load_model(checkpoint)
-        except RuntimeError as error:  # of tensors that can't be copied, as those without values
-            said = " ".join(str(error).split())
-            raise UnsafeCheckpoint(f"the checkpoint can't be loaded: {said}") from error
+        return super()._load_model(checkpoint)
 
     def _strip_prefix(self, state: dict[str, Any], names: set[str]) -> None:
-        """Takes off what other projects put before all names, as "student.", if the rest fits."""
-        first = next(iter(state), "").split(".")
-        if not state or names & state.keys():
-            return
-        for length in range(1, len(first)):
-            prefix = ".".join(first[:length]) + "."
+        """Takes off what other projects put before all names, as "student.", if the rest fits.
+
+        That is, if most of what is left are names of the model: it may have another head.
+        """
+        parts = next(iter(state), "").split(".")
+        prefixes = (".".join(parts[:length]) + "." for length in range(1, len(parts)))
+        for prefix in prefixes if not names & state.keys() else ():
             if not all(key.startswith(prefix) for key in state):
                 return
             stripped = {key: key.removeprefix(prefix) for key in state}
-            trial = dict.fromkeys(stripped.values())
-            _rename_old_blocks(self.model, trial)
-            if names & trial.keys():
+            if 2 * len(names.intersection(stripped.values())) > len(state):
                 rename(state, stripped)
                 self.logger.info("All names in the checkpoint begin with %r, left out here", prefix)
                 return
@@ -256,27 +234,21 @@ class ENLCheckpointer(DetectionCheckpointer):
         """Reports what ``load`` has found.
 
         Raises:
-            ValueError: if nothing of the checkpoint fits the model, or, with ``complete``, if the
-                model lacks more than its relation blocks.
+            ConfigError: (a ValueError) if nothing of the checkpoint fits the model, or, with
+                ``complete``, if the model lacks more than its relation blocks.
         """
-        shapes = {
-            key: f"{key}: {there} in the checkpoint, {here} in the model"
-            for key, there, here in incompatible.incorrect_shapes
-        }
+        shapes = {key: (there, here) for key, there, here in incompatible.incorrect_shapes}
+        absent = {*incompatible.missing_keys, *shapes}
+        # Not the buffers: batch norm makes those that an old checkpoint lacks.
+        if all(key in absent for key, _ in self.model.named_parameters()):
+            raise ConfigError(
+                "No parameter of the checkpoint fits this model: is it another one's?"
+            )
         blocks = tuple(f"{name}." for name in relation_blocks(self.model))
         # A count, which only a batch norm without momentum reads; old checkpoints don't have it.
         missing = [k for k in incompatible.missing_keys if not k.endswith(".num_batches_tracked")]
         missing = [key for key in missing if key not in shapes]
         new = [key for key in missing if key.startswith(blocks)]
-        missing = [key for key in missing if not key.startswith(blocks)]
-
-        absent = {*incompatible.missing_keys, *shapes}
-        # Not the buffers: batch norm makes those that an old checkpoint lacks.
-        loaded = [key for key, _ in self.model.named_parameters() if key not in absent]
-        if not loaded:
-            raise ConfigError(
-                "No parameter of the checkpoint fits this model: is it another one's?"
-            )
         if new:
             self.logger.log(
                 # Used as they are, untrained blocks are hardly what was meant.
@@ -284,39 +256,17 @@ class ENLCheckpointer(DetectionCheckpointer):
                 "The relation blocks are new to the checkpoint. They start untrained:%s",
                 _lines(new),
             )
-        unused = _lines(incompatible.unexpected_keys)
-        # A detector's checkpoint of which only the bottom-up fits is none of a bottom-up network.
-        bottom_up_alone = all(_in_bottom_up(key) for key in [*loaded, *shapes]) and not any(
-            key.startswith("backbone.") for key in incompatible.unexpected_keys
-        )
-        if bottom_up_alone and not self.complete:
-            self.logger.info(
-                "The checkpoint is a bottom-up network's: the rest of the model starts untrained."
-            )
-            missing = [key for key in missing if _in_bottom_up(key)]
-            if unused:
-                self.logger.info("Its own last layers are not used:%s", unused)
-        elif unused:
-            self.logger.warning(
-                "The model has no place for a part of the checkpoint, which is not used:%s", unused
-            )
-        lacks = [*missing, *shapes.values()]
+        missing = [key for key in missing if not key.startswith(blocks)]
+        lacks = missing + [
+            f"{key}: {there} in the checkpoint, {here} in the model"
+            for key, (there, here) in shapes.items()
+        ]
         if lacks and self.complete:
             raise ConfigError(
                 f"The checkpoint does not fit: {len(lacks)} of the model's parameters and buffers "
                 f"are not in it or have another shape there:{_lines(lacks)}"
             )
-        if missing:
-            self.logger.warning(
-                "Not in the checkpoint, so these parts of the model start untrained:%s",
-                _lines(missing),
-            )
-        if shapes:
-            self.logger.warning(
-                "Of another shape in the checkpoint, so these parts of the model start untrained, "
-                "as the predictors must when the number of classes has changed:%s",
-                _lines(list(shapes.values())),
-            )
+        super()._log_incompatible_keys(incompatible._replace(missing_keys=missing))
 
 
 def _is_finite(value: Tensor) -> bool:
@@ -328,46 +278,39 @@ def _is_finite(value: Tensor) -> bool:
 
 
 def _blocks(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Kind and options of each relation block that has parameters, by its name."""
+    """Kind and options of each relation block that has parameters, by its name.
+
+    Not the options of which nothing is left after the first step.
+    """
     blocks = {
-        name: {"block": type(block).__name__, **block.options()}
+        name: {"block": type(block).__name__}
+        | {key: v for key, v in block.options().items() if key not in block.init_options}
         for name, block in relation_blocks(model).items()
         if next(block.parameters(), None) is not None
     }
-    for name, block in relation_blocks(model).items():
-        for option in block.init_options:  # of which nothing is left after the first step
-            blocks.get(name, {}).pop(option, None)
     names = plain_names(blocks)
     return {names[name]: options for name, options in blocks.items()}
 
 
-def _as_today(stored: dict[str, Any], block: nn.Module) -> dict[str, Any]:
-    """What a checkpoint says of a block as :func:`_blocks` says it of ``block``.
+def _is_alike(stored: dict[str, Any], block: nn.Module) -> bool:
+    """Whether what a checkpoint says of a block's kind and options is so of ``block``.
 
-    Options that the file lacks count as the signature's defaults. Before version 0.2 the options of
-    position terms stood beside the others, under names of their own.
+    An option that the file lacks counts as the signature's default. Before version 0.2 the options
+    of position terms stood beside the others, under names of their own.
     """
-    stored = dict(stored)
     if stored.get("block") != type(block).__name__:
-        return stored  # another kind: nothing else is comparable
+        return False
     parameters = inspect.signature(type(block)).parameters
-    if "position_options" in parameters and not isinstance(stored.get("position_options"), dict):
-        old = {today: stored.get(was) for was, today in OLD_POSITION_OPTIONS.items()}
-        own = getattr(block, "position_options", None) or {}
-        # A term of today's that the model hasn't shows in ``position``.
-        stored["position_options"] = own | {k: v for k, v in old.items() if k in own and v}
-    for name in (*OLD_POSITION_OPTIONS, *block.init_options):
-        if name not in parameters or name in block.init_options:
-            stored.pop(name, None)
-    defaults = {name: one.default for name, one in parameters.items()}
     for name, value in block.options().items():
-        if name in block.init_options or name in stored:
-            continue
-        # Such as a width of half the channels, which no block keeps as None.
-        stored[name] = (
-            value if defaults[name] in (None, inspect.Parameter.empty) else defaults[name]
-        )
-    return stored
+        # A default of None, as of a width, is no value that a block keeps.
+        default = parameters[name].default
+        there = stored.get(name, value if default in (None, inspect.Parameter.empty) else default)
+        if name == "position_options" and name not in stored and value:
+            old = {today: stored.get(was) for today, was in OLD_POSITION_OPTIONS.items()}
+            there = value | {key: old[key] for key in value if old.get(key)}
+        if there != value and name not in block.init_options:
+            return False
+    return True
 
 
 def _rename_old_blocks(model: nn.Module, names: dict[str, Any]) -> None:
@@ -382,10 +325,6 @@ def _words(options: dict[str, Any]) -> str:
     """ "ENLBlock(position='cos_add', …)"."""
     given = ", ".join(f"{name}={value!r}" for name, value in options.items() if name != "block")
     return f"{options.get('block')}({given})"
-
-
-def _in_bottom_up(key: str) -> bool:
-    return "bottom_up" in key.split(".")
 
 
 def _lines(entries: Sequence[str]) -> str:

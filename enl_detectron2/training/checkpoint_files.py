@@ -23,6 +23,8 @@ from enl_detectron2.utils.files import whole_file
 
 # Where a file says which relation blocks its weights are of, by their names.
 BLOCKS = "relation_blocks"
+# And which objects they find, a list in the order of the model's classes.
+CLASS_NAMES = "class_names"
 # Under which keys other projects keep a model's state, in the order in which they are looked for.
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_ema", "state_dict_ema")
 # In the names of what torch.compile has wrapped, and PyTorch's AveragedModel counts.
@@ -62,7 +64,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"({type(error).__name__}: {said})"
         ) from error
     if not isinstance(content, dict):
-        raise UnsafeCheckpoint(f"{path} is no checkpoint: it holds a {type(content).__name__}")
+        raise UnsafeCheckpoint(f"{path} is not a checkpoint: it holds a {type(content).__name__}")
     if path.suffix == ".pyth":
         # Batch norm's counts are no parameters for the matching of names.
         state = content.get("model_state", {}).items()
@@ -122,14 +124,14 @@ def convert_checkpoint(source: str | Path, target: str | Path) -> None:
     if target.suffix not in (".safetensors", ".pth"):
         raise ValueError(f"{target} must end in .safetensors or .pth")
     if target.exists():
-        raise FileExistsError(f"{target} is there already")
+        raise FileExistsError(f"{target} already exists")
     content = read_checkpoint(source)
     # Copies, as safetensors takes no two names for one memory.
     model = {
         key: torch.as_tensor(value).detach().clone().contiguous()
         for key, value in content["model"].items()
     }
-    about = ("__author__", "matching_heuristics", BLOCKS)
+    about = ("__author__", "matching_heuristics", BLOCKS, CLASS_NAMES)
     about = {key: content[key] for key in about if key in content}
     # A training may be saving into the same folder.
     with whole_file(target, f"{target.name}.unfinished") as file:
@@ -180,7 +182,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         metadata = file.metadata() or {}
     if "__author__" in metadata:
         content["__author__"] = metadata["__author__"]
-    for key in ("matching_heuristics", BLOCKS):
+    for key in ("matching_heuristics", BLOCKS, CLASS_NAMES):
         if key in metadata:
             content[key] = json.loads(metadata[key])
     return content

@@ -1,12 +1,13 @@
 """What runs from YAML and from LazyConfigs have in common, beside detectron2's own parts."""
 
 import argparse
+import contextlib
 import copy
 import fcntl
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,10 +29,6 @@ from .data.loader import TrainLoader
 from .hooks import FirstSteps, RepeatableSteps
 from .resume import warn_of_changes
 
-# Functions of detectron2 that log hundreds of lines: those are for log.txt, not for the terminal.
-LONG = {"default_setup", "build_model"}
-# The tables of an evaluation, which ``launch.run`` prints in the end as one.
-TABLES = {"_derive_coco_results", "print_csv_format", "test"}
 # What detectron2's evaluators import, by the evaluator type of a set.
 PACKAGES = {
     "lvis": ("lvis", "pip install --no-deps lvis"),
@@ -42,6 +39,8 @@ PACKAGES = {
         "pip install git+https://github.com/cocodataset/panopticapi.git",
     ),
 }
+
+COCO_MAX_DETECTIONS = 100  # an image, in COCO's own metrics
 
 logger = logging.getLogger(__name__)
 # Open as long as the process lives: closing a file gives up its lock.
@@ -61,7 +60,7 @@ def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     Raises:
         ConfigError: (a ValueError) if another process trains in the folder.
     """
-    has_no_gpu = _use_cpu_without_gpu(cfg)
+    has_no_gpu, said = _use_cpu_without_gpu(cfg), ""
     folder = cfg.OUTPUT_DIR if isinstance(cfg, CfgNode) else cfg.train.output_dir
     if args.eval_only:
         folder, cfg = os.path.join(folder, "inference"), copy.deepcopy(cfg)
@@ -72,25 +71,46 @@ def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     elif comm.is_main_process():
         PathManager.mkdirs(folder)
         _lock(folder)
+        said = _take_up(folder) if args.resume else _set_aside(folder)
     written = Path(folder, "config.yaml")
     resumes = args.resume and not args.eval_only and comm.is_main_process()
     before = written.read_text() if resumes and written.is_file() else ""
 
     rank = comm.get_rank()
     # As default_setup calls it in a moment, which then finds this logger with its handlers.
-    theirs = setup_logger(folder, distributed_rank=rank)
-    hidden = LONG | TABLES if args.eval_only else LONG
-    for handler in theirs.handlers:
-        if getattr(handler, "stream", None) is sys.stdout:
-            handler.addFilter(lambda r: r.levelno > logging.INFO or r.funcName not in hidden)
-    default_setup(cfg, args)
+    setup_logger(folder, distributed_rank=rank)
+    with quiet_terminal():
+        default_setup(cfg, args)
     # What this package says goes where detectron2's own words go, and on to who else listens.
     setup_logger(folder, rank, name="enl_detectron2", abbrev_name="enl", enable_propagation=True)
     logger.info("Environment, configuration and model are described in %s/log.txt", folder)
     if has_no_gpu:
         logger.warning("There is no GPU here: the model runs on the CPU, in float32.")
+    if said:
+        logger.warning(said)
     if before:
         warn_of_changes(before, written.read_text())
+
+
+@contextlib.contextmanager
+def quiet_terminal() -> Iterator[None]:
+    """Keeps detectron2's long descriptions off the terminal, where only warnings appear meanwhile.
+
+    ``log.txt`` has them.
+    """
+    handlers = [
+        each
+        for each in logging.getLogger("detectron2").handlers
+        if getattr(each, "stream", None) is sys.stdout
+    ]
+    levels = [each.level for each in handlers]
+    for each in handlers:
+        each.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for each, level in zip(handlers, levels, strict=True):
+            each.setLevel(level)
 
 
 def _use_cpu_without_gpu(cfg: CfgNode | DictConfig) -> bool:
@@ -104,6 +124,32 @@ def _use_cpu_without_gpu(cfg: CfgNode | DictConfig) -> bool:
     else:
         cfg.train.device, cfg.train.amp.enabled = "cpu", False
     return True
+
+
+def _set_aside(folder: str) -> str:
+    """Keeps an older run's metrics, and the name of its last checkpoint, from a run that starts.
+
+    Otherwise the two runs' metrics are one file, and ``--resume`` takes up the older run if this
+    one ends before its first checkpoint.
+    """
+    names = [name for name in ("metrics.json", "last_checkpoint") if Path(folder, name).exists()]
+    taken = (int(p.suffix[1:]) for p in Path(folder).glob("*.*") if p.suffix[1:].isdecimal())
+    number = max(taken, default=0) + 1
+    for name in names:
+        Path(folder, name).rename(Path(folder, f"{name}.{number}"))
+    kept = " and ".join(f"{name} as {name}.{number}" for name in names)
+    return kept and f"{folder} has an older run, which this one doesn't resume; kept is {kept}"
+
+
+def _take_up(folder: str) -> str:
+    """Takes off the line that a kill or a full disk cut: the next would be written behind it."""
+    metrics = Path(folder, "metrics.json")
+    content = metrics.read_bytes() if metrics.is_file() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole == len(content):
+        return ""
+    os.truncate(metrics, whole)
+    return f"{metrics}: its last line was cut, and is left out: {content[whole:]!r}"
 
 
 def _lock(folder: str) -> None:
@@ -145,6 +191,14 @@ def require_sets(train: Sequence[str], test: Sequence[str]) -> None:
         package, command = PACKAGES.get(MetadataCatalog.get(name).get("evaluator_type"), ("", ""))
         if package and find_spec(package) is None:
             raise ConfigError(f"{name!r} can't be evaluated without {package}: {command}")
+
+
+def class_names(sets: Sequence[str]) -> list[str]:
+    """What the first of some sets calls its classes; none if it doesn't say.
+
+    One that is trained on says so once it is loaded.
+    """
+    return list(MetadataCatalog.get(sets[0]).get("thing_classes", [])) if sets else []
 
 
 def in_fast_layout(model: nn.Module) -> nn.Module:

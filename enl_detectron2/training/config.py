@@ -1,21 +1,30 @@
 """From a file, or a name of the model zoo, to the configuration of a run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from detectron2 import model_zoo as detectron2_zoo
 from detectron2.config import CfgNode, LazyConfig, downgrade_config, get_cfg, upgrade_config
+from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 
 from enl_detectron2 import model_zoo
 from enl_detectron2.config import add_enl_config, add_training_config
+from enl_detectron2.layers.relation_block import option_names
+from enl_detectron2.modeling import RELATION_BLOCK_REGISTRY
 from enl_detectron2.utils.errors import ConfigError, MissingFile
 
 # Read by detectron2's default_setup and this project's trainer, whether a configuration has them.
-OPTIONAL = {"train.seed", "train.cudnn_benchmark", "train.on_bad_image", "train.deep_images"}
+OPTIONAL = {
+    "train.seed",
+    "train.cudnn_benchmark",
+    "train.on_bad_image",
+    "train.deep_images",
+    "train.tile",
+}
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +41,21 @@ class _SafeReader(CfgNode):
         # Resolved, as a checkout of detectron2 has a link there.
         theirs = Path(detectron2_zoo.__file__).with_name("configs").resolve()
         allow_unsafe = Path(filename).resolve().is_relative_to(theirs)
+        with PathManager.open(filename) as file:
+            for key in _keys_twice(yaml.compose(file, yaml.SafeLoader)):
+                logger.warning("%s has %s more than once: only the last one counts", filename, key)
         return super().load_yaml_with_base(filename, allow_unsafe=allow_unsafe)
+
+
+def _keys_twice(node: yaml.Node | None, path: str = "") -> Iterator[str]:
+    """Of a mapping in YAML, as a second ``MODEL:`` further down, which takes the first's place."""
+    seen = set()
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name = f"{path}{key.value}"
+        if name in seen:
+            yield name
+        seen.add(name)
+        yield from _keys_twice(value, f"{name}.")
 
 
 def merge_file(cfg: CfgNode, config_file: str | Path) -> None:
@@ -66,7 +89,9 @@ def get_training_cfg() -> CfgNode:
     return cfg
 
 
-def load_config(config_file: str | Path, opts: Sequence[str] = ()) -> CfgNode | DictConfig:
+def load_config(
+    config_file: str | Path, opts: Sequence[str] = (), tile: int | None = None
+) -> CfgNode | DictConfig:
     """A configuration with the project's keys, not frozen.
 
     A YAML file can't run code, whoever wrote it; a LazyConfig is code, and is run.
@@ -74,13 +99,14 @@ def load_config(config_file: str | Path, opts: Sequence[str] = ()) -> CfgNode | 
     Args:
         config_file: as of :func:`find_config`.
         opts: overrides, KEY VALUE … for a .yaml, key=value … for a .py.
+        tile: as of :func:`find_config`.
 
     Raises:
         ConfigError: (a ValueError) if a YAML file can't be read as plain values.
         MissingFile: (a FileNotFoundError) if there is no such file.
         Exception: detectron2's own for what it doesn't accept, as a key that isn't there.
     """
-    file, opts = find_config(config_file, opts)
+    file, opts = find_config(config_file, opts, tile)
     if file.endswith(".py"):
         return _load_lazy(file, opts)
     cfg = get_training_cfg()
@@ -89,25 +115,46 @@ def load_config(config_file: str | Path, opts: Sequence[str] = ()) -> CfgNode | 
     return cfg
 
 
-def find_config(name: str | Path, opts: Sequence[str] = ()) -> tuple[str, list[str]]:
+def drop_other_options(cfg: CfgNode) -> None:
+    """Takes out the options that ``MODEL.ENL_FPN.BLOCK`` hasn't, if they are None.
+
+    ``add_enl_config`` has those of all blocks, so that a command line can set them. What a run
+    writes down lists its own block's.
+    """
+    node = cfg.MODEL.ENL_FPN
+    if node.BLOCK and node.BLOCK not in RELATION_BLOCK_REGISTRY:
+        return  # which is said when the model is built
+    own = option_names(RELATION_BLOCK_REGISTRY.get(node.BLOCK)) if node.BLOCK else []
+    for name in node.BLOCK_OPTIONS.keys() - set(own):
+        value = node.BLOCK_OPTIONS[name]
+        if all(one is None for one in (value.values() if isinstance(value, dict) else [value])):
+            del node.BLOCK_OPTIONS[name]
+
+
+def find_config(
+    name: str | Path, opts: Sequence[str] = (), tile: int | None = None
+) -> tuple[str, list[str]]:
     """The file of a configuration, and its overrides.
 
     Args:
         name: a .yaml or a LazyConfig .py, or a name of the model zoo, whose trained weights, if it
             has any, become the first override.
         opts: overrides.
+        tile: becomes the last one, of ``TEST.TILE`` or ``train.tile``, unless it is None.
 
     Raises:
         MissingFile: (a FileNotFoundError) if there is no such file and no such name.
     """
     name, opts = str(name), list(opts)
+    if tile is not None:
+        opts += [f"train.tile={tile}"] if name.endswith(".py") else ["TEST.TILE", str(tile)]
     if "://" in name or Path(name).is_file():
         return name, opts
     try:
         file = model_zoo.get_config_file(name)
     except RuntimeError:
         raise MissingFile(
-            f"--config-file: {name!r} is no file, and no configuration of the model zoo"
+            f"--config-file: {name!r} is neither a file nor a configuration of the model zoo"
         ) from None
     try:
         weights = model_zoo.get_checkpoint_file(name)
@@ -125,5 +172,5 @@ def _load_lazy(file: str, opts: Sequence[str]) -> DictConfig:
         first = key.split(".")[0]
         is_new = first == "train" and OmegaConf.select(cfg, key) is None and key not in OPTIONAL
         if is_new or first not in cfg:
-            logger.warning("%s is new to the configuration: is it spelled right?", key)
+            logger.warning("%s is not a key of the configuration: is it spelled right?", key)
     return LazyConfig.apply_overrides(cfg, list(opts))

@@ -28,7 +28,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     # One port for all runs of a user, as detectron2 has it, lets the second run fail.
     parser.set_defaults(dist_url="auto")
     parser.add_argument(
-        "--per-class", action="store_true", help="with --eval-only: a line for each class, too"
+        "--per-class", action="store_true", help="with --eval-only: also a line for each class"
+    )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="evaluate on square tiles of this side, as TEST.TILE (train.tile) says; 0: whole",
     )
     add_import_option(parser)
     args = parser.parse_args(argv)
@@ -71,7 +77,9 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         With ``--eval-only`` the metrics, on the main process.
     """
     import_modules(getattr(args, "imports", ()))  # each process is a new one
-    args.config_file, args.opts = find_config(args.config_file, args.opts or ())
+    args.config_file, args.opts = find_config(
+        args.config_file, args.opts or (), getattr(args, "tile", None)
+    )
     results = (lazy if args.config_file.endswith(".py") else trainer).main(args)
     if args.eval_only and comm.is_main_process() and results:
         print(results_table(results, per_class=getattr(args, "per_class", False)))

@@ -1,11 +1,12 @@
 """A run from a LazyConfig, put together as in detectron2's ``tools/lazyconfig_train_net.py``."""
 
 import argparse
+import copy
 from typing import Any
 
 from detectron2.config import instantiate
 from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import COCOEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
@@ -14,12 +15,23 @@ from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.modeling.enl_fpn import warn_of_black_padding
 
 from .checkpoint import ENLCheckpointer
-from .common import own_hooks, repeatable, replicate, require_sets, set_up
+from .common import (
+    COCO_MAX_DETECTIONS,
+    class_names,
+    own_hooks,
+    repeatable,
+    replicate,
+    require_sets,
+    set_up,
+)
 from .config import load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
+from .evaluation import evaluated, tile_of
 from .weights import warn_if_frozen_though_random
 
+# Of detections in an image: R-CNN's and the one-stage detectors'.
+LIMITS = ("model.roi_heads.box_predictor.test_topk_per_image", "model.max_detections_per_image")
 CLASSES = ("model.roi_heads.num_classes", "model.num_classes")
 
 
@@ -40,12 +52,13 @@ def setup(args: argparse.Namespace) -> DictConfig:
     cfg = load_config(args.config_file, args.opts)
     set_up(cfg, args)
     sets = OmegaConf.select(cfg, "dataloader.coco_format", default=[])
+    train, test = [] if args.eval_only else set_names(cfg, "train"), set_names(cfg, "test")
     register_coco_format(
         OmegaConf.to_container(sets) if OmegaConf.is_config(sets) else sets,
+        evaluated=test,
         keypoints=OmegaConf.select(cfg, "dataloader.train.mapper.use_keypoint", default=False),
         output_dir=cfg.train.output_dir,
     )
-    train, test = [] if args.eval_only else set_names(cfg, "train"), set_names(cfg, "test")
     require_sets(train, test)
     if comm.get_local_rank() == 0:  # once on each machine, which has files of its own
         numbers = {key: OmegaConf.select(cfg, key) for key in CLASSES}
@@ -87,7 +100,8 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
     if not args.eval_only:
         return _train(cfg, args, model)
     model = replicate(model, cfg.train.device)
-    checkpointer = ENLCheckpointer(model, cfg.train.output_dir, complete=True)
+    names = class_names(set_names(cfg, "test"))
+    checkpointer = ENLCheckpointer(model, cfg.train.output_dir, complete=True, class_names=names)
     checkpointer.resume_or_load(cfg.train.init_checkpoint, resume=args.resume)
     return _test(cfg, model)
 
@@ -105,7 +119,8 @@ def _train(cfg: DictConfig, args: argparse.Namespace, model: nn.Module) -> None:
     )
     model = replicate(model, cfg.train.device, **cfg.train.ddp)
     trainer = (AMPTrainer if cfg.train.amp.enabled else SimpleTrainer)(model, loader, optimizer)
-    checkpointer = ENLCheckpointer(model, cfg.train.output_dir, trainer=trainer)
+    names = class_names(set_names(cfg, "train"))
+    checkpointer = ENLCheckpointer(model, cfg.train.output_dir, class_names=names, trainer=trainer)
     is_main = comm.is_main_process()
     # In this order: a checkpoint is there if the evaluation fails, and the writers see its metrics.
     trainer.register_hooks(
@@ -131,9 +146,24 @@ def _train(cfg: DictConfig, args: argparse.Namespace, model: nn.Module) -> None:
 def _test(cfg: DictConfig, model: nn.Module) -> dict[str, Any] | None:
     if "evaluator" not in cfg.dataloader:
         return None
-    results = inference_on_dataset(
-        model, instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
-    )
+    mapper = instantiate(cfg.dataloader.test.get("mapper"))
+    with evaluated(model, tile_of(cfg), mapper, deep_images_of(cfg)) as seen:
+        results = inference_on_dataset(
+            seen, instantiate(cfg.dataloader.test), instantiate(evaluator_config(cfg))
+        )
     if comm.is_main_process():
         print_csv_format(results)
     return results
+
+
+def evaluator_config(cfg: DictConfig) -> Any:
+    """The evaluator's configuration; COCO's own has the model's limit of detections if that is
+    above COCO's and it has none, as from YAML."""
+    evaluator = copy.deepcopy(cfg.dataloader.evaluator)
+    limits = (OmegaConf.select(cfg, key) for key in LIMITS)
+    limit = max((limit for limit in limits if isinstance(limit, int)), default=0)
+    kind = OmegaConf.select(evaluator, "_target_")
+    is_coco = kind is COCOEvaluator or str(kind).endswith("COCOEvaluator")
+    if is_coco and limit > COCO_MAX_DETECTIONS and evaluator.get("max_dets_per_image") is None:
+        evaluator.max_dets_per_image = limit
+    return evaluator

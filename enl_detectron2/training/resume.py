@@ -25,7 +25,7 @@ def warn_of_changes(before: str, now: str) -> None:
     if changed:
         more = f"\n  and {len(changed) - MOST} more" if len(changed) > MOST else ""
         logger.warning(
-            "--resume goes on with another configuration. The optimizer keeps its learning rate, "
+            "--resume continues with another configuration. The optimizer keeps its learning rate, "
             "momentum and weight decay from the checkpoint. These keys were changed:%s%s",
             "".join(f"\n  {line}" for line in changed[:MOST]),
             more,
@@ -37,7 +37,7 @@ def differences(before: str, now: str) -> Iterator[str]:
     old, new = (dict(_values(yaml.compose(text, yaml.SafeLoader))) for text in (before, now))
     for key in sorted({*old, *new}):
         values = [side.get(key, "not there") for side in (old, new)]
-        if values[0] != values[1]:
+        if values[0] != values[1] and {*values} != {"null", "not there"}:
             yield f"{key}: {' → '.join(values)}"
 
 

@@ -7,6 +7,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from detectron2.config import CfgNode
@@ -40,14 +41,23 @@ from torch import nn
 from enl_detectron2.utils.errors import ConfigError
 
 from .checkpoint import ENLCheckpointer
-from .common import in_fast_layout, own_hooks, repeatable, replicate, require_sets, set_up
-from .config import load_config
+from .common import (
+    COCO_MAX_DETECTIONS,
+    class_names,
+    in_fast_layout,
+    own_hooks,
+    quiet_terminal,
+    repeatable,
+    replicate,
+    require_sets,
+    set_up,
+)
+from .config import drop_other_options, load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
 from .data.loader import CheckedMapper
+from .evaluation import evaluated, tile_of
 from .weights import warn_if_frozen_though_random
-
-COCO_MAX_DETECTIONS = 100  # an image, in COCO's own metrics
 
 
 class Trainer(DefaultTrainer):
@@ -78,7 +88,12 @@ class Trainer(DefaultTrainer):
             model, data_loader, optimizer
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = ENLCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = ENLCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            class_names=class_names(cfg.DATASETS.TRAIN),
+            trainer=weakref.proxy(self),
+        )
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self.register_hooks(self.build_hooks())
 
@@ -94,7 +109,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """detectron2's model; on a CPU in the memory format that suits its convolutions best."""
-        model = super().build_model(cfg)
+        with quiet_terminal():
+            model = super().build_model(cfg)
         return in_fast_layout(model) if cfg.MODEL.DEVICE == "cpu" else model
 
     @classmethod
@@ -141,12 +157,15 @@ class Trainer(DefaultTrainer):
 
         COCO's 100 detections an image would cut the recall on images with more objects, so
         ``TEST.DETECTIONS_PER_IMAGE`` raises the limit of its evaluator; below 100 it stays COCO's.
+        With several sets to test on, each has a folder of its own within ``inference``.
 
         Raises:
             NotImplementedError: if there is none; ``DefaultTrainer.test`` then leaves the set out
                 with a warning.
         """
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+        if len(cfg.DATASETS.TEST) > 1:  # a file of results each
+            folder = os.path.join(folder, quote(dataset_name, safe=" "))
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
         evaluators: list[DatasetEvaluator] = []
         if kind in ("coco", "coco_panoptic_seg"):
@@ -177,6 +196,15 @@ class Trainer(DefaultTrainer):
         return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
 
     @classmethod
+    def test(
+        cls, cfg: CfgNode, model: nn.Module, evaluators: list[DatasetEvaluator] | None = None
+    ) -> OrderedDict[str, Any]:
+        """As of ``DefaultTrainer``; on tiles where ``TEST.TILE`` is above 0."""
+        mapper = DatasetMapper(cfg, is_train=False)
+        with evaluated(model, tile_of(cfg), mapper, deep_images_of(cfg)) as seen:
+            return super().test(cfg, seen, evaluators)
+
+    @classmethod
     def test_with_augmentation(cls, cfg: CfgNode, model: nn.Module) -> OrderedDict[str, Any]:
         """The metrics with ``TEST.AUG``, each under its name with ``_TTA``."""
         folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
@@ -196,10 +224,14 @@ def setup(args: argparse.Namespace) -> CfgNode:
             process trains in the folder.
     """
     cfg = load_config(args.config_file, args.opts)
+    drop_other_options(cfg)
     set_up(cfg, args)
     cfg.freeze()
     register_coco_format(
-        cfg.DATASETS.COCO_FORMAT, keypoints=cfg.MODEL.KEYPOINT_ON, output_dir=cfg.OUTPUT_DIR
+        cfg.DATASETS.COCO_FORMAT,
+        evaluated=cfg.DATASETS.TEST,
+        keypoints=cfg.MODEL.KEYPOINT_ON,
+        output_dir=cfg.OUTPUT_DIR,
     )
     train = () if args.eval_only else cfg.DATASETS.TRAIN
     require_sets(train, cfg.DATASETS.TEST)
@@ -230,7 +262,8 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
     model = Trainer.build_model(cfg)
-    checkpointer = ENLCheckpointer(model, cfg.OUTPUT_DIR, complete=True)
+    names = class_names(cfg.DATASETS.TEST)
+    checkpointer = ENLCheckpointer(model, cfg.OUTPUT_DIR, complete=True, class_names=names)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:

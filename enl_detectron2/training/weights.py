@@ -1,43 +1,11 @@
-"""Whether the weights that a configuration names are there, before anything else is read."""
+"""Weights that a training starts from."""
 
 import logging
-import socket
 
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from enl_detectron2.utils.errors import ConfigError
-
-from .checkpoint import find_weights
-
 logger = logging.getLogger(__name__)
-
-PATIENCE = 60  # seconds until a server must have answered
-
-
-def check_weights(key: str, path: str, *, required: bool) -> None:
-    """Finds the file of ``path``, which is downloaded if it is a URL.
-
-    Args:
-        key: of the configuration, for messages.
-        path: of its value; "" is none.
-        required: whether there must be one.
-
-    Raises:
-        MissingFile: (a FileNotFoundError) if it isn't there.
-        ConfigError: (a ValueError) if there must be one, but isn't.
-    """
-    if not path:
-        if required:
-            raise ConfigError(f"{key} is empty: it must name the weights of a trained model")
-        return
-    before = socket.getdefaulttimeout()
-    try:
-        # iopath waits for a server as long as Python does by itself, which is for ever.
-        socket.setdefaulttimeout(PATIENCE)
-        find_weights(path)
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def warn_if_frozen_though_random(key: str, path: str, model: nn.Module) -> None:

@@ -1,6 +1,6 @@
 """Photographs made harder to recognise by what cameras do: less light, fewer pixels.
 
-    cd experiments; python -m faint.degrade SET LEVEL ...    # in $DETECTRON2_DATASETS
+    cd experiments; python -m faint.degrade SET    # draws six photographs at each level
 
 A photograph of a level is a function of its pixels and its id, the same for every system, seed and
 machine. With less light, a pixel of linear intensity v (1 is white) is counted as photons::
@@ -13,6 +13,7 @@ size stay what they are.
 """
 
 import argparse
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -21,9 +22,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from enl_detectron2.utils.files import write_whole
+
 # Photons that a white pixel collects, for each channel; None is the photograph as it is.
 LEVELS = {"sharp": None, "dim": 64, "dark": 16, "darker": 4, "half": "half"}
 READ_NOISE = 1.0  # electrons, of a good sensor
+SHOWN, SIDE = 6, 128  # photographs in a row, and pixels of each
 
 
 def degrade(image: np.ndarray, level: str, image_id: int) -> np.ndarray:
@@ -64,26 +68,55 @@ def to_stored(linear: np.ndarray) -> np.ndarray:
     return (stored * 255).round().astype(np.uint8)
 
 
-def write_set(folder: Path, name: str, level: str) -> None:
-    """Writes ``name``_``level`` beside ``name``: an annotation file and a folder of PNG files."""
+def write_set(folder: Path, name: str, level: str, target: Path) -> None:
+    """Writes a set's photographs at a level, as PNG, and then its annotation file beside them.
+
+    The file names each photograph's hash, so that a set of other noise is another set to the grid.
+
+    Args:
+        folder: with ``name``.json and ``name``/.
+        name: of the set.
+        level: one of ``LEVELS``.
+        target: a folder; the annotation file is called as it is.
+    """
     record = json.loads((folder / f"{name}.json").read_text())
-    target = folder / f"{name}_{level}"
-    target.mkdir(exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
     for image in tqdm(record["images"], desc=target.name):
-        pixels = cv2.imread(str(folder / name / image["file_name"]))
-        file_name = Path(image["file_name"]).with_suffix(".png").name
-        cv2.imwrite(str(target / file_name), degrade(pixels, level, image["id"]))
-        image["file_name"] = file_name
-    (folder / f"{target.name}.json").write_text(json.dumps(record))
+        pixels = degrade(cv2.imread(str(folder / name / image["file_name"])), level, image["id"])
+        image["file_name"] = Path(image["file_name"]).with_suffix(".png").name
+        image["sha256"] = hashlib.sha256(pixels).hexdigest()[:12]
+        cv2.imwrite(str(target / image["file_name"]), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    write_whole(target.with_suffix(".json"), json.dumps(record))
+
+
+def sheet(folder: Path, name: str) -> np.ndarray:
+    """Some photographs of a set, evenly spaced in its file, at all levels: a row for each level.
+
+    Of each the middle is shown, as it is if it is no larger.
+    """
+    images = json.loads((folder / f"{name}.json").read_text())["images"]
+    rows = []
+    for level in LEVELS:
+        row = []
+        for image in images[:: len(images) // SHOWN][:SHOWN]:
+            pixels = cv2.imread(str(folder / name / image["file_name"]))
+            pixels = degrade(pixels, level, image["id"])
+            top, left = ((size - SIDE) // 2 for size in pixels.shape[:2])
+            row.append(pixels[top : top + SIDE, left : left + SIDE])
+        rows.append(cv2.copyMakeBorder(np.hstack(row), 18, 2, 0, 0, cv2.BORDER_CONSTANT))
+        white = (255, 255, 255)
+        cv2.putText(rows[-1], level, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.45, white, 1, cv2.LINE_AA)
+    return np.vstack(rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Writes a set's photographs at other levels.")
-    parser.add_argument("set", help="name.json and name/ in $DETECTRON2_DATASETS")
-    parser.add_argument("levels", nargs="+", choices=LEVELS)
+    parser = argparse.ArgumentParser(description="Draws six photographs of a set at each level.")
+    parser.add_argument("set", help="nuclei or visdrone, of $DETECTRON2_DATASETS")
+    parser.add_argument("--output", default="levels.jpg")
     args = parser.parse_args()
-    for level in args.levels:
-        write_set(Path(os.environ.get("DETECTRON2_DATASETS", "datasets")), args.set, level)
+    folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    cv2.imwrite(args.output, sheet(folder, f"{args.set}_val"), [cv2.IMWRITE_JPEG_QUALITY, 75])
+    print(args.output)
 
 
 if __name__ == "__main__":

@@ -186,7 +186,12 @@ def main() -> None:
     parser.add_argument("levels", nargs="*", default=list(LEVELS))
     args = parser.parse_args()
     folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    known = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    measured = {(line["set"], line["level"]) for line in known}
     for level in args.levels:
+        if (args.set, level) in measured:
+            print(f"{args.set}, {level}: has its line already")
+            continue
         line = json.dumps(measure(folder, args.set, level))
         print(line, flush=True)
         with RESULTS.open("a") as file:

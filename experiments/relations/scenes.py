@@ -10,8 +10,8 @@ IMAGE_SIZE = 224
 NUM_TINY = (10, 16)
 COUNTS = {"num_train": 4000, "num_test": 500}
 
-# What a tiny digit looks like: side in pixels, contrast, noise. headroom.py says what each leaves
-# to be gained from the rest of the scene.
+# What a tiny digit looks like: side in pixels, contrast, noise. What each leaves to be gained from
+# the rest of the scene is in results/headroom.json.
 LEVELS = {
     "clear": SceneConfig(tiny_side=(12, 18), contrast=0.35, noise=0.13),
     "faint": SceneConfig(tiny_side=(10, 14), contrast=0.3, noise=0.2),

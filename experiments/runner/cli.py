@@ -12,7 +12,7 @@ from enl_detectron2.utils.errors import ConfigError
 
 from . import local, status
 from .grid import Grid, Run, load_grid
-from .results import lines_of, origin
+from .results import again_file, is_recorded, lines_of, origin
 from .worker import begun_with, run_one
 
 
@@ -41,8 +41,8 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--redo",
         action="store_true",
-        help="train again what was made with other code, configuration or data; what there was is "
-        "kept beside it",
+        help="train again what was made with other code, configuration or data and, if --only "
+        "names it, what has its result; what there was is kept beside it",
     )
     parser.add_argument(
         "--rate", type=float, help="images a second on one device, for what is expected"
@@ -79,15 +79,13 @@ def run(args: argparse.Namespace) -> int:
     if args.status:
         print(status.status(grid, runs, args.jobs))
         return 0
-    left = _left(grid, runs, args.redo)
+    left = _left(grid, runs, args.redo, bool(args.only))
     print(f"{len(runs)} runs, {len(left)} of them to do", flush=True)
     if not left:
         return 0
     print(status.expected(grid, left, args.rate), flush=True)
     if args.dry_run:
         return 0
-    for each in left:
-        grid.require_packages(each)
     if args.submit:
         return _submit(grid, left, args)
     for each in left:  # before several processes want the same
@@ -108,30 +106,34 @@ def _chosen(grid: Grid, pattern: str | None) -> list[Run]:
     return runs
 
 
-def _left(grid: Grid, runs: list[Run], redo: bool) -> list[Run]:
-    """What has no line; with ``redo`` also what is refused or was begun with something else."""
+def _left(grid: Grid, runs: list[Run], redo: bool, named: bool) -> list[Run]:
+    """What has no line that counts; with ``redo`` also what ``--only`` has named."""
     lines = lines_of(grid)
-    left, refused = [], {}
-    for run in runs:
-        if run not in lines:
-            left.append(run)
-        elif differences := origin(grid, run).differences(lines[run], grid.code):
-            refused[run] = differences
-    for run, differences in refused.items():
+    left = [run for run in runs if not is_recorded(grid, run, lines)]
+    refused = [run for run in left if run in lines and not again_file(grid.folder(run)).exists()]
+    for run in refused:
+        differences = origin(grid, run).differences(lines[run], grid.code)
         print(f"{run.name}: its result comes from other {', '.join(differences)}")
-    if refused and not redo:
-        print(
-            "These count as no results. --redo trains them again; code that is as good as this "
-            "one's goes into the grid's list code."
-        )
-    if redo:
-        left += refused
-        starts = [grid.start_of(run) for run in left]
-        for run in dict.fromkeys([*left, *filter(None, starts)]):
-            folder = grid.folder(run)
-            if folder.exists() and (run in refused or _is_other(grid, run)):
-                print(f"{run.name}: what it had is now in {_move_aside(folder)}")
-    return [run for run in runs if run in left]
+    if not redo:
+        if refused:
+            print(
+                "These count as no results. --redo trains them again; code that is as good as "
+                "this one's goes into the grid's list code."
+            )
+        elif not left and named:
+            print("All of them have their results. --redo trains them again.")
+        return [run for run in left if run not in refused]
+    again = [run for run in runs if run in refused or (named and run not in left)]
+    left = [run for run in runs if run in left or run in again]
+    starts = [grid.start_of(run) for run in left]
+    for run in dict.fromkeys([*left, *filter(None, starts)]):
+        folder = grid.folder(run)
+        if folder.exists() and (run in again or _is_other(grid, run)):
+            print(f"{run.name}: what it had is now in {_move_aside(folder)}")
+        if run in again:
+            folder.mkdir(parents=True)
+            again_file(folder).touch()
+    return left
 
 
 def _is_other(grid: Grid, run: Run) -> bool:

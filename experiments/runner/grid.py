@@ -12,19 +12,11 @@ from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
 from enl_detectron2.training.config import load_config
 from enl_detectron2.utils.errors import ConfigError, MissingFile
 
 ROOT = Path(__file__).resolve().parents[2]
-# What detectron2's data sets need beside it, by their evaluators.
-PACKAGES = {
-    "lvis": "lvis",
-    "cityscapes_instance": "cityscapesscripts",
-    "cityscapes_sem_seg": "cityscapesscripts",
-    "coco_panoptic_seg": "panopticapi",
-}
 AXES = ("systems", "data", "variants", "seeds")
 PATHS = ("config", "train", "scenes", "report", "papers", "results")  # beside the grid's file
 
@@ -200,21 +192,6 @@ class Grid:
         """Makes the data of a run, unless it is there, where a grid makes its own."""
         if module := self.scene_module():
             module.prepare(run, self.output / "scenes")
-
-    def require_packages(self, run: Run) -> None:
-        """
-        Raises:
-            ConfigError: if a data set of the run needs a package that isn't there; names both.
-        """
-        cfg = self.configuration(run)
-        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-            known = name in MetadataCatalog.list()
-            package = PACKAGES.get(MetadataCatalog.get(name).get("evaluator_type")) if known else ""
-            if package and importlib.util.find_spec(package) is None:
-                raise ConfigError(
-                    f"{run.name}: the data set {name} needs the package {package}: "
-                    f"pip install --no-deps {package}"  # lvis would bring another OpenCV
-                )
 
     def scene_module(self) -> ModuleType | None:
         return load_module(self.scenes) if self.scenes else None

@@ -104,7 +104,7 @@ def run_locally(
             tell(run, f"failed: {_why(grid, run, status)}")
         return status
 
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = signal.signal(signal.SIGTERM, _end)
     with ThreadPoolExecutor(len(parts)) as pool:
         try:
             statuses = dict(zip(runs, pool.map(attempt, runs)))
@@ -127,5 +127,5 @@ def _why(grid: Grid, run: Run, status: int) -> str:
         return f"ended with status {status}, see {log_file(folder)}"
 
 
-def _interrupt(*_) -> None:
-    raise KeyboardInterrupt
+def _end(*_) -> None:
+    sys.exit(128 + signal.SIGTERM)

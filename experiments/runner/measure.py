@@ -46,8 +46,8 @@ def measure(grid: Grid, run: Run) -> dict[str, Any]:
     there are no such objects; ``recall_by_side`` and ``recall_by_count`` those of
     :func:`analyze_errors`, of sets that COCO's evaluator tests; ``added_by_blocks`` the norm of
     what each relation block adds, in multiples of its input's; ``seconds_per_step`` the median;
-    ``multiply_adds`` those of one image of the grid's ``image_size``, or else of a photograph of
-    4:3 at the test's size.
+    ``multiply_adds`` those of one image of the system's or the grid's ``image_size``, or else of a
+    photograph of 4:3 at the test's size.
 
     Raises:
         ConfigError: if the run isn't tested on exactly one data set.
@@ -71,7 +71,8 @@ def measure(grid: Grid, run: Run) -> dict[str, Any]:
     cfg.MODEL.WEIGHTS = str(grid.weights(run))
     model = load_detector(cfg).model
     height = cfg.INPUT.MIN_SIZE_TEST
-    size = grid.image_size or (height, round(height * 4 / 3))
+    size = grid.systems[run.system].get("image_size", grid.image_size)
+    size = size or (height, round(height * 4 / 3))
     times = [entry["time"] for entry in entries if "time" in entry]
     masks = {"mask_metrics": _metrics(tests[-1], "segm")} if "segm/AP" in tests[-1] else {}
     return {

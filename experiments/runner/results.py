@@ -43,7 +43,8 @@ class Origin:
     """What a run is made with, as hashes.
 
     Attributes:
-        code: of the package's files that trainings use, and of the grid's training program.
+        code: of the package's files that trainings use, and of the grid's training program with
+            network.py beside it.
         configuration: of what the resolved configuration says beside its defaults.
         data: of the annotation files by the sets' names; empty where they aren't here.
     """
@@ -80,10 +81,10 @@ def origin(grid: Grid, run: Run) -> Origin:
 
 @functools.cache
 def _code(program: Path) -> str:
-    files = [program, *sorted(PACKAGE.rglob("*.py"))]
+    own = [program, *program.parent.glob("network.py")]
     digest = hashlib.sha256()
-    for file in files:
-        if file != program and file.relative_to(PACKAGE).parts[0] in NOT_TRAINED_WITH:
+    for file in (*own, *sorted(PACKAGE.rglob("*.py"))):
+        if file not in own and file.relative_to(PACKAGE).parts[0] in NOT_TRAINED_WITH:
             continue
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
@@ -179,20 +180,15 @@ def append_line(file: Path, record: dict[str, Any]) -> None:
         os.fsync(stream.fileno())
 
 
-def read_lines(file: Path, key: str = "run") -> list[dict[str, Any]]:
-    """All lines that are results, none if the file isn't there; a warning names each other one.
-
-    Args:
-        file: of :func:`append_line`.
-        key: of what a line is of: a mapping that every line must have.
-    """
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """All lines that are results, none if the file isn't there; a warning names each other one."""
     found = []
     text = file.read_text(errors="replace") if file.exists() else ""
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             content = json.loads(line)
-            if not isinstance(content[key], dict):
-                raise ValueError(f"its {key} is no mapping")
+            if not isinstance(content["run"], dict):
+                raise ValueError("its run is no mapping")
             found.append(content)
         except (ValueError, KeyError, TypeError):
             if line.strip():
@@ -214,10 +210,23 @@ def lines_of(grid: Grid) -> dict[Run, dict[str, Any]]:
     return found
 
 
-def is_recorded(grid: Grid, run: Run) -> bool:
-    """Whether a run has a line that comes from what the grid names."""
-    line = lines_of(grid).get(run)
-    return line is not None and not origin(grid, run).differences(line, grid.code)
+def again_file(folder: Path) -> Path:
+    """Is in a run's folder from ``--redo`` until the run has its new line."""
+    return folder / "again"
+
+
+def is_recorded(grid: Grid, run: Run, lines: dict[Run, dict[str, Any]] | None = None) -> bool:
+    """Whether a run has a line that comes from what the grid names, and isn't trained again.
+
+    Args:
+        grid: that it belongs to.
+        run: of it.
+        lines: of :func:`lines_of`; read anew if None.
+    """
+    line = (lines_of(grid) if lines is None else lines).get(run)
+    if line is None or again_file(grid.folder(run)).exists():
+        return False
+    return not origin(grid, run).differences(line, grid.code)
 
 
 def accepted(grid: Grid) -> tuple[list[dict[str, Any]], dict[Run, list[str]]]:

@@ -121,32 +121,23 @@ def duration(seconds: float | None) -> str:
 
 
 def expected(grid: Grid, runs: list[Run], rate: float | None = None) -> str:
-    """What runs take from their start to their end: a row a run, and their sum.
+    """One line: what runs take from their start to their end.
 
     Args:
         grid: that they belong to.
         runs: of it.
         rate: images a second on one device, for all systems; the grid's own if None.
     """
-    device = "device" if rate else grid.rate.get("device", "device")
-    rows = []
+    images, hours = 0, 0.0
     for run in runs:
         solver = grid.configuration(run).SOLVER
-        a_second = rate or grid.rate.get("images_per_second")
+        a_second = rate or grid.rate.get("images_per_second", math.nan)
         if isinstance(a_second, dict):
-            a_second = a_second.get(run.system)
-        images = solver.MAX_ITER * solver.IMS_PER_BATCH
-        hours = images / a_second / 3600 if a_second else math.nan
-        rows.append([run.name, images, solver.MAX_ITER, hours])
-    rows.append([f"{len(rows)} runs", *map(sum, list(zip(*rows))[1:])])
-    shown = [
-        [name, f"{images:,}", f"{steps:,}", "?" if math.isnan(hours) else f"{hours:,.1f}"]
-        for name, images, steps, hours in rows
-    ]
-    headers = ["run", "images", "steps", f"{device} hours"]
-    align = ["left", *["right"] * 3]
-    text = tabulate(shown, headers, disable_numparse=True, colalign=align)
-    if math.isnan(rows[-1][-1]):
-        return f"{text}\nHours take a rate, images a second on one device: --rate says one."
-    where = f"{rate:g} images a second and device" if rate else grid.rate.get("where", "a rate")
-    return f"{text}\nHours: at {where}. --rate says another."
+            a_second = a_second.get(run.system, math.nan)
+        images += solver.MAX_ITER * solver.IMS_PER_BATCH
+        hours += solver.MAX_ITER * solver.IMS_PER_BATCH / a_second / 3600
+    if math.isnan(hours):
+        return f"{images:,} images; for the hours --rate says how many one device does a second"
+    device = grid.rate.get("device", "device")
+    where = f"{rate:g} a second" if rate else grid.rate.get("where", "the grid's rate")
+    return f"{images:,} images, {hours:,.1f} {device} hours at {where}; --rate says another"

@@ -18,7 +18,7 @@ from enl_detectron2.utils.files import write_whole
 from .grid import Grid, Run
 from .locks import lock
 from .measure import is_test, measure, metrics_of
-from .results import Origin, append_line, is_recorded, origin, revision
+from .results import Origin, again_file, append_line, is_recorded, origin, revision
 
 DONE, FAILED, ELSEWHERE = 0, 1, os.EX_TEMPFAIL  # exit statuses
 GRACE = 10  # seconds for a training to end
@@ -76,6 +76,7 @@ def _train_and_record(grid: Grid, run: Run, gpus: int, held: int) -> None:
     grid.register()
     line = {"run": asdict(run)} | measure(grid, run) | asdict(made_with) | {"revision": revision()}
     append_line(grid.results, line | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    again_file(grid.folder(run)).unlink(missing_ok=True)
 
 
 def _train(grid: Grid, run: Run, gpus: int, held: int, log: Path) -> Origin:

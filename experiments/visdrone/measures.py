@@ -18,6 +18,7 @@ import itertools
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -107,11 +108,17 @@ def draws_of_sequences(truth: COCO, resamples: int = RESAMPLES, seed: int = 0) -
     return np.concatenate([np.ones((1, len(names))), drawn @ member])
 
 
-def primary(truth: COCO, found: COCO, draws: np.ndarray) -> tuple[dict, dict[str, np.ndarray]]:
-    """The primary measures, and each on the drawn sequences."""
+def primary(
+    truth: COCO,
+    found: COCO,
+    draws: np.ndarray,
+    classes: Sequence[str] = PRIMARY,
+    limit: int = LIMIT,
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """The primary measures, and each on the drawn sequences; of all classes if none is named."""
     values, samples = {}, {}
     for name, (size, ious) in MEASURES.items():
-        bootstrap = Bootstrap(match(truth, found, "bbox", LIMIT, ious, PRIMARY), size)
+        bootstrap = Bootstrap(match(truth, found, "bbox", limit, ious, classes), size)
         drawn = bootstrap.resampled(draws)
         values[name], samples[name] = float(drawn[0]), drawn[1:]
     return values, samples

@@ -94,7 +94,7 @@ def test_the_tool_writes_a_picture_once(runs, tmp_path, run_tool):
     assert run_tool(TOOL, *words)[0] == 0
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     status, _, said = run_tool(TOOL, *words)
-    assert status == 2 and "curves.png is there already" in said
+    assert status == 2 and "curves.png already exists" in said
     status, _, said = run_tool(TOOL, f"a={runs['a']}", "--output", tmp_path / "curves.xyz")
     assert status == 2 and "'xyz' is not supported" in said
     assert not (tmp_path / "curves.xyz").exists()

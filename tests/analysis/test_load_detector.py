@@ -52,7 +52,7 @@ def test_names_of_another_number_of_classes_are_another_models(trained_cfg, tmp_
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"images": [', "named.json is no whole JSON file"),
+        ('{"images": [', "named.json is not a complete JSON file"),
         ("[" * 100_000, "named.json is not in COCO format"),
         ('{"images": [], "categories": [{"id": 1}]}', "'named' must have an id and a name for"),
     ],

@@ -56,7 +56,7 @@ def test_a_broken_file_is_named_and_the_rest_done(model, images, tmp_path, run):
     status, message = run(model, "--input", images, "none*.png", "--output", output)
     assert status == 1 and "2 input(s) left out" in message
     assert "broken.png can't be read" in message
-    assert "none*.png is no file or folder" in message
+    assert "none*.png is not a file or folder" in message
     assert names(output) == ["a.png", "b.jpg", "counts.csv", "detections.json"]
     drawing, image = cv2.imread(str(output / "a.png")), cv2.imread(str(images / "a.png"))
     assert drawing.shape == (502, 640, 3)
@@ -76,7 +76,7 @@ def test_nothing_is_overwritten(model, images, tmp_path, run):
     output.mkdir()
     (output / "b.jpg").write_text("mine")
     status, message = run(model, "--input", images, "--output", output)
-    assert status == 2 and "b.jpg is there already" in message
+    assert status == 2 and "b.jpg already exists" in message
     assert names(output) == ["b.jpg"] and (output / "b.jpg").read_text() == "mine"
 
     other = tmp_path / "other"
@@ -99,9 +99,9 @@ def test_a_video_keeps_its_frames(model, tmp_path, run):
     assert reader.get(cv2.CAP_PROP_FPS) == 10
     assert reader.read()[1].shape == (502, 640, 3)
     _, again = run(model, "--video-input", video, "--output", drawn)
-    assert "drawn.mp4 is there already" in again
+    assert "drawn.mp4 already exists" in again
     _, message = run(model, "--video-input", tmp_path / "slim.yaml", "--output", "x.mp4")
-    assert "slim.yaml is no video to read" in message
+    assert "slim.yaml is not a readable video" in message
 
 
 def test_without_weights_it_says_which_key_is_empty(model, images, tmp_path, run):
@@ -114,7 +114,7 @@ def test_without_weights_it_says_which_key_is_empty(model, images, tmp_path, run
     "arguments, message",
     [
         (["--webcam", "--output", "x"], "--webcam is shown in a window"),
-        (["--input", "x", "--tile", "0"], "--tile must be at least 4"),
+        (["--input", "x", "--tile", "-1"], "'-1' must be a whole number from 0"),
         (["--input", "x", "--confidence-threshold", "50"], "'50' must be a number from 0 to 1"),
         (["--input", "x", "--confidence-threshold", "nan"], "'nan' must be a number from 0 to 1"),
         (["--input", "x", "--webcam"], "not allowed with"),

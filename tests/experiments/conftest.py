@@ -82,3 +82,11 @@ def run(command, capsys, caplog, monkeypatch):
         return capsys.readouterr().out + caplog.text, status
 
     return done
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Lines without what takes a model: for tests of what is trained and recorded when."""
+    from runner import worker
+
+    monkeypatch.setattr(worker, "measure", lambda grid, run: {"metrics": {"AP": 1}, "steps": STEPS})

@@ -103,17 +103,6 @@ def test_an_image_that_is_drawn_twice_counts_as_two(scenes, tmp_path):
     assert ours == pytest.approx(stats(truth | copies, found, 100), abs=1e-9)
 
 
-def test_draws_are_the_same_for_all_models():
-    from runner.bootstrap import RESAMPLES, draw, percentiles
-
-    draws = draw(50)
-    assert draws.shape == (RESAMPLES, 50) and RESAMPLES >= 1000
-    assert (draws.sum(axis=1) == 50).all() and (draws == draw(50)).all()
-    assert (draws[0] != draws[1]).any()
-    assert percentiles(np.arange(1001.0)) == (25, 975)
-    assert np.isnan(percentiles(np.array([np.nan]))).all()
-
-
 def test_masks_are_judged_by_their_own_area(tmp_path):
     """As detectron2 does: the same file holds boxes, whose areas are others."""
     polygon = [[10, 10, 60, 10, 10, 60]]  # half of its box: 1,250 pixels, a medium object

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import yaml
 
-from enl_detectron2.utils.errors import ConfigError, UserError
+from enl_detectron2.utils.errors import UserError
 
 
 def load(file):
@@ -53,32 +53,17 @@ DIFFERENT = {"options": {"SOLVER.GAMMA": 0.5}}
     ("content", "message"),
     [
         ({"sytems": {}}, "sytems is no key of a grid"),
-        ({"systems": {"plain": 3}}, "systems: each name must have a mapping"),
         ({"baseline": "none"}, "baseline 'none' is no system"),
-        ({"config": "missing.yaml"}, "there is no configuration .*missing.yaml"),
         ({"runs": [{"systems": "wid"}]}, "'wid' is none of its systems: plain, other"),
         ({"options": {"SOLVER.MAXITER": 3}}, "plain.*: Non-existent key: SOLVER.MAXITER"),
         ({"systems": {"plain": None, "same": None}}, "'plain' and 'same' have the same config"),
         # One folder for two runs.
         ({"systems": {"plain": None, "a b": DIFFERENT, "a-b": None}}, "be the run a-b___1; rename"),
-        ({"variants": ["1/x", "1 x"]}, "both be the run plain__1-x_1"),
-        ({"data": ["a", "a_b"], "variants": ["b_c", "c"]}, "both be the run plain_a_b_c_1"),
-        ({"seeds": [1, "1"]}, "both be the run plain___1"),
     ],
 )
 def test_what_is_wrong_with_a_grid_is_named(write_grid, content, message):
     with pytest.raises(UserError, match=f"grid.yaml.*{message}"):
         load(write_grid(**content))
-
-
-def test_a_package_that_a_data_set_needs_is_named_before_anything_starts(write_grid, monkeypatch):
-    from runner import grid as grid_module
-
-    monkeypatch.setitem(grid_module.PACKAGES, "lvis", "package_that_is_not_there")
-    name = "lvis_v1_val"  # registered by detectron2
-    grid = load(write_grid(systems=["plain"], options={"DATASETS.TEST": f"('{name}',)"}))
-    with pytest.raises(ConfigError, match=f"{name} needs the package package_that_is_not_there"):
-        grid.require_packages(grid.runs()[0])
 
 
 def test_hashes_tell_what_matters_from_what_does_not(write_grid):
@@ -102,27 +87,18 @@ def test_hashes_tell_what_matters_from_what_does_not(write_grid):
     assert first.differences({"data": {name: "other"}}) == [f"data {name}"]
 
 
-@pytest.mark.parametrize("name", ["coco_faster", "coco_mask", "coco_600px"])
-def test_the_papers_tables_are_grids_beside_their_numbers(name):
+def test_the_papers_tables_are_grids_of_all_their_rows():
     from runner.grid import ROOT
-    from runner.report import papers_results
-
-    grid = load(ROOT / "experiments" / f"{name}.yaml")
-    assert len(grid.runs()) == {"coco_faster": 9, "coco_mask": 6, "coco_600px": 15}[name]
-    assert all(papers["from"] for papers in papers_results(grid).values())
-    for run in grid.runs():
-        solver = grid.configuration(run).SOLVER
-        assert solver.MAX_ITER * solver.IMS_PER_BATCH == 1_440_000
-
-
-def test_every_row_of_the_systems_table_is_in_a_grid():
-    from runner.grid import ROOT
-    from runner.report import config_name
+    from runner.report import config_name, papers_results
 
     rows = set(yaml.safe_load((ROOT / "docs" / "papers_results.yaml").read_text()))
     for name in ("coco_faster", "coco_mask", "coco_600px", "coco_others"):
         grid = load(ROOT / "experiments" / f"{name}.yaml")
         rows -= {config_name(grid, system) for system in grid.systems}
+        if name != "coco_others":
+            assert all(papers["from"] for papers in papers_results(grid).values())
+        solver = grid.configuration(grid.runs()[0]).SOLVER
+        assert solver.MAX_ITER * solver.IMS_PER_BATCH == 1_440_000
     assert not rows
 
 

@@ -89,7 +89,7 @@ def test_what_comes_from_elsewhere_is_left_out_by_name(write_results):
     assert "No results yet." in report.write(grid)
 
 
-def test_one_seed_is_resampled_over_images(write_grid, run, tmp_path):
+def test_one_seed_is_resampled_over_images(write_grid, run, quick, tmp_path):
     """A run's detections are there: its interval is that of its own resamples, paired."""
     from runner import report
     from runner.grid import load_grid

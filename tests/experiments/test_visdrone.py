@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data import register_coco_format
-from enl_detectron2.utils.errors import MissingFile
+from enl_detectron2.utils.errors import ConfigError, MissingFile
 
 NAMES = ["pedestrian", "people", "bicycle", "car", "van", "truck"]
 NAMES += ["tricycle", "awning-tricycle", "bus", "motor"]  # VisDrone's
@@ -76,18 +76,6 @@ def datasets(tmp_path, monkeypatch, program):
     return tmp_path
 
 
-def test_no_sequence_is_on_both_sides_of_the_recipes_split(datasets):
-    from visdrone.prepare import part_of, sequence
-
-    whole = json.loads((datasets / "visdrone_train.json").read_text())
-    rest, held_out = (part_of(whole, side) for side in (False, True))
-    of_parts = [{sequence(image) for image in part["images"]} for part in (rest, held_out)]
-    assert not of_parts[0] & of_parts[1] and all(of_parts)
-    assert len(rest["images"]) + len(held_out["images"]) == len(whole["images"])
-    for part in (rest, held_out):
-        assert {a["image_id"] for a in part["annotations"]} <= {i["id"] for i in part["images"]}
-
-
 def test_all_weights_of_the_trunk_and_no_others_start_a_detector(datasets, tmp_path):
     from detectron2.modeling import BACKBONE_REGISTRY
     from visdrone import prepare
@@ -105,6 +93,39 @@ def test_all_weights_of_the_trunk_and_no_others_start_a_detector(datasets, tmp_p
     (datasets / prepare.TRUNK).unlink()
     with pytest.raises(MissingFile, match=prepare.TRUNK):
         prepare.prepare(None, tmp_path / "scenes")
+
+
+def test_the_published_checkpoint_becomes_the_trunk():
+    """Each of its convolutions with its batch norm is one of the trunk's."""
+    from visdrone.network import YOLOXNano
+    from visdrone.trunk import EPSILON, convert, published_name
+
+    assert published_name("dark5.csp.0.depthwise") == "backbone.backbone.dark5.2.m.0.conv2.dconv"
+    assert published_name("dark2.csp.conv3") == "backbone.backbone.dark2.1.conv3"
+    assert published_name("dark5.spp.conv1") == "backbone.backbone.dark5.1.conv1"
+    assert published_name("dark3.down.pointwise") == "backbone.backbone.dark3.0.pconv"
+    model, published = YOLOXNano(), {}
+    layers = {name: layer for name, layer in model.named_modules() if hasattr(layer, "weight")}
+    for name, layer in layers.items():
+        theirs = published_name(name)
+        published[f"{theirs}.conv.weight"] = torch.randn_like(layer.weight)
+        norm = torch.nn.BatchNorm2d(layer.out_channels, EPSILON)
+        for key in ("weight", "bias", "running_mean", "running_var"):
+            published[f"{theirs}.bn.{key}"] = torch.rand_like(norm.weight) + 0.5
+    trunk = convert(published)
+    assert {name: value.shape for name, value in trunk.items()} == {
+        name: value.shape for name, value in model.state_dict().items()
+    }
+    theirs = published_name("dark5.spp.conv2")
+    x = torch.randn(1, 512, 2, 2)
+    y = torch.nn.functional.conv2d(x, published[f"{theirs}.conv.weight"])
+    norm = [published[f"{theirs}.bn.{key}"] for key in ("running_mean", "running_var", "weight")]
+    y = torch.nn.functional.batch_norm(y, *norm, published[f"{theirs}.bn.bias"], eps=EPSILON)
+    weight, bias = (trunk[f"dark5.spp.conv2.{key}"].float() for key in ("weight", "bias"))
+    assert torch.allclose(torch.nn.functional.conv2d(x, weight, bias), y, atol=0.1, rtol=1e-2)
+    del published[f"{theirs}.bn.bias"]
+    with pytest.raises(ConfigError, match=f"has no {theirs}.bn.bias"):
+        convert(published)
 
 
 def test_the_oracle_knows_what_each_photograph_shows(datasets, program):
@@ -216,61 +237,3 @@ def test_a_difference_moves_with_the_sequences_that_both_are_tested_on():
     of_enl = differences(samples)["+3ENL TD"]
     assert of_enl["seeds"] == 2 and of_enl["APs"] == (0, 0)
     assert of_enl["AP50"] == pytest.approx((2, 2))
-
-
-def test_a_grid_s_file_keeps_what_was_measured_of_runs_that_are_elsewhere(
-    datasets, program, tmp_path, monkeypatch
-):
-    from runner.grid import load_grid
-    from visdrone import measures
-
-    file = tmp_path / "small.yaml"
-    runs = "{systems: [baseline], data: test, variants: main, seeds: [1, 2]}"
-    file.write_text(f"_BASE_: {program.file}\nruns:\n  - {runs}\n")
-    grid = load_grid(file, tmp_path / "output")
-    (tmp_path / "results").mkdir()
-    monkeypatch.setattr(measures, "grid_of_command", lambda _: grid)
-    for run in grid.runs():  # each is here alone
-        measures.detections(grid, run).parent.mkdir(parents=True)
-        car = {"image_id": 1, "category_id": 4, "bbox": [8, 8, 16, 16], "score": 0.9}
-        measures.detections(grid, run).write_text(json.dumps([car]))
-        measures.main()
-        measures.detections(grid, run).unlink()
-    lines = json.loads(measures.result_file(grid, "measures").read_text())["runs"]
-    assert [line["run"]["seed"] for line in lines] == [2, 1]
-    assert lines[0]["called"]["car"] == {"car": 1, "": 1}
-
-
-def test_a_run_is_the_same_wherever_its_output_is(datasets, program, tmp_path):
-    from runner.grid import load_grid
-    from runner.results import origin
-
-    folders = tmp_path / "a", tmp_path / "b"
-    grids = [load_grid(program.file, folder) for folder in folders]
-    first, second = (origin(grid, grid.runs()[0]) for grid in grids)
-    assert first == second
-
-
-def test_cells_are_asked_linearly():
-    from cells import background
-    from visdrone.probe import MARGIN, STRIDE, bus_labels, linear_answers
-
-    boxes = np.array([[64.0, 64, 32, 16]])
-    rows, columns = background(boxes, (40, 60), STRIDE, margin=MARGIN, number=20, seed=0)
-    x, y = (columns + 0.5) * STRIDE, (rows + 0.5) * STRIDE
-    beside = np.maximum(np.maximum(64 - x, x - 96), 0)
-    above = np.maximum(np.maximum(64 - y, y - 80), 0)
-    assert len(rows) == 20 and (np.hypot(beside, above) > MARGIN).all()
-    assert bus_labels(boxes, np.array([9, 9]), np.array([10, 59])).tolist() == [-1, 1]  # near, far
-    assert not bus_labels(boxes[:0], rows, columns).any()
-
-    features = np.random.default_rng(0).standard_normal((400, 6))
-    bus = (features[:, 0] > 0.5).astype(float)
-    bus[::7] = -1  # near
-    shares = features[:, :2] @ np.array([[1.0, 0.5], [0.0, 2.0]])
-    part = {"features": features, "bus": bus, "shares": shares}
-    answers = linear_answers(part, part)
-    assert answers["bus_auc"] > 0.99 and answers["shares_r2"] > 0.99
-    assert answers["cells_with_bus"] + answers["cells_without"] == np.count_nonzero(bus >= 0)
-    noise = part | {"features": features[::-1]}
-    assert linear_answers(part, noise)["shares_r2"] < 0.1

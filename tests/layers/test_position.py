@@ -51,7 +51,7 @@ def test_dct_basis_is_the_dct_ii():
 
 @pytest.mark.parametrize("count", [0, -1, 6])
 def test_dct_basis_refuses_more_frequencies_than_samples(count):
-    with pytest.raises(ValueError, match=f"within 1 and length=5, got {count}"):
+    with pytest.raises(ValueError, match=f"from 1 to length=5, got {count}"):
         dct_basis(5, count)
 
 
@@ -173,5 +173,5 @@ def test_a_registered_term_is_an_option_of_the_blocks(my_gauss):
     assert NonLocalBlock(8, position="my_gauss_mul").multiply
     with pytest.raises(InvalidOption, match="holds 'width'; .* have num_frequencies, scale, sigma"):
         ENLBlock(8, position="my_gauss_add", position_options={"width": 2})
-    with pytest.raises(ValueError, match="'my_gauss' is registered already"):
+    with pytest.raises(ValueError, match="'my_gauss' is already registered"):
         register_position("my_gauss")(my_gauss)

@@ -212,7 +212,7 @@ def test_graphs_leave_out_the_padding_of_images_they_have_not_seen(slim_cfg, gra
 @pytest.mark.skipif(torch.__version__ < (2, 14), reason="2.5 asks for the driver of a GPU")
 @pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
 def test_nothing_waits_for_a_gpu_and_all_stays_on_it(slim_cfg, dtype):
-    """A made-up device: whatever asked a tensor for its value, or mixed devices, would raise."""
+    """On a simulated GPU: whatever asked a tensor for its value, or mixed devices, would raise."""
     slim_cfg.MODEL.ENL_FPN.BOTTOM_UP = "build_non_local_resnet_backbone"
     for position in ("cos_add", "l1_add", "none"):
         slim_cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.position = position

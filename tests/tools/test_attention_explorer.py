@@ -52,5 +52,5 @@ def test_keeps_what_is_there(run, image_files, tmp_path):
     (tmp_path / "pages").mkdir()
     (tmp_path / "pages/mine.txt").write_text("mine")
     status, said = run(image_files[0])
-    assert status == 2 and "is there already" in said
+    assert status == 2 and "already exists" in said
     assert [path.name for path in (tmp_path / "pages").iterdir()] == ["mine.txt"]

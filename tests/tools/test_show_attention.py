@@ -57,5 +57,5 @@ def test_says_in_one_sentence_what_is_wrong(
 def test_keeps_what_is_there(run, tmp_path):
     (tmp_path / "filters.png").write_text("mine")
     status, said = run("filters", "--output", tmp_path / "filters.png")
-    assert status == 2 and "is there already" in said
+    assert status == 2 and "already exists" in said
     assert (tmp_path / "filters.png").read_text() == "mine"

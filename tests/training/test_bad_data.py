@@ -12,7 +12,6 @@ from PIL import Image
 from tiny_training import arguments, read_losses, train, write_config, write_images, write_json
 
 from enl_detectron2.training.config import load_config
-from enl_detectron2.training.data.loader import CheckedMapper
 from enl_detectron2.training.launch import run
 from enl_detectron2.utils.errors import BadImage, ConfigError
 
@@ -54,14 +53,6 @@ def truncate(folder):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def empty(folder):
-    image_of(folder)[0].write_bytes(b"")
-
-
-def no_image(folder):
-    image_of(folder)[0].write_text("this is no image")
-
-
 def sixteen_bits(folder):
     path, image = image_of(folder)
     pixels = np.full((image.height, image.width), 40_000, np.uint16)
@@ -76,34 +67,25 @@ def rotate(folder):
     image.save(path, exif=exif)
 
 
-BAD_IMAGES = {
-    truncate: "truncated",
-    empty: "cannot identify",
-    no_image: "cannot identify",
-    sixteen_bits: "more than 8 bits",
-    rotate: r"got \(48, 64\), expect \(64, 48\)",
-}
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("damage", [truncate, rotate])
-def test_a_bad_image_stops_the_run_by_name_whoever_reads_it(folder, damage, workers):
+@pytest.mark.parametrize(
+    "damage, workers, reason",
+    [
+        (truncate, 0, "truncated"),
+        (truncate, 1, "truncated"),
+        (sixteen_bits, 0, "more than 8 bits"),
+        (rotate, 0, r"got \(48, 64\), expect \(64, 48\)"),
+    ],
+)
+def test_a_bad_image_stops_or_is_replaced(folder, damage, workers, reason, caplog):
     damage(folder)
-    with pytest.raises(BadImage) as error:
-        train(folder / "tiny.yaml", folder / "losses", "DATALOADER.NUM_WORKERS", workers)
-    message = str(error.value)
-    assert "images/image 1.png (image 2) can't be used: " in message and "\n" not in message
-
-
-@pytest.mark.parametrize("damage", BAD_IMAGES)
-def test_a_bad_image_stops_or_is_replaced(folder, damage, caplog):
-    damage(folder)
+    words = ("DATALOADER.NUM_WORKERS", workers)
     with pytest.raises(
-        BadImage, match=f"image 1.png .image 2. can't be used: .*{BAD_IMAGES[damage]}"
-    ):
-        train(folder / "tiny.yaml", folder / "losses before it stopped")
+        BadImage, match=rf"images/image 1.png \(image 2\) can't be used: .*{reason}"
+    ) as error:
+        train(folder / "tiny.yaml", folder / "losses before it stopped", *words)
+    assert "\n" not in str(error.value)
     with caplog.at_level(logging.WARNING):
-        trains(folder, "DATALOADER.ON_BAD_IMAGE", "replace")
+        trains(folder, "DATALOADER.ON_BAD_IMAGE", "replace", *words)
     texts = [record.getMessage() for record in caplog.records]
     named = [text for text in texts if "image 1.png (image 2) can't be used" in text]
     assert len(named) == 2  # one in each batch
@@ -132,29 +114,13 @@ def test_images_of_other_kinds_are_trained_on(tmp_path):
 
 @pytest.mark.parametrize(
     "names",
-    ["ein Bild {}.png", "Zürich – größe {}.png", "図 {}.png", "a'b\"c&{}.png", "#{}%20.png"],
+    ["Zürich – größe {}.png", "#a'b\"c&{}%20.png"],
 )
 def test_any_file_name_will_do(tmp_path, names):
     write_images(tmp_path, count=2, names=names)
     write_config(tmp_path)
     trains(tmp_path)
     assert "AP" in evaluates(tmp_path)["bbox"]
-
-
-def test_half_a_json_is_refused(folder):
-    path = folder / "train.json"
-    path.write_text(path.read_text()[:200])
-    with pytest.raises(ConfigError, match="train.json is no whole JSON file, perhaps it was cut"):
-        train(folder / "tiny.yaml", folder / "losses")
-
-
-def test_boxes_of_zero_area_are_left_out_with_a_warning(folder, caplog):
-    content = change(folder)
-    content["annotations"][0]["bbox"] = [8, 8, 0, 24]
-    write_json(folder, content)
-    with caplog.at_level(logging.WARNING):
-        trains(folder)
-    assert any("annotation 1 has an empty box" in record.getMessage() for record in caplog.records)
 
 
 def test_a_set_without_annotations(folder):
@@ -173,40 +139,4 @@ def test_a_set_of_which_detectron2_would_leave_nothing(folder, changed):
         annotation |= changed
     write_json(folder, content)
     with pytest.raises(ConfigError, match="so nothing is left to train on"):
-        train(folder / "tiny.yaml", folder / "losses")
-
-
-def test_a_set_without_masks_is_refused_for_mask_rcnn(folder):
-    content = change(folder)
-    for annotation in content["annotations"][2:]:
-        annotation["segmentation"] = [[8, 8, 32, 8, 32, 32]]
-    write_json(folder, content)
-    with pytest.raises(ConfigError, match=r"MASK_ON must be False.*2 of .* the first of them 1, "):
-        train(folder / "tiny.yaml", folder / "losses", "MODEL.MASK_ON", "True")
-    for annotation in content["annotations"]:
-        annotation["segmentation"] = [[8, 8, 32, 8, 32, 32]]
-    write_json(folder, content)
-    train(folder / "tiny.yaml", folder / "losses", "MODEL.MASK_ON", "True", "SOLVER.MAX_ITER", 1)
-    assert len(read_losses(folder / "losses")) == 1
-
-
-def test_a_mapper_of_the_users_own_may_read_any_image():
-    def mapper(record):
-        return record | {"pixels": 12}
-
-    record = {"file_name": "16 bits.tif", "image_id": 3}
-    assert CheckedMapper(mapper)(record)["pixels"] == 12
-
-
-def test_an_empty_test_set_is_refused(folder):
-    change(folder, images=[], annotations=[])
-    with pytest.raises(ConfigError, match="train.json: the file has no images"):
-        evaluates(folder)
-
-
-def test_more_categories_than_the_model_has_are_refused(folder):
-    change(folder, categories=[{"id": 1, "name": "thing"}, {"id": 2, "name": "other"}])
-    with pytest.raises(
-        ConfigError, match="MODEL.ROI_HEADS.NUM_CLASSES must be at least 2, .*got 1"
-    ):
         train(folder / "tiny.yaml", folder / "losses")

@@ -114,13 +114,13 @@ def test_a_tar_file_is_refused(tmp_path):
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("name", ["model.pkl", "model.pth", "model.pyth", "model.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"\x80\x04}", b"PK\x03\x04 and then nothing"])
-def test_a_damaged_file_is_named(tmp_path, name, content):
+@pytest.mark.parametrize("name", ["model.pkl", "model.pth", "model.safetensors"])
+def test_a_damaged_file_is_named(tmp_path, name):
     path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(UnsafeCheckpoint, match=f"{name} can't be read as a checkpoint"):
-        read_checkpoint(path)
+    for content in (b"", b"\x80\x04}", b"PK\x03\x04 and then nothing"):
+        path.write_bytes(content)
+        with pytest.raises(UnsafeCheckpoint, match=f"{name} can't be read as a checkpoint"):
+            read_checkpoint(path)
 
 
 def test_half_a_checkpoint_is_named(tmp_path):
@@ -164,7 +164,7 @@ def test_safetensors_there_and_back(tmp_path, slim_cfg):
             assert torch.equal(other.state_dict()[key], value), key
     assert "iteration" not in read_checkpoint(tmp_path / "again.pth")
     assert not list(tmp_path.glob("*unfinished"))
-    with pytest.raises(FileExistsError, match="again.pth is there already"):
+    with pytest.raises(FileExistsError, match="again.pth already exists"):
         convert_checkpoint(tmp_path / "model.pth", tmp_path / "again.pth")
     with pytest.raises(ValueError, match="model.onnx must end in .safetensors or .pth"):
         convert_checkpoint(tmp_path / "model.pth", tmp_path / "model.onnx")
@@ -181,7 +181,7 @@ def test_another_librarys_names_are_still_known_as_such(tmp_path):
 def test_resuming_from_a_file_that_is_gone_is_an_error(tmp_path):
     (tmp_path / "last_checkpoint").write_text("model_0000009.pth")
     checkpointer = ENLCheckpointer(nn.Linear(1, 1), str(tmp_path))
-    with pytest.raises(MissingFile, match="last_checkpoint names .*model_0000009.pth, which isn't"):
+    with pytest.raises(MissingFile, match="model_0000009.pth is not there: .* last_checkpoint"):
         checkpointer.resume_or_load("", resume=True)
 
 

@@ -37,13 +37,16 @@ def test_detectron2s_own_configurations_may_evaluate(tmp_path):
         load_config(tmp_path / "copy.yaml")
 
 
-def test_what_detectron2_reads_is_read(tmp_path):
+def test_what_detectron2_reads_is_read(tmp_path, caplog):
     (tmp_path / "good.yaml").write_text(
         "MODEL:\n  FPN: &fpn {OUT_CHANNELS: 32}\n  RPN: {<<: {BATCH_SIZE_PER_IMAGE: 8}}\n"
     )
     cfg = load_config(tmp_path / "good.yaml", ["SOLVER.BASE_LR", "0.5"])
     assert cfg.MODEL.FPN.OUT_CHANNELS == 32 and cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE == 8
     assert cfg.SOLVER.BASE_LR == 0.5
+    (tmp_path / "twice.yaml").write_text("MODEL: {MASK_ON: True}\nMODEL: {DEVICE: cpu}\n")
+    assert not load_config(tmp_path / "twice.yaml").MODEL.MASK_ON
+    assert "twice.yaml has MODEL more than once: only the last one counts" in caplog.text
     (tmp_path / "old.yaml").write_text("VERSION: 1\nMODEL:\n  WEIGHT: old.pth\n")
     assert load_config(tmp_path / "old.yaml").MODEL.WEIGHTS == "old.pth"
     with pytest.raises(AssertionError, match="Non-existent key: SOLVER.BASE_LRR"):
@@ -59,7 +62,7 @@ def test_a_name_of_the_zoo_brings_its_weights():
     file, opts = find_config("lazy/enl_rcnn_R50.py")
     assert Path(file).is_file() and not opts
     for name in ("none.yaml", "none.py", ""):
-        with pytest.raises(MissingFile, match=f"'{name}' is no file, and no configuration of"):
+        with pytest.raises(MissingFile, match=f"'{name}' is neither a file nor a configuration of"):
             load_config(name)
 
 
@@ -87,4 +90,4 @@ def test_a_new_key_of_a_lazy_config_is_pointed_out(caplog):
         assert cfg.train.max_iter == 5 and not caplog.text
         load_config("lazy/enl_rcnn_R50.py", ["train.max_itr=5", "trian.max_iter=5"])
     for key in ("train.max_itr", "trian.max_iter"):
-        assert f"{key} is new to the configuration" in caplog.text
+        assert f"{key} is not a key of the configuration" in caplog.text

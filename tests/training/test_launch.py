@@ -35,7 +35,9 @@ def test_what_the_user_can_put_right_is_a_line(config, tmp_path):
 
 def test_the_arguments_may_be_given(config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["enl"])
-    with pytest.raises(SystemExit, match="^enl: error: --config-file: 'none.yaml' is no file"):
+    with pytest.raises(
+        SystemExit, match="^enl: error: --config-file: 'none.yaml' is neither a file"
+    ):
         main(["--config-file", "none.yaml"])
     with pytest.raises(SystemExit):
         main([])

@@ -5,11 +5,15 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from tiny_training import arguments, train, write_config, write_images
 
+from enl_detectron2.layers import RelationBlock
+from enl_detectron2.modeling import RELATION_BLOCK_REGISTRY
 from enl_detectron2.training.common import set_up
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.resume import differences, warn_of_changes
+from enl_detectron2.training.trainer import setup
 from enl_detectron2.utils.errors import ConfigError
 
 HOLD = """
@@ -38,6 +42,46 @@ def test_changed_keys_are_listed_and_the_run_goes_on(config, tmp_path, caplog):
     [said] = [r.getMessage() for r in caplog.records if r.name.endswith("resume")]
     assert said.splitlines()[1:] == ["  SOLVER.BASE_LR: 0.001 → 0.005", "  SOLVER.MAX_ITER: 2 → 3"]
     assert (tmp_path / "losses").read_text().splitlines()[-1].startswith("2 ")
+
+
+def test_a_run_that_starts_anew_keeps_the_older_ones_metrics_apart(config, tmp_path, caplog):
+    args = arguments(config, "OUTPUT_DIR", tmp_path)
+    for number in (1, 2):
+        (tmp_path / "metrics.json").write_text(f'{{"iteration": {number}}}\n')
+        (tmp_path / "last_checkpoint").write_text(f"model_{number}.pth")
+        set_up(load_config(config, args.opts), args)
+        assert not (tmp_path / "metrics.json").exists()  # nor is there an older run to take up
+        assert (tmp_path / f"metrics.json.{number}").read_text() == f'{{"iteration": {number}}}\n'
+        assert (tmp_path / f"last_checkpoint.{number}").read_text() == f"model_{number}.pth"
+        assert f"kept is metrics.json as metrics.json.{number} and last_check" in caplog.text
+
+
+def test_a_run_that_is_resumed_writes_behind_whole_lines(config, tmp_path, caplog):
+    args = arguments(config, "--resume", "OUTPUT_DIR", tmp_path)
+    whole = '{"iteration": 19, "total_loss": 1.0}\n'
+    (tmp_path / "metrics.json").write_text(whole + '{"iteration": 39, "tot')  # a full disk
+    set_up(load_config(config, args.opts), args)
+    assert (tmp_path / "metrics.json").read_text() == whole
+    assert "its last line was cut" in caplog.text
+
+
+def test_a_runs_configuration_lists_its_own_blocks_options(config, tmp_path):
+    class Gain(RelationBlock):
+        def __init__(self, channels, *, init_gain=0.1):
+            super().__init__()
+
+    with_gain = ("MODEL.ENL_FPN.BLOCK", "Gain", "OUTPUT_DIR", tmp_path)
+    RELATION_BLOCK_REGISTRY.register(Gain)
+    try:
+        setup(arguments(config, *with_gain))
+        written = yaml.safe_load((tmp_path / "config.yaml").read_text())["MODEL"]["ENL_FPN"]
+        assert written["BLOCK"] == "Gain" and written["BLOCK_OPTIONS"] == {"init_gain": None}
+        # The same run, when its configuration listed those of other blocks, too.
+        assert not list(differences("a: {b: null}", "a: {c: null}"))
+        cfg = load_config(tmp_path / "config.yaml", ["MODEL.ENL_FPN.BLOCK", "ENLBlock"])
+        assert cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.position is None  # a command line can set it
+    finally:
+        RELATION_BLOCK_REGISTRY._obj_map.pop("Gain")
 
 
 def test_any_two_texts_are_compared(caplog):

@@ -8,36 +8,24 @@
 import argparse
 from pathlib import Path
 
-from enl_detectron2.analysis.command_line import require_new, score
-from enl_detectron2.utils.imports import add_import_option
+from enl_detectron2.analysis import command_line
 
 MOST_CELLS = 4096  # a side of a map of position filters
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.new_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     image = commands.add_parser("image", help="one point of an image, in each relation block")
-    image.add_argument("--config-file", required=True, help=".yaml, LazyConfig .py or zoo name")
     image.add_argument("--input", required=True, help="image file")
     image.add_argument(
         "--at", nargs=2, type=float, metavar=("X", "Y"), help="pixel (default: the middle)"
     )
     image.add_argument("--block", nargs="+", help="names of blocks to show (default: all)")
-    image.add_argument(
-        "--confidence-threshold",
-        type=score,
-        default=0.5,
-        help="detections below are not outlined (default: 0.5)",
-    )
+    command_line.add_threshold(image)
     image.add_argument("--output", required=True, help="picture to write")
-    add_import_option(image)
-    image.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], help="overrides of the configuration"
-    )
+    command_line.add_config(image)
 
     filters = commands.add_parser("filters", help="rows of the cosine position term Ê Êᵀ")
     filters.add_argument(
@@ -108,6 +96,6 @@ def show_filters(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    require_new(args.output)
+    command_line.require_new(args.output)
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     {"image": show_image, "filters": show_filters}[args.command](args)

@@ -8,28 +8,17 @@ Exit status: 0 if there are no errors (warnings only are fine), 1 if there are, 
 file can't be read at all.
 """
 
-import argparse
 from pathlib import Path
 
-from enl_detectron2.training.data.check import check_annotations, check_images
-from enl_detectron2.training.data.coco_file import read_coco, repair
-from enl_detectron2.training.data.description import describe
-from enl_detectron2.training.data.images import DEEP_IMAGES
+from enl_detectron2.analysis.command_line import add_deep_images, new_parser
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("annotations", help="the .json file")
     parser.add_argument("images", help="the folder that its file names are relative to")
     parser.add_argument("--quick", action="store_true", help="don't decode the images")
-    parser.add_argument(
-        "--deep-images",
-        choices=DEEP_IMAGES,
-        default="refuse",
-        help="images of more than 8 bits, as DATALOADER.DEEP_IMAGES",
-    )
+    add_deep_images(parser)
     parser.add_argument(
         "--repair",
         metavar="NEW.json",
@@ -37,16 +26,21 @@ def main(arguments: list[str] | None = None) -> None:
         "missing values filled in, and whole numbers as such",
     )
     args = parser.parse_args(arguments)
+
+    from enl_detectron2.training.data.check import check_annotations, check_images
+    from enl_detectron2.training.data.coco_file import read_coco, repair
+    from enl_detectron2.training.data.description import describe
+
     try:
-        coco = read_coco(args.annotations)
+        coco = read_coco(args.annotations, args.images)
     except (OSError, ValueError) as error:
         parser.exit(2, f"error: {error}\n")
     if not Path(args.images).is_dir():
         parser.exit(2, f"error: there is no image folder {args.images}\n")
 
-    findings = check_annotations(coco, args.images)
+    findings = check_annotations(coco)
     if not args.quick:
-        findings += check_images(coco, args.images, args.deep_images)
+        findings += check_images(coco, args.deep_images)
     for finding in findings:
         print(finding)
     if findings:

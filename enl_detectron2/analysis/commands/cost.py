@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import json
 
-from enl_detectron2.analysis.command_line import require_new
+from enl_detectron2.analysis.command_line import new_parser, require_new
 from enl_detectron2.utils.imports import add_import_option
 
 LARGEST = 16384  # pixels a side; the image is made
@@ -21,9 +21,7 @@ def is_config(argument: str) -> bool:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
         "arguments",
         nargs="+",
@@ -51,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     args.configs = list(itertools.takewhile(is_config, args.arguments))
     args.opts = args.arguments[len(args.configs) :]
     if not args.configs:
-        parser.error(f"{args.arguments[0]} is no .yaml or .py file")
+        parser.error(f"{args.arguments[0]} is not a .yaml or .py file")
     if min(args.size) < 1 or max(args.size) > LARGEST:
         parser.error(f"--size must be from 1 1 to {LARGEST} {LARGEST}")
     return args

@@ -4,17 +4,11 @@
         --output curves.png
 """
 
-import argparse
-
-from enl_detectron2.analysis.command_line import by_name, named_path, require_new
+from enl_detectron2.analysis.command_line import by_name, named_path, new_parser, require_new
 
 
 def main() -> None:
-    from enl_detectron2.analysis.curves import METRICS, plot_curves
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument(
         "runs",
         nargs="+",
@@ -26,11 +20,13 @@ def main() -> None:
     parser.add_argument(
         "--metrics",
         nargs="+",
-        default=METRICS,
         metavar="KEY",
-        help=f"keys of metrics.json, a panel each (default: {' '.join(METRICS)})",
+        help="keys of metrics.json, a panel each (default: the loss, the boxes' AP and small AP)",
     )
     args = parser.parse_args()
-    runs = by_name(args.runs)
+    runs = {name: path for name, (path,) in by_name(args.runs).items()}
     require_new(args.output)
-    plot_curves(runs, args.output, metrics=args.metrics)
+
+    from enl_detectron2.analysis.curves import METRICS, plot_curves
+
+    plot_curves(runs, args.output, metrics=args.metrics or METRICS)

@@ -1,5 +1,8 @@
 """Recall and AP by the objects' size and by how often their class repeats in the image.
 
+    enl errors --annotations val.json --images val/ --output errors \\
+        --model baseline trained/nuclei_rcnn_lite0.yaml \\
+        --model ENL trained/nuclei_enl_rcnn_lite0.yaml
     enl errors --annotations val.json --output errors \\
         --results "baseline=output/rcnn/inference/coco_instances_results.json" \\
                   "ENL=output/enl_rcnn/inference/coco_instances_results.json"
@@ -8,42 +11,25 @@ Prints the tables, and for each model whether repetition helps it; writes errors
 """
 
 import argparse
-from pathlib import Path
 
-from enl_detectron2.analysis.command_line import by_name, named_path, require_new, score
+from enl_detectron2.analysis import command_line
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--annotations", required=True, help="ground truth in COCO's format")
-    parser.add_argument(
-        "--results",
-        nargs="+",
-        type=named_path,
-        required=True,
-        metavar="NAME=FILE",
-        help="coco_instances_results.json of each model",
-    )
-    parser.add_argument("--output", required=True, type=Path, help="folder, new or empty")
-    parser.add_argument(
-        "--score-threshold",
-        type=score,
-        default=0.5,
-        help="detections below don't count for recall; AP counts all (default: 0.5)",
-    )
+    parser = command_line.new_parser(__doc__)
+    command_line.add_models(parser)
+    command_line.add_output_folder(parser)
+    command_line.add_threshold(parser, "--score-threshold")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    results = command_line.results_of(args)
 
     from enl_detectron2.analysis.detections import errors_report
     from enl_detectron2.analysis.detections.errors import analyze_errors
 
-    results = by_name(args.results)
-    require_new(args.output)
     analyses = analyze_errors(args.annotations, results, score_threshold=args.score_threshold)
     print(errors_report.format_analyses(analyses))
     args.output.mkdir(parents=True, exist_ok=True)

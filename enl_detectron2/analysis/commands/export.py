@@ -13,14 +13,12 @@ All are for images of any height and width; load TorchScript with torchvision im
 import argparse
 from typing import Any
 
-from enl_detectron2.analysis.command_line import load_named_config, require_new
+from enl_detectron2.analysis.command_line import new_parser, require_new
 from enl_detectron2.utils.imports import add_import_option
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("config", help=".yaml, LazyConfig .py, or a name of the model zoo")
     parser.add_argument("output", help="the file to write; must not be there yet")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides, as in training")
@@ -29,14 +27,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--image",
         metavar="FILE",
-        help="compare on this photograph, best one in which the model finds many things, instead "
-        "of two of cell nuclei",
+        help="compare on this photograph instead of two of cell nuclei; best one in which the "
+        "model finds many things",
     )
     parser.add_argument(
         "--class-names",
         metavar="NAME,NAME…",
-        help="in the classes' order, for the file; otherwise those of the set to test on, if it is "
-        "there",
+        help="written into the file, in the classes' order; by default those of the set to test "
+        "on, if it is found",
     )
     add_import_option(parser)
     return parser.parse_args(arguments)
@@ -48,9 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     from enl_detectron2.analysis.detector import load_detector
     from enl_detectron2.export import export_backbone, export_detector
+    from enl_detectron2.training.config import load_config
     from enl_detectron2.utils.files import write_whole
 
-    detector = load_detector(load_named_config(args.config, args.opts))
+    detector = load_detector(load_config(args.config, args.opts))
     model, mapper = detector.model, detector.mapper
     images = None
     if args.image:

@@ -11,73 +11,40 @@ proposals.
 
 import argparse
 import sys
-from pathlib import Path
 
-from enl_detectron2.analysis.command_line import count, folder, length, require_new
-from enl_detectron2.utils.imports import add_import_option
+from enl_detectron2.analysis import command_line
 
 
 def parse_args() -> argparse.Namespace:
-    from enl_detectron2.analysis.detections.comparison_page import MOST_MODELS
-    from enl_detectron2.analysis.detections.matching import SMALL_SIDE
-    from enl_detectron2.analysis.detections.proposals import LIMITS
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--annotations", required=True, help="ground truth in COCO's format")
-    parser.add_argument("--images", required=True, type=folder, help="folder of its images")
-    parser.add_argument(
-        "--model",
-        nargs=3,
-        action="append",
-        required=True,
-        metavar=("NAME", "CONFIG", "WEIGHTS"),
-        help="a .yaml or LazyConfig .py with its weights; up to three times",
-    )
-    parser.add_argument("--output", required=True, type=Path, help="folder, new or empty")
+    parser = command_line.new_parser(__doc__)
+    command_line.add_models(parser, results=False)
+    command_line.add_output_folder(parser)
     parser.add_argument(
         "--top",
-        type=int,
+        type=command_line.count,
         default=100,
-        help=f"how many proposals, the best, to draw from, at most {max(LIMITS)} (default: 100)",
+        help="how many proposals, the best, to draw from, at most 1000 (default: 100)",
     )
-    parser.add_argument(
-        "--small-side",
-        type=length,
-        default=SMALL_SIDE,
-        help=f"boxes below this side, the root of their area, are small (default: {SMALL_SIDE})",
-    )
-    parser.add_argument("--num-images", type=count, default=20, help="to draw (default: 20)")
-    add_import_option(parser)
-    args = parser.parse_args()
-    if len(args.model) > MOST_MODELS:
-        parser.error(f"at most {MOST_MODELS} models fit on a sheet")
-    if len({name for name, _, _ in args.model}) < len(args.model):
-        parser.error("two models have the same name")
-    if not 1 <= args.top <= max(LIMITS):
-        parser.error(f"--top must be from 1 to {max(LIMITS)}")
-
-    return args
+    command_line.add_sheets(parser)
+    return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    require_new(args.output)
+    command_line.require_new(args.output)
 
     from enl_detectron2.analysis.detections import proposals
     from enl_detectron2.analysis.detections.comparison import compare
-    from enl_detectron2.analysis.detections.comparison_page import write_comparison
+    from enl_detectron2.analysis.detections.comparison_page import MOST_MODELS, write_comparison
     from enl_detectron2.analysis.detections.matching import load_truth
-    from enl_detectron2.analysis.detector import load_detector
-    from enl_detectron2.training.config import load_config
 
+    models = command_line.by_name(args.model, MOST_MODELS)
+    if args.top > max(proposals.LIMITS):
+        raise ValueError(f"--top must be at most {max(proposals.LIMITS)}")
     truth = load_truth(args.annotations)
     findings, recalls = {}, {}
-    for name, config, weights in args.model:
-        is_lazy = config.endswith(".py")
-        opts = [f"train.init_checkpoint={weights}"] if is_lazy else ["MODEL.WEIGHTS", weights]
-        detector = load_detector(load_config(config, opts))
+    for name, (config, *weights) in models.items():
+        detector = command_line.load_model(config, *weights[:1])
         findings[name], recalls[name] = proposals.evaluate_proposals(
             truth,
             args.images,

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 from detectron2.structures import Instances
 from PIL import Image
-from torch import nn
 from tqdm import tqdm
 
 from enl_detectron2.analysis.command_line import require_new
@@ -24,7 +23,7 @@ from enl_detectron2.utils.errors import BadImage, FileNotWritten, UserError
 from enl_detectron2.utils.files import whole_file, write_whole
 
 from .drawn import draw_instances
-from .prediction import predict, predict_tiled
+from .prediction import predict
 
 # Of an image that is read to be cut into tiles. OpenCV reads no larger drawings back.
 MOST_PIXELS = 2**30
@@ -41,45 +40,20 @@ class InputError(UserError, ValueError):
 class Drawer:
     """Draws what a detector finds on an image, and keeps it in ``found``."""
 
-    def __init__(
-        self,
-        detector: Detector,
-        score_threshold: float,
-        tile: int | None = None,
-        labels: str = "auto",
-    ):
+    def __init__(self, detector: Detector, score_threshold: float, labels: str = "auto"):
         """
         Args:
             detector: of ``load_detector``.
             score_threshold: detections below are left out.
-            tile: the side of square tiles to detect on, in pixels; None for whole images.
             labels: as of ``draw_instances``.
         """
         self.detector, self.score_threshold = detector, score_threshold
-        self.tile, self.labels = tile, labels
+        self.labels = labels
         self.found: Instances | None = None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        threshold = self.score_threshold
-        if self.tile is None:
-            self.found = predict(self.detector, image, score_threshold=threshold)
-        else:
-            self.found = predict_tiled(self.detector, image, self.tile, score_threshold=threshold)
+        self.found = predict(self.detector, image, score_threshold=self.score_threshold)
         return draw_instances(image, self.found, self.detector, self.labels)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether a whole image gave as many detections as the model may give."""
-        return self.tile is None and len(self.found) == most_detections(self.detector.model)
-
-
-def most_detections(model: nn.Module) -> int | None:
-    """On one image, ``TEST.DETECTIONS_PER_IMAGE``; None if the model doesn't say."""
-    predictor = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
-    if isinstance(predictor, nn.ModuleList):  # a cascade's
-        predictor = predictor[-1]
-    most = getattr(predictor, "test_topk_per_image", None)
-    return most or getattr(model, "max_detections_per_image", None)
 
 
 def find_images(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -90,7 +64,7 @@ def find_images(words: Sequence[str]) -> tuple[list[str], list[str]]:
     suffixes = tuple(Image.registered_extensions())
     files, errors = [], []
     for word in words:
-        found, reason = [], "is no file or folder, and no file fits it as a pattern"
+        found, reason = [], "is not a file or folder, and no file matches it as a pattern"
         try:
             if os.path.isdir(word):
                 reason = "is a folder without images"
@@ -100,7 +74,7 @@ def find_images(words: Sequence[str]) -> tuple[list[str], list[str]]:
             # A pipe would be waited for.
             found = [file for file in found if os.path.isfile(file)]
         except OSError as error:
-            reason = f"can't be looked into: {error.strerror}"
+            reason = f"can't be read: {error.strerror}"
         files += [file for file in found if file not in files]
         errors += [] if found else [one_line(f"{word} {reason}")]
     return files, errors
@@ -127,17 +101,16 @@ def draw_images(
     targets: Sequence[str] | None,
     draw: Draw,
     *,
-    large: bool = False,
     done: Callable[[str], None] = lambda file: None,
 ) -> list[str]:
     """Draws what is found on each image.
 
     Args:
-        detector: which knows how to read images.
+        detector: which knows how to read images. If it looks at tiles they may have up to
+            ``MOST_PIXELS``; others are refused as Pillow does.
         images: files.
         targets: the drawing of each, of :func:`new_files`; None to show them in a window.
         draw: of :class:`Drawer`.
-        large: whether images may have up to ``MOST_PIXELS``; others are refused as Pillow does.
         done: is called with each image that has been drawn.
 
     Returns:
@@ -147,6 +120,7 @@ def draw_images(
         InputError: (a ValueError) if there is no window.
         FileNotWritten: (an OSError) if a drawing can't be written, as when the disk is full.
     """
+    large = detector.tile > 0
     window = Window() if targets is None else None
     errors = []
     with tqdm(images, unit="image") as bar:
@@ -238,7 +212,7 @@ def draw_video(draw: Draw, source: str | int, target: str | None) -> list[str]:
         if not video.isOpened():
             is_camera = isinstance(source, int)
             raise InputError(
-                "no camera was found" if is_camera else f"{source} is no video to read"
+                "no camera was found" if is_camera else f"{source} is not a readable video"
             )
         said = 0 if isinstance(source, int) else int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         with contextlib.closing(_draw_frames(draw, video, f"{source}", said)) as drawings:
@@ -254,7 +228,7 @@ def draw_video(draw: Draw, source: str | int, target: str | None) -> list[str]:
     if not number:
         raise InputError(f"{source} has no frame that can be read")
     if number < said:
-        return [f"{source}: {number} frames could be read of {said} that it says it has"]
+        return [f"{source}: only {number} of its {said} frames could be read"]
     return []
 
 
@@ -305,7 +279,7 @@ def _write_video(path: str, drawings: Iterator[np.ndarray], fps: float) -> int:
             there += 1
         whole.release()
         if there < number:
-            reason = f"{there} of {number} frames have arrived, perhaps the disk is full"
+            reason = f"{there} of {number} frames were written, perhaps the disk is full"
             raise FileNotWritten(errno.EIO, reason, path)
     return number
 

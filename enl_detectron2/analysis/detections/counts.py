@@ -8,12 +8,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.structures import Instances
-from pycocotools import mask as coco_mask
 
 from enl_detectron2.analysis.detector import Detector
 from enl_detectron2.utils.files import write_whole
+
+from .results import as_results
 
 DETECTIONS, COUNTS = "detections.json", "counts.csv"
 MOST_LINES = 20  # of photographs in a summary
@@ -31,22 +31,12 @@ class Counts:
         """Keeps what ``predict`` has found on a photograph."""
         classes = instances.pred_classes.tolist()
         self.photographs.append((os.path.basename(photograph), Counter(classes)))
-        low, high = instances.pred_boxes.tensor.split(2, dim=1)
-        boxes = np.concatenate([low, high - low], axis=1).astype(float).round(2).tolist()
-        for place, (index, box) in enumerate(zip(classes, boxes)):
-            detection = {
-                "image_id": len(self.photographs),
-                "category_id": index + 1,
-                "bbox": box,
-                "score": round(instances.scores[place].item(), 4),
-                "file_name": self.photographs[-1][0],
-                "category_name": self.detector.class_name(index),
-            }
-            if instances.has("pred_masks"):
-                mask = np.asfortranarray(instances.pred_masks[place].numpy().astype(np.uint8))
-                mask = coco_mask.encode(mask)
-                detection["segmentation"] = {**mask, "counts": mask["counts"].decode()}
-            self.detections.append(detection)
+        numbers = range(1, max(classes, default=0) + 2)
+        found = as_results(instances, len(self.photographs), numbers)
+        for index, detection in zip(classes, found):
+            detection["file_name"] = self.photographs[-1][0]
+            detection["category_name"] = self.detector.class_name(index)
+        self.detections += found
 
     def write(self, folder: str | os.PathLike) -> None:
         """Writes both files.

@@ -18,10 +18,10 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from enl_detectron2.analysis.palette import SMALL_SIDE  # noqa: F401  others take it from here
 from enl_detectron2.training.data.coco_file import read_coco
 from enl_detectron2.utils.errors import BadImage
 
-SMALL_SIDE = 32  # pixels; an object is small below it, as COCO has it
 SIDES = (8, 12, 16, 24, 32, 48, 96)  # pixels, the limits of size groups
 EVERY_SIDE = (0.0, float("inf"))
 
@@ -52,7 +52,7 @@ def load_truth(annotation_file: str | os.PathLike) -> COCO:
         parts["annotations"] = _usable(annotation_file, parts["annotations"], images, categories)
         return _indexed(parts)
     except ValueError as error:
-        raise ValueError(f"{annotation_file} is no ground truth: {error}") from error
+        raise ValueError(f"{annotation_file} is not a ground truth: {error}") from error
 
 
 def load_detections(

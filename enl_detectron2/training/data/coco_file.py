@@ -1,34 +1,66 @@
-"""COCO-format annotation files as people write them, and as detectron2 can read them.
+"""COCO-format annotation files as people write them.
 
-What has only one meaning is taken as that: whole numbers written as 640.0 or "640", a missing
-``iscrowd``, a missing ``area``, a byte order mark. detectron2 and pycocotools read the file
-themselves, so that where theirs would be another reading they are given a copy.
+:func:`read_coco` takes what has only one meaning as that: whole numbers written as 640.0 or "640",
+a missing ``iscrowd`` or ``area``, ``ignore``, an object without a box that has a mask, a photograph
+whose name is spelled otherwise in its folder. What detectron2 trains on is made of that, see
+:mod:`.coco_format`.
 """
 
-import atexit
-import codecs
 import errno
 import json
-import locale
-import tempfile
+import math
+import os
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from numbers import Real
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
+
+import numpy as np
+import pycocotools.mask
 
 from enl_detectron2.utils.files import whole_file
 
-from .segmentation import usable_segmentation
-
 Entry = dict[str, Any]
-LARGEST = 1e300
+LONGEST = 300  # characters of values that a finding shows
 NO_AREA = "have no area, for which that of their box is taken"
-# Where copies are kept until the process ends.
-_copies = None
+IGNORED = 'are to be "ignored": taken as crowds, not trained on, and no detection there is wrong'
+NO_BOX = "have no box, for which that of their mask is taken"
+NO_MASK = "has a segmentation that can't be used; without masks its box is"
+BROKEN_POLYGON = "has a polygon that can't be used, and is left out"
+NO_KEYPOINTS = "have keypoints that are no numbers, which are left out"
+SPELLED = "have a file_name that is spelled otherwise in the folder, by its Unicode form, its "
+SPELLED += "suffix's case or \\"
 
 
-class CocoFile(NamedTuple):
+class Finding(NamedTuple):
+    """Something that is wrong with a data set."""
+
+    # Whether the set can't be trained or evaluated on as it is, or would silently be taken for
+    # something else. What has one meaning, or detectron2 copes with, is a warning.
+    is_error: bool
+    file: Path  # in which it is
+    part: str  # of the file, such as "annotation 17"
+    kind: str  # the same words for all of a kind
+    detail: str = ""  # the values
+
+    def __str__(self) -> str:
+        level = "error" if self.is_error else "warning"
+        detail = f": {self.detail}" if self.detail else ""
+        if len(detail) > LONGEST:
+            detail = detail[:LONGEST] + "…"
+        return line(f"{level}: {self.file}: {self.part} {self.kind}{detail}")
+
+
+def line(text: str) -> str:
+    """On one line: a file's texts may hold line ends, and commands to a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+@dataclass
+class CocoFile:
     """A COCO-format annotation file; every entry is a dict."""
 
     path: Path
@@ -37,16 +69,32 @@ class CocoFile(NamedTuple):
     categories: list[Entry]
     # All of the file; the three lists are parts of it.
     content: dict[str, Any]
-    # What was taken for what, and how often; of the kinds that a user should know of.
-    taken: Counter
-    # Whether detectron2 would read something else, and so needs a copy.
-    differs: bool
+    # The folder that its file names are relative to; None if nobody asks for it.
+    image_root: Path | None = None
+    # What was taken for what, by kind: the ids of the entries.
+    taken: dict[str, list] = field(default_factory=dict)
+    # Whether pycocotools, which evaluates, would read something else.
+    differs: bool = False
     # Keys that an object of the file has more than once, and in how many objects.
-    twice: Counter
+    twice: Counter = field(default_factory=Counter)
+    # What is wrong with segmentations, which were left out.
+    findings: list[Finding] = field(default_factory=list)
+    # Of file names that aren't in the folder: another file there with the same name or stem.
+    nearest: dict[str, str] = field(default_factory=dict)
+
+    def put(self, entry: Entry, key: str, value: Any, kind: str = "") -> None:
+        """Changes an entry of the file; ``kind`` says why, if a user should know of it."""
+        entry[key], self.differs = value, True
+        if kind:
+            self.taken.setdefault(kind, []).append(entry.get("id"))
 
 
-def read_coco(json_file: str | Path) -> CocoFile:
+def read_coco(json_file: str | Path, image_root: str | Path | None = None) -> CocoFile:
     """Reads a COCO-format annotation file, and puts right what has only one meaning.
+
+    Args:
+        json_file: the annotation file.
+        image_root: the folder of its images, if those are looked for.
 
     Raises:
         ValueError: if it is no JSON or has another format; one sentence.
@@ -55,13 +103,10 @@ def read_coco(json_file: str | Path) -> CocoFile:
     path = Path(json_file)
     if not path.is_file():
         raise FileNotFoundError(f"there is no annotation file {path}")
-    data = path.read_bytes()
-    twice = Counter()
+    data, twice = path.read_bytes(), Counter()
     try:
         content = json.loads(data, object_pairs_hook=_objects(twice))
-    except RecursionError:
-        raise ValueError(f"{path} is not in COCO format: its lists are nested too deeply") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no whole JSON file, perhaps it was cut off: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(
@@ -75,54 +120,29 @@ def read_coco(json_file: str | Path) -> CocoFile:
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise ValueError(
                 f"{path} is not in COCO format: {name!r} must be a list of objects, "
-                + ("but it isn't" if name in content else "but it isn't there")
+                + ("but it isn't" if name in content else "but it is missing")
             )
         lists.append(entries)
-    taken = Counter()
-    differs = _put_right(*lists, taken) | (not _reads_as_text(data))
-    return CocoFile(path, *lists, content, taken, differs, twice)
-
-
-def file_for_detectron2(coco: CocoFile, target: str | Path | None = None) -> Path:
-    """The annotation file, or a copy of it where detectron2 would read something else.
-
-    A segmentation that can't be used is left out there: detectron2 would leave out the object with
-    its box, or fail.
-
-    Args:
-        coco: an annotation file.
-        target: where a copy is written, over an older one; None is a temporary folder, which is
-            removed when the process ends.
-    """
+    root = None if image_root is None else Path(image_root)
+    coco = CocoFile(path, *lists, content, root, twice=twice)
+    coco.differs = json.detect_encoding(data) != "utf-8"  # as a byte order mark makes it
+    _put_ids_right(coco)
     sizes = {id_of(image): (image.get("height"), image.get("width")) for image in coco.images}
-    differs = coco.differs
-    annotations = []
     for entry in coco.annotations:
-        if entry.get("segmentation"):
-            size = sizes.get(id_of(entry, "image_id"))
-            usable, fault = usable_segmentation(entry["segmentation"], size)
-            if fault:
-                entry, differs = entry | {"segmentation": usable or []}, True
-        annotations.append(entry)
-    if not differs:
-        return coco.path
-    content = coco.content
-    if "annotations" in content:
-        content = content | {"annotations": annotations}
-    data = json.dumps(content).encode("ascii")
-    if target is not None:
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as file:  # by a name of this process's until it is whole
-            file.write(data)
-        return Path(target)
-    global _copies
-    if _copies is None:
-        _copies = tempfile.TemporaryDirectory(prefix="coco_format_")
-        atexit.register(_copies.cleanup)
-    folder = tempfile.mkdtemp(dir=_copies.name)
-    copy = Path(folder, coco.path.name)
-    copy.write_bytes(data)
-    return copy
+        _put_annotation_right(coco, entry, sizes.get(id_of(entry, "image_id")))
+    if root is not None:
+        _find_files(coco, root)
+    return coco
+
+
+def write_coco(coco: CocoFile, target: str | Path) -> None:
+    """Writes the file as it was understood, whole or not at all, over an older one.
+
+    Raises:
+        FileNotWritten: (an OSError) if it can't be written.
+    """
+    with whole_file(target) as file:
+        file.write(json.dumps(coco.content).encode("ascii"))
 
 
 def repair(coco: CocoFile, target: str | Path) -> int:
@@ -130,27 +150,55 @@ def repair(coco: CocoFile, target: str | Path) -> int:
 
     What :func:`read_coco` has put right is in it, too; all else is as it was.
 
-    Args:
-        coco: an annotation file.
-        target: the new file.
-
     Returns:
         How many annotations have another area there, or one for the first time.
 
     Raises:
         FileExistsError: if the target is there.
-        OSError: if it can't be written; nothing of it is left.
+        FileNotWritten: (an OSError) if it can't be written.
     """
-    target = Path(target)
-    if target.exists():
+    if Path(target).exists():
         raise FileExistsError(errno.EEXIST, "it is there already", str(target))
-    count = coco.taken[NO_AREA]
+    count = len(coco.taken.get(NO_AREA, ()))
     for entry in coco.annotations:
         if is_box(entry) and not has_plausible_area(entry):
             entry["area"], count = box_area(entry), count + 1
-    with whole_file(target, f"{target.name}.unfinished") as file:
-        file.write(json.dumps(coco.content).encode("ascii"))
+    write_coco(coco, target)
     return count
+
+
+def usable_segmentation(
+    segmentation: Any, image_size: tuple[Any, Any] | None
+) -> tuple[list | dict | None, str]:
+    """What of an annotation's ``segmentation`` is a mask, and what is wrong with the rest.
+
+    Args:
+        segmentation: whatever the file has there.
+        image_size: (height, width) of its image, which a run-length mask must have; None if it
+            isn't known.
+
+    Returns:
+        The usable polygons, or the run-length mask, or None if nothing is usable; and the fault, as
+        it follows "its segmentation", or "".
+    """
+    if not segmentation:
+        return None, "is empty"
+    if isinstance(segmentation, dict):
+        size, counts = segmentation.get("size"), segmentation.get("counts")
+        if not isinstance(size, list) or len(size) != 2 or not isinstance(counts, (str, list)):
+            return None, "has no size [height, width] or no counts"
+        if image_size is not None and tuple(size) != tuple(image_size):
+            return None, f"is of an image of {size[1]}×{size[0]} pixels"
+        if isinstance(counts, list) and sum(counts) != size[0] * size[1]:
+            return None, f"has run lengths of {sum(counts)} pixels, not of {size[0] * size[1]}"
+        return segmentation, ""
+    if not isinstance(segmentation, list):
+        return None, f"is a {type(segmentation).__name__}, not a list of polygons"
+    if _is_polygon(segmentation):  # as some tools write the only one
+        segmentation = [segmentation]
+    usable = [polygon for polygon in segmentation if _is_polygon(polygon)]
+    wrong = len(usable) < len(segmentation)
+    return usable or None, "has a polygon that isn't [x1, y1, x2, y2, x3, y3, …]" if wrong else ""
 
 
 def has_plausible_area(entry: Entry) -> bool:
@@ -162,12 +210,13 @@ def has_plausible_area(entry: Entry) -> bool:
 def id_of(entry: Entry, key: str = "id") -> int | str | None:
     """The number or text that an entry has as its id; None if it has neither."""
     value = entry.get(key)
-    return value if isinstance(value, int) or (isinstance(value, str) and value) else None
+    is_id = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_id or (isinstance(value, str) and value) else None
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number that can be calculated with; JSON knows no limits."""
-    return isinstance(value, Real) and -LARGEST < value < LARGEST
+    """Whether it is a finite number."""
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def is_box(entry: Entry, sized: bool = True) -> bool:
@@ -188,6 +237,13 @@ def box_area(entry: Entry) -> float:
     return entry["bbox"][2] * entry["bbox"][3]
 
 
+def is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
+
+
 def _objects(twice: Counter) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
     """Makes JSON's objects, as by default; counts the keys that one has more than once."""
 
@@ -201,60 +257,105 @@ def _objects(twice: Counter) -> Callable[[list[tuple[str, Any]]], dict[str, Any]
     return make
 
 
-def _put_right(
-    images: list[Entry], annotations: list[Entry], categories: list[Entry], taken: Counter
-) -> bool:
-    """Changes the entries in place; returns whether detectron2 would read the former ones else."""
-    differs = False
-    for entries in (images, categories):
+def _put_ids_right(coco: CocoFile) -> None:
+    meant = {}
+    for key, entries in (("image_id", coco.images), ("category_id", coco.categories)):
         # Texts do as ids, but not beside numbers, with which they can't be sorted.
-        texts = {isinstance(entry.get("id"), str) for entry in entries} == {True}
+        are_texts = {isinstance(entry.get("id"), str) for entry in entries} == {True}
         for entry in entries:
-            differs |= _make_whole(entry, "id", texts=not texts)
-    for image in images:
-        differs |= _make_whole(image, "width") | _make_whole(image, "height")
-    image_ids, category_ids = _spellings(images), _spellings(categories)
-    for entry in annotations:
-        differs |= _make_whole(entry, "id")
-        for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
+            if not are_texts:
+                _put_whole(coco, entry, "id")
+            entry.update({k: _whole(entry[k]) for k in ("width", "height") if k in entry})
+        # What annotations may call them: 7, 7.0 (which Python has for the same) or "7".
+        ids = [entry["id"] for entry in entries if id_of(entry) is not None]
+        meant[key] = {str(id_): id_ for id_ in ids} | {_whole(id_): id_ for id_ in ids}
+        meant[key] |= {id_: id_ for id_ in ids}
+    for category in coco.categories:
+        if is_number(category.get("name")):  # as those of digits
+            category["name"] = str(category["name"])
+    for entry in coco.annotations:
+        _put_whole(coco, entry, "id")
+        for key, ids in meant.items():
             value = entry.get(key)
-            meant = ids.get(value if isinstance(value, Hashable) else None, value)
-            if type(meant) is not type(value):
-                differs, entry[key] = True, meant
-        if "iscrowd" not in entry:
-            differs, entry["iscrowd"] = True, 0
-        if "area" not in entry and is_box(entry, sized=False):
-            differs, entry["area"] = True, box_area(entry)
-            taken[NO_AREA] += 1
-    return differs
+            known = isinstance(value, (int, float, str)) and not isinstance(value, bool)
+            if known and type(ids.get(value, value)) is not type(value):
+                coco.put(entry, key, ids[value])
 
 
-def _make_whole(entry: Entry, key: str, texts: bool = True) -> bool:
-    """Makes an integer of a whole number that is written otherwise; returns whether it was."""
-    value = entry.get(key)
-    is_text = texts and isinstance(value, str) and value.isascii() and value.isdecimal()
-    if is_text or (isinstance(value, float) and value.is_integer()):
-        entry[key] = int(value)
-        return True
-    return False
+def _put_annotation_right(coco: CocoFile, entry: Entry, image_size: tuple | None) -> None:
+    if entry.get("segmentation"):
+        usable, fault = usable_segmentation(entry["segmentation"], image_size)
+        if usable != entry["segmentation"]:  # detectron2 would leave out the object with its box
+            coco.put(entry, "segmentation", usable or [])
+        if fault:
+            kind = BROKEN_POLYGON if usable else NO_MASK
+            part, detail = f"annotation {entry.get('id')}", f"its segmentation {fault}"
+            coco.findings.append(Finding(False, coco.path, part, kind, detail))
+    if not entry.get("bbox") and entry.get("segmentation"):
+        coco.put(entry, "bbox", _box_of(entry["segmentation"]), NO_BOX)
+    if entry.get("iscrowd") is None:
+        coco.put(entry, "iscrowd", 0)
+    _put_whole(coco, entry, "iscrowd")
+    if entry.get("ignore") and not entry["iscrowd"]:
+        coco.put(entry, "iscrowd", 1, IGNORED)
+        del entry["ignore"]
+    if entry.get("area") is None and is_box(entry, sized=False):
+        coco.put(entry, "area", box_area(entry), NO_AREA)
+    keypoints = entry.get("keypoints")
+    if keypoints and not (isinstance(keypoints, list) and all(map(is_number, keypoints))):
+        coco.put(entry, "keypoints", [], NO_KEYPOINTS)
 
 
-def _spellings(entries: Iterable[Entry]) -> dict[Any, Any]:
-    """Ids by what an annotation may call them: 7, 7.0 or "7"."""
-    ids = [entry["id"] for entry in entries if id_of(entry) is not None]
-    spellings = {str(id_): id_ for id_ in ids}
-    spellings |= {int(id_): id_ for id_ in ids if isinstance(id_, str) and id_.isdecimal()}
-    return spellings | {id_: id_ for id_ in ids}
+def _put_whole(coco: CocoFile, entry: Entry, key: str) -> None:
+    value = _whole(entry.get(key))
+    if type(value) is not type(entry.get(key)):
+        coco.put(entry, key, value)
 
 
-def _reads_as_text(data: bytes) -> bool:
-    """Whether pycocotools, which opens the file as text, reads what JSON's own rules say."""
-    if data.isascii():
-        return True
-    if codecs.lookup(locale.getpreferredencoding(False)).name != "utf-8":
-        return False
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return not data.startswith(codecs.BOM_UTF8)
+def _whole(value: Any) -> Any:
+    """The integer, where a whole number is written as 640.0 or "640"; otherwise the value."""
+    is_text = isinstance(value, str) and value.isascii() and value.isdecimal()
+    return int(value) if is_text or (isinstance(value, float) and value.is_integer()) else value
+
+
+def _is_polygon(value: Any) -> bool:
+    # By types and a sum, which is fast: there can be millions of numbers.
+    is_flat = isinstance(value, list) and {*map(type, value)} <= {int, float}
+    return is_flat and len(value) >= 6 and len(value) % 2 == 0 and math.isfinite(sum(value))
+
+
+def _box_of(segmentation: list | dict) -> list[float]:
+    if isinstance(segmentation, list):
+        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
+        low, high = points.min(0), points.max(0)
+        return [*low.tolist(), *(high - low).tolist()]
+    if isinstance(segmentation["counts"], list):
+        segmentation = pycocotools.mask.frPyObjects(segmentation, *segmentation["size"])
+    return pycocotools.mask.toBbox(segmentation).tolist()
+
+
+def _find_files(coco: CocoFile, root: Path) -> None:
+    """Gives images the names of their files where those are spelled otherwise; notes others."""
+    names = [(image, image.get("file_name")) for image in coco.images]
+    names = [(image, name) for image, name in names if isinstance(name, str) and name]
+    missing = [(image, name) for image, name in names if not is_file(root / name)]
+    if not missing:
+        return
+    spelled, stems = {}, {}
+    for folder, _, files in os.walk(root):
+        for file in files:
+            found = os.path.relpath(os.path.join(folder, file), root)
+            spelled.setdefault(_plain(found), []).append(found)
+            stems.setdefault(PurePath(_plain(file)).stem.lower(), found)
+    for image, name in missing:
+        found = spelled.get(_plain(name), ())
+        if len(found) == 1:
+            image["file_name"] = found[0]
+            coco.taken.setdefault(SPELLED, []).append(image.get("id"))
+        elif nearest := stems.get(PurePath(_plain(name)).stem.lower()):
+            coco.nearest[name] = nearest
+
+
+def _plain(name: str) -> str:
+    stem, suffix = os.path.splitext(unicodedata.normalize("NFC", name.replace("\\", "/")))
+    return stem + suffix.lower()

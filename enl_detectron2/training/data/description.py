@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .check import line
-from .coco_file import CocoFile, Entry, box_area, id_of, is_box, is_number
+from .coco_file import CocoFile, box_area, id_of, is_box, is_number, line
 
 SMALL, MEDIUM = 32**2, 96**2  # pixels, COCO's limits of small and medium objects
 PYRAMID_LEVELS = 5  # p2 to p6, with one anchor size each
@@ -18,7 +17,9 @@ def describe(coco: CocoFile) -> str:
     """What is in a data set, and which settings follow from it, as lines of text."""
     boxes = [entry for entry in coco.annotations if is_box(entry) and not entry.get("iscrowd")]
     sides = np.sqrt([entry["bbox"][2] * entry["bbox"][3] for entry in boxes])
-    areas = np.array([_area(entry) for entry in boxes])
+    # COCO's evaluation has the objects' areas.
+    areas = [e["area"] if is_number(e["area"]) else box_area(e) for e in boxes]
+    areas = np.array(areas, dtype=float)
     per_image = Counter(id_of(entry, "image_id") for entry in boxes)
     counts = np.array([per_image[id_of(image)] for image in coco.images])
     per_category = Counter(id_of(entry, "category_id") for entry in boxes)
@@ -52,6 +53,7 @@ def describe(coco: CocoFile) -> str:
         f"  MODEL.ANCHOR_GENERATOR.SIZES {anchors}",
         f"    19 of 20 boxes are at least {np.percentile(sides, 5):.0f} pixels wide and high "
         "(√area), here in the files; scale both by what INPUT.MIN_SIZE_… does",
+        "    for a training from ImageNet's weights; fine-tuning keeps the detector's own anchors",
         f"  TEST.DETECTIONS_PER_IMAGE {limit}",
         f"    the fullest image holds {counts.max()} objects, and what a model finds beyond this "
         "number is lost",
@@ -76,8 +78,3 @@ def suggest_anchor_size(sides: Sequence[float]) -> int:
 def suggest_detections(most_objects: int) -> int:
     """A limit of detections per image: the next hundred, at least COCO's own 100."""
     return max(100, 100 * math.ceil(most_objects / 100))
-
-
-def _area(entry: Entry) -> float:
-    """As COCO's evaluation has it, that of the object; of the box if the file has none."""
-    return float(entry["area"]) if is_number(entry.get("area")) else box_area(entry)

@@ -9,7 +9,7 @@ from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageOps
 
-from enl_detectron2.utils.errors import BadImage, ConfigError
+from enl_detectron2.utils.errors import BadImage
 
 # What can be done with images of more than 8 bits a channel, as microscopes make them.
 DEEP_IMAGES = ("refuse", "rescale")
@@ -76,12 +76,6 @@ def deep_images_of(cfg: CfgNode | DictConfig) -> str:
     if isinstance(cfg, CfgNode):
         return cfg.DATALOADER.get("DEEP_IMAGES", "refuse")
     return OmegaConf.select(cfg, "train.deep_images", default="refuse")
-
-
-def check_deep_images(key: str, value: str) -> None:
-    """Raises ConfigError, a ValueError, unless ``value`` says what to do with deep images."""
-    if value not in DEEP_IMAGES:
-        raise ConfigError(f"{key} must be {' or '.join(map(repr, DEEP_IMAGES))}, got {value!r}")
 
 
 def reason(error: Exception) -> str:

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from enl_detectron2.utils.errors import BadImage, ConfigError
 
-from .images import check_deep_images, reason, rescaled
+from .images import DEEP_IMAGES, reason, rescaled
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 ON_BAD_IMAGE = ("stop", "replace")
@@ -116,8 +116,12 @@ class TrainLoader:
             ConfigError: (a ValueError) if ``on_bad_image`` or ``deep_images`` is none of them.
             TypeError: if the loader is of another kind.
         """
-        check_on_bad_image("on_bad_image", on_bad_image)
-        check_deep_images("deep_images", deep_images)
+        for name, value, legal in (
+            ("on_bad_image", on_bad_image, ON_BAD_IMAGE),
+            ("deep_images", deep_images, DEEP_IMAGES),
+        ):
+            if value not in legal:
+                raise ConfigError(f"{name} must be {' or '.join(map(repr, legal))}, got {value!r}")
         grouped = isinstance(loader, AspectRatioGroupedDataset)
         batch_size = getattr(loader, "batch_size", None)
         if grouped:
@@ -133,7 +137,7 @@ class TrainLoader:
         records, mapper = _parts(images.dataset)
         mapper = CheckedMapper(mapper, deep_images)
         self.images = _SeededImages(records, mapper, seed, on_bad_image)
-        self.is_wide = _is_wide(records) if grouped else None
+        self.grouped = grouped
         self.options = {
             name: getattr(loader, name) for name in ("num_workers", "prefetch_factor", "pin_memory")
         }
@@ -163,8 +167,10 @@ class TrainLoader:
         """The batches as (place in the order, index of the image)."""
         # As in AspectRatioGroupedDataset, but before an image is read.
         buckets = {True: [], False: []}
+        records = self.images.records
+        is_wide = functools.cache(lambda index: records[index]["width"] > records[index]["height"])
         for place, index in enumerate(self.sampler):
-            bucket = buckets[self.is_wide is not None and self.is_wide(index)]
+            bucket = buckets[self.grouped and is_wide(index)]
             bucket.append((place, index))
             if len(bucket) == self.batch_size:
                 yield bucket[:]
@@ -182,13 +188,6 @@ def _parts(images: MapDataset) -> tuple[Sequence[dict[str, Any]], Mapper]:
 def _unwrapped(mapper: Mapper) -> Mapper:
     """The mapper that a train loader has wrapped, to send it to worker processes."""
     return mapper._obj if isinstance(mapper, PicklableWrapper) else mapper
-
-
-def check_on_bad_image(key: str, value: str) -> None:
-    """Raises ConfigError, a ValueError, unless ``value`` says what to do with bad images."""
-    if value not in ON_BAD_IMAGE:
-        legal = " or ".join(map(repr, ON_BAD_IMAGE))
-        raise ConfigError(f"{key} must be {legal}, got {value!r}")
 
 
 class _Sample(NamedTuple):
@@ -236,11 +235,3 @@ def _seeded(seed: int) -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
-
-
-def _is_wide(records: Sequence[dict[str, Any]]) -> Callable[[int], bool]:
-    @functools.cache
-    def is_wide(index: int) -> bool:
-        return records[index]["width"] > records[index]["height"]
-
-    return is_wide

@@ -71,9 +71,9 @@ def folder(attention, tmp_path_factory):
 def browser(tmp_path_factory):
     chromium = find_chromium()
     if chromium is None:
-        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed (docs/attention.md)")
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed (CONTRIBUTING.md)")
     if shutil.which(chromium) is None:
-        pytest.fail(f"there is no browser {chromium}: docs/attention.md says how to install one")
+        pytest.fail(f"there is no browser {chromium}: CONTRIBUTING.md says how to install one")
     page = Page(chromium, tmp_path_factory.mktemp("profile"))
     yield page
     page.close()

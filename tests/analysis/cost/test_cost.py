@@ -487,8 +487,8 @@ def test_the_tool_prints_the_table_and_writes_its_numbers(run_tool, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["MODEL.DEVICE", "cpu"], "MODEL.DEVICE is no .yaml or .py file"),
-        (["missing.yaml"], "'missing.yaml' is no file"),
+        (["MODEL.DEVICE", "cpu"], "MODEL.DEVICE is not a .yaml or .py file"),
+        (["missing.yaml"], "'missing.yaml' is neither a file"),
         ([CONFIGS / "rcnn_R50.yaml", "--size", 0, 10], "--size must be from 1 1"),
     ],
 )

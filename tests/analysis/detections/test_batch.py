@@ -113,23 +113,24 @@ def test_large_images_are_for_tiles_and_have_a_limit(reader, tmp_path, monkeypat
 
     (tmp_path / "tiled").mkdir()
     targets = batch.new_files(files, tmp_path / "tiled")
-    errors = batch.draw_images(reader, files, targets, np.copy, large=True)
+    tiled = Detector(None, None, [], tile=10)
+    errors = batch.draw_images(tiled, files, targets, np.copy)
     assert names(tmp_path / "tiled") == ["l.png", "s.png"]
     assert len(errors) == 1 and "xl.png can't be read: Image size (1600 pixels)" in errors[0]
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1)])
-@pytest.mark.parametrize("tile", [None, 800])
+@pytest.mark.parametrize("tile", [0, 800])
 def test_images_too_narrow_for_the_model_are_named(slim_model, tmp_path, size, tile):
     config, weights = map(str, slim_model)
     opts = ["MODEL.WEIGHTS", weights, "INPUT.MIN_SIZE_TEST", "80", "INPUT.MAX_SIZE_TEST", "133"]
-    detector = load_detector(load_config(config, opts))
+    detector = load_detector(load_config(config, opts, tile))
     files = write_images(tmp_path, "narrow.png", size=size)
     files += write_images(tmp_path, "good.png")
     (tmp_path / "out").mkdir()
     targets = batch.new_files(files, tmp_path / "out")
-    draw = batch.Drawer(detector, 0.0, tile)
+    draw = batch.Drawer(detector, 0.0)
     (error,) = batch.draw_images(detector, files, targets, draw)
     assert "narrow.png can't be used: " in error and "can't be resized for the model" in error
     assert names(tmp_path / "out") == ["good.png"]
@@ -170,7 +171,7 @@ def test_a_video_whose_frames_do_not_arrive_is_not_written(tmp_path, monkeypatch
             return getattr(self.writer, name)
 
     monkeypatch.setattr(cv2, "VideoWriter", Full)
-    with pytest.raises(FileNotWritten, match="out.mp4 can't be written: 2 of 5 frames have"):
+    with pytest.raises(FileNotWritten, match="out.mp4 can't be written: 2 of 5 frames were"):
         batch.draw_video(np.copy, source, str(tmp_path / "out.mp4"))
     assert names(tmp_path) == ["film.mp4"]
 
@@ -224,5 +225,5 @@ def test_a_video_that_ends_early_is_reported(tmp_path):
     (tmp_path / "film.avi").write_bytes(content[: len(content) // 2])
     source = str(tmp_path / "film.avi")
     (said,) = batch.draw_video(np.copy, source, str(tmp_path / "out.mp4"))
-    assert "frames could be read of 20 that it says it has" in said
+    assert "of its 20 frames could be read" in said
     assert (tmp_path / "out.mp4").exists()

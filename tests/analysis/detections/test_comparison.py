@@ -119,7 +119,7 @@ def test_the_tool_draws_and_links_the_images(scenes, run_tool, tmp_path):
     assert rows == ["ground truth", "4", "good", "4", "0", "0", "bad", "2", "2", "2"]
 
     status, _, said = run_tool(TOOL, *arguments)
-    assert status == 2 and "out is there already" in said
+    assert status == 2 and "out already exists" in said
 
 
 NAMES = ["a#b.png", "c?d.png", "100%25.png", "sub/e f.png", '"<&>.png', "x" * 240 + ".png"]
@@ -179,7 +179,7 @@ def test_the_tool_says_what_is_wrong(scenes, run_tool, tmp_path):
     arguments = ["--annotations", truth, "--images", tmp_path, "--output", tmp_path / "out"]
     for words, message in (
         ([f"a={results['bad']}"] * 2, "the name 'a' is given twice"),
-        ([f"{n}={results['bad']}" for n in "abcd"], "4 models are too many"),
+        ([f"{n}={results['bad']}" for n in "abcd"], "4 models are given, it must be 1 to 3"),
         (["a=none.json"], "'a': there is no none.json"),
         (["none.json"], "'none.json' must be NAME=PATH"),
         ([f"a={truth}"], "truth.json isn't a list of detected boxes"),

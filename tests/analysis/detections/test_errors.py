@@ -288,5 +288,5 @@ def test_the_tool_compares_models_and_overwrites_nothing(
     assert before.startswith(b"\x89PNG")
 
     status, _, said = run_tool(TOOL, *arguments)
-    assert status == 2 and "out is there already" in said
+    assert status == 2 and "out already exists" in said
     assert (tmp_path / "out/errors.png").read_bytes() == before

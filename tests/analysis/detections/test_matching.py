@@ -12,7 +12,7 @@ from enl_detectron2.analysis.detections.matching import (
 BOX = [10, 10, 16, 16]
 IMAGE = {"id": 1, "file_name": "1.png"}
 GOOD = {"image_id": 1, "category_id": 1, "bbox": BOX, "score": 1}
-NO_TRUTH = "is no ground truth:"
+NO_TRUTH = "is not a ground truth:"
 
 
 def matched(evaluation):

@@ -7,13 +7,8 @@ from detectron2.structures import Boxes, Instances
 
 from enl_detectron2.analysis.cost.multiply_adds import count_multiply_adds
 from enl_detectron2.analysis.cost.random_model import build_random_model
-from enl_detectron2.analysis.detections import prediction
 from enl_detectron2.analysis.detections.drawn import draw_instances
-from enl_detectron2.analysis.detections.prediction import (
-    instances_above,
-    predict,
-    predict_tiled,
-)
+from enl_detectron2.analysis.detections.prediction import instances_above, predict
 from enl_detectron2.analysis.detector import Detector, load_detector
 from enl_detectron2.export import write_onnx
 from enl_detectron2.training.config import load_config
@@ -62,51 +57,17 @@ def test_a_model_without_detections_is_named():
         instances_above(0.5, {"sem_seg": torch.zeros(1)})
 
 
-class Oracle:
-    """Finds every bright rectangle, as far as it can see it; its class is its brightness."""
-
-    @staticmethod
-    def predict(_, image, *, score_threshold):
-        seen = image[:, :, 0]
-        _, _, statistics, _ = cv2.connectedComponentsWithStats((seen > 0).astype(np.uint8))
-        boxes = [[x, y, x + w, y + h] for x, y, w, h, _ in statistics[1:].tolist()]
-        classes = [int(seen[y0:y1, x0:x1].max()) // 100 for x0, y0, x1, y1 in boxes]
-        return Instances(
-            image.shape[:2],
-            pred_boxes=Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)),
-            scores=torch.full((len(boxes),), 0.9),
-            pred_classes=torch.tensor(classes, dtype=torch.int64),
-        )
-
-
-@pytest.mark.parametrize("size", [(300, 410), (90, 333), (50, 60), (100, 100), (101, 175)])
-def test_tiles_find_each_object_once_wherever_it_lies(monkeypatch, size):
-    monkeypatch.setattr(prediction, "predict", Oracle.predict)
-    rng = np.random.default_rng(0)
-    image, expected = np.zeros((*size, 3), dtype=np.uint8), set()
-    for y in range(0, size[0] - 24, 26):
-        for x in range(0, size[1] - 24, 26):
-            # Up to the overlap of tiles of 100 pixels, 25, anywhere.
-            width, height = rng.integers(6, 25, 2)
-            brightness = int(rng.choice([100, 200]))
-            image[y : y + height, x : x + width] = brightness
-            expected.add((x, y, x + width, y + height, brightness // 100))
-    found = predict_tiled(None, image, 100, score_threshold=0.5)
-    boxes = found.pred_boxes.tensor.int().tolist()
-    got = [(*box, label) for box, label in zip(boxes, found.pred_classes.tolist())]
-    assert len(expected) > 1
-    assert sorted(got) == sorted(expected)
-    assert found.image_size == size
-
-
-def test_an_object_longer_than_the_overlap_stays_cut(monkeypatch):
-    monkeypatch.setattr(prediction, "predict", Oracle.predict)
-    image = np.zeros((100, 300, 3), dtype=np.uint8)
-    image[40:60, 20:280] = 100
-    found = predict_tiled(None, image, 100, score_threshold=0.5)
-    boxes = found.pred_boxes.tensor
-    assert len(boxes) > 1
-    assert boxes[:, 0].min() == 20 and boxes[:, 2].max() == 280  # no part of it is lost
+def test_tiles_are_a_detector_like_any_other(slim_model):
+    config, weights = map(str, slim_model)
+    cfg = load_config(config, ["MODEL.WEIGHTS", weights], tile=64)
+    assert cfg.TEST.TILE == 64
+    detector = load_detector(cfg)
+    image = np.random.default_rng(0).integers(0, 256, (64, 160, 3), dtype=np.uint8)
+    calls = []
+    detector.model.register_forward_hook(lambda _, inputs, __: calls.extend(inputs[0]))
+    found = predict(detector, image, score_threshold=0.0)
+    assert [(call["height"], call["width"]) for call in calls] == [(64, 64)] * 3
+    assert found.image_size == (64, 160) and found.pred_boxes.tensor[:, 2].max() > 128
 
 
 def test_a_drawing_shows_each_class_in_its_colour(slim_model):

@@ -1,44 +1,22 @@
-"""Annotation files as people write them, through detectron2's own loader and evaluator."""
+"""Annotation files as people write them: what is trained on, and what the evaluator reads."""
 
-import copy
 import json
 import subprocess
 import sys
-from pathlib import Path
+import unicodedata
 
+import pycocotools.mask
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
 from enl_detectron2.training.data import register_coco_format
-from enl_detectron2.training.data.check import check_annotations
-from enl_detectron2.training.data.coco_file import file_for_detectron2, read_coco
-from enl_detectron2.training.data.coco_format import coco_format_of
+from enl_detectron2.training.data.coco_file import read_coco, usable_segmentation
 
-CONTENT = {
-    "images": [
-        {"id": 7, "file_name": "ä.png", "width": 40, "height": 30},
-        {"id": 9, "file_name": "b.png", "width": 40, "height": 30},
-    ],
-    "annotations": [
-        {
-            "id": number,
-            "image_id": image,
-            "category_id": category,
-            "bbox": box,
-            "area": box[2] * box[3],
-            "iscrowd": 0,
-        }
-        for number, image, category, box in (
-            (1, 7, 1, [0, 0, 10, 10]),
-            (2, 7, 2, [30, 20, 10, 10]),
-            (3, 9, 2, [5, 5, 8, 8]),
-        )
-    ],
-    "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
-}
+TRIANGLE = [1, 1, 9, 1, 9, 9]
 
 
 def every(part, **values):
@@ -55,79 +33,8 @@ def every(part, **values):
     return change
 
 
-def first(part, **values):
-    def change(content):
-        every(part, **values)({part: content[part][:1]})
-
-    return change
-
-
-def lose_keys(content):
-    for key in ("iscrowd", "area"):
-        for entry in content["annotations"]:
-            del entry[key]
-
-
-SPELLINGS = {
-    "as it should be": lambda content: None,
-    "image ids as texts in annotations": every("annotations", image_id=str),
-    "image ids as texts in images": every("images", id=str),
-    "image ids as texts in one of them": first("images", id=str),
-    "image ids as texts in both": lambda content: (
-        every("images", id=str)(content),
-        every("annotations", image_id=str)(content),
-    ),
-    "image ids as names": lambda content: (
-        every("images", id=lambda id_: f"image {id_}")(content),
-        every("annotations", image_id=lambda id_: f"image {id_}")(content),
-    ),
-    "ids with a point": lambda content: (
-        every("images", id=float)(content),
-        every("annotations", id=float, category_id=float)(content),
-    ),
-    "category ids as texts": every("annotations", category_id=str),
-    "annotation ids as texts": every("annotations", id=str),
-    "sizes with a point": every("images", width=float, height=float),
-    "sizes as texts": every("images", width=str, height=str),
-    "no iscrowd": every("annotations", iscrowd=None),
-    "no area": every("annotations", area=None),
-    "neither": lose_keys,
-    "truths": every("annotations", iscrowd=bool),
-}
-SEGMENTATIONS = {
-    "empty": [[]],
-    "two points": [[1, 1, 9, 9]],
-    "nested": [[[1, 1], [9, 1], [9, 9]]],
-    "text": "1,1,9,1,9,9",
-    "flat": [1, 1, 9, 1, 9, 9],
-    "far": [[0, 0, 1e30, 0, 1e30, 1e30]],
-    "run lengths of another size": {"size": [3, 4], "counts": [12]},
-}
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """images/; what is registered is forgotten afterwards."""
-    before = set(DatasetCatalog.list())
-    (tmp_path / "images").mkdir()
-    for name in ("ä.png", "b.png"):
-        (tmp_path / "images" / name).write_bytes(b"")
-    yield tmp_path
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-
-
-def changed(change):
-    content = copy.deepcopy(CONTENT)
-    change(content)
-    return content
-
-
-def register(folder, data):
-    (folder / "set.json").write_bytes(data)
-    register_coco_format([["own", str(folder / "set.json"), str(folder / "images")]])
-    return DatasetCatalog.get("own")
+def both(*changes):
+    return lambda content: [change(content) for change in changes]
 
 
 def evaluate(records):
@@ -135,137 +42,245 @@ def evaluate(records):
     evaluator = COCOEvaluator("own", tasks=("bbox",), distributed=False)
     evaluator.reset()
     for record in records:
+        objects = [entry for entry in record["annotations"] if not entry["iscrowd"]]
         found = Instances((30, 40))
-        boxes = torch.tensor([entry["bbox"] for entry in record["annotations"]])
+        boxes = torch.tensor([entry["bbox"] for entry in objects]).reshape(-1, 4)
         found.pred_boxes = Boxes(torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1))
         found.scores = torch.ones(len(boxes))
-        found.pred_classes = torch.tensor([e["category_id"] for e in record["annotations"]])
+        found.pred_classes = torch.tensor([entry["category_id"] for entry in objects])
         evaluator.process([record], [{"instances": found}])
     return evaluator.evaluate()["bbox"]
 
 
-def check(folder):
-    coco = read_coco(folder / "set.json")
-    return [str(finding) for finding in check_annotations(coco, folder / "images")]
+SPELLINGS = {
+    "as it should be": lambda content: None,
+    "ids of images as texts in annotations": every("annotations", image_id=str),
+    "ids of images as texts": every("images", id=str),
+    "in one of them": lambda content: content["images"][0].update(id="7"),
+    "ids of images as names": both(
+        every("images", id=lambda id_: f"image {id_}"),
+        every("annotations", image_id=lambda id_: f"image {id_}"),
+    ),
+    "with a point": both(
+        every("images", id=float, width=float), every("annotations", id=float, category_id=float)
+    ),
+    "texts": both(
+        every("annotations", id=str, category_id=str, iscrowd=str),
+        every("images", width=str, height=str),
+    ),
+    "neither iscrowd nor area": every("annotations", iscrowd=None, area=None),
+    "truths": every("annotations", iscrowd=bool),
+}
 
 
 @pytest.mark.parametrize("case", SPELLINGS)
-def test_what_has_only_one_meaning_is_trained_and_evaluated_on(folder, case):
-    content = changed(SPELLINGS[case])
-    records = register(folder, json.dumps(content).encode())
+def test_what_has_one_meaning_is_trained_and_evaluated_on(coco_set, case):
+    content = coco_set.change(SPELLINGS[case])
+    records = coco_set.register()
     assert [len(record["annotations"]) for record in records] == [2, 1]
     assert [record["width"] for record in records] == [40, 40]
     assert evaluate(records)["AP"] == pytest.approx(100)
-    findings = check(folder)
-    assert not any(text.startswith("error") for text in findings)
-    # Where detectron2 reads the same, it reads the file itself.
-    if case in ("as it should be", "image ids as names", "truths"):
-        assert MetadataCatalog.get("own").json_file == str(folder / "set.json")
-    assert coco_format_of("own") == (str(folder / "set.json"), str(folder / "images"))
-    # And the file is the user's.
-    assert json.loads((folder / "set.json").read_text()) == content
+    assert not any(finding.is_error for finding in coco_set.findings())
+    # Where the evaluator reads the same, it reads the file itself; and that is the user's.
+    is_own = MetadataCatalog.get("own").json_file == str(coco_set.file)
+    assert is_own == (case in ("as it should be", "ids of images as names", "truths"))
+    assert json.loads(coco_set.file.read_text()) == content
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-le"])
-def test_whatever_json_may_be_encoded_in(folder, encoding):
-    records = register(folder, json.dumps(CONTENT, ensure_ascii=False).encode(encoding))
-    assert Path(records[0]["file_name"]).name == "ä.png"
-    assert evaluate(records)["AP"] == pytest.approx(100)
-    assert check(folder) == []
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_whatever_json_may_be_encoded_in(coco_set, encoding):
+    text = json.dumps(coco_set.content, ensure_ascii=False)
+    coco_set.file.write_bytes(text.encode(encoding))
+    assert evaluate(coco_set.register())["AP"] == pytest.approx(100)
+    assert coco_set.findings() == []
 
 
-def test_a_terminal_of_another_encoding_changes_nothing(folder):
-    (folder / "set.json").write_text(json.dumps(CONTENT, ensure_ascii=False), encoding="utf-8")
-    program = (
-        "import locale; locale.getpreferredencoding = lambda *_: 'latin-1';"
-        "from enl_detectron2.training.data.coco_file import *;"
-        f"coco = read_coco({str(folder / 'set.json')!r});"
-        "copy = file_for_detectron2(coco); assert copy != coco.path and copy.read_bytes().isascii()"
-    )
-    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
+def test_the_records_are_detectron2s_own(coco_set):
+    """Of a file with all that detectron2 reads of one."""
+
+    def fill(content):
+        content["categories"][0]["id"] = 17
+        one, two, three = content["annotations"]
+        one |= {"category_id": 17, "segmentation": [TRIANGLE, TRIANGLE]}
+        two |= {"keypoints": [20, 12, 2, 14.5, 20, 1], "num_keypoints": 2}
+        three |= {"segmentation": {"size": [30, 40], "counts": [100, 500, 600]}, "iscrowd": 1}
+        content["images"].reverse()
+
+    coco_set.change(fill)
+    theirs = load_coco_json(str(coco_set.file), str(coco_set.images), "theirs")
+    assert coco_set.register() == theirs
+    for key in ("thing_classes", "thing_dataset_id_to_contiguous_id"):
+        assert MetadataCatalog.get("own").get(key) == MetadataCatalog.get("theirs").get(key)
 
 
-@pytest.mark.parametrize("case", SEGMENTATIONS)
-def test_no_object_is_lost_for_a_segmentation_that_is_not_used(folder, case):
-    content = changed(every("annotations", iscrowd=0))
-    for entry in content["annotations"]:
-        entry["segmentation"] = SEGMENTATIONS[case]
-    records = register(folder, json.dumps(content).encode())
-    assert [len(record["annotations"]) for record in records] == [2, 1]
-    assert not any(e.get("segmentation") for r in records for e in r["annotations"])
-    assert evaluate(records)["AP"] == pytest.approx(100)
-    findings = check(folder)
-    assert len(findings) == 3
-    assert all("warning: " in text and "without masks its box is" in text for text in findings)
+def test_areas_that_are_given_stay_where_a_copy_is_completed(coco_set):
+    def change(content):
+        content["annotations"][0]["area"] = 5000  # a large object, whatever its box
+        del content["annotations"][1]["area"]
+        content["annotations"][2]["own"] = "kept"
+        content["info"] = {"year": 2026}
 
-
-def test_broken_polygons_are_left_out_beside_sound_ones(folder):
-    content = changed(lambda content: None)
-    triangle = [1, 1, 9, 1, 9, 9]
-    content["annotations"][0]["segmentation"] = [[1, 1], triangle, [[1, 2]] * 6]
-    content["annotations"][1]["segmentation"] = [triangle]
-    records = register(folder, json.dumps(content).encode())
-    assert [entry.get("segmentation") for entry in records[0]["annotations"]] == [[triangle]] * 2
-    finding = check(folder)[0]
-    assert "annotation 1 has a polygon that can't be used, and is left out" in finding
-
-
-def test_a_run_keeps_its_copy_and_writes_it_anew(folder):
-    (folder / "set.json").write_text(json.dumps(changed(lose_keys)))
-    entry = ["own", str(folder / "set.json"), str(folder / "images")]
-    copy = folder / "run/annotations/own.json"
+    coco_set.change(change)
+    run = coco_set.folder / "run"
+    copy = run / "annotations/own.json"
     copy.parent.mkdir(parents=True)
     copy.write_text("an older one")
-    register_coco_format([entry], output_dir=str(folder / "run"))
-    assert MetadataCatalog.get("own").json_file == str(copy)
-    written = json.loads(copy.read_text())["annotations"]
-    assert [entry["iscrowd"] for entry in written] == [0] * 3
-    assert list(copy.parent.iterdir()) == [copy]
+    assert len(coco_set.register(evaluated=(), output_dir=str(run))) == 2
+    assert copy.read_text() == "an older one"  # a training needs none
+    DatasetCatalog.remove("own"), MetadataCatalog.remove("own")
+    coco_set.register(evaluated=["own"], output_dir=str(run))
+    assert MetadataCatalog.get("own").json_file == str(copy) and len([*copy.parent.iterdir()]) == 1
+    written = json.loads(copy.read_text())
+    assert [entry["area"] for entry in written["annotations"]] == [5000, 100, 64]
+    assert written["annotations"][2]["own"] == "kept" and written["info"] == {"year": 2026}
+    [finding] = [f for f in coco_set.findings() if "no area" in str(f)]
+    assert "1 of its entries have no area" in str(finding) and "id 2" in str(finding)
 
 
-def test_copies_are_removed_in_the_end(folder):
-    (folder / "set.json").write_text(json.dumps(changed(lose_keys)))
+def test_without_a_run_copies_are_removed_in_the_end(coco_set):
+    coco_set.change(every("annotations", iscrowd=None))
     program = (
-        "from enl_detectron2.training.data.coco_file import *;"
-        f"print(file_for_detectron2(read_coco({str(folder / 'set.json')!r})))"
+        "from enl_detectron2.training.data import register_coco_format as register;"
+        f"register([['own', {str(coco_set.file)!r}, {str(coco_set.images)!r}]]);"
+        "from detectron2.data import MetadataCatalog; print(MetadataCatalog.get('own').json_file)"
     )
     command = [sys.executable, "-W", "ignore", "-c", program]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    copy = Path(done.stdout.strip().splitlines()[-1])
-    assert copy.name == "set.json" and copy.parent != folder and not copy.exists()
+    copy = done.stdout.strip().splitlines()[-1]
+    assert copy != str(coco_set.file) and subprocess.call(["test", "-e", copy]) == 1
 
 
-def test_a_set_that_can_not_be_read_does_not_disturb_the_others(folder):
-    (folder / "broken.json").write_text("{")
-    register_coco_format([["broken", str(folder / "broken.json"), str(folder / "images")]])
-    assert len(register(folder, json.dumps(CONTENT).encode())) == 2
-    assert coco_format_of("broken") and coco_format_of("nobody's") is None
+def test_what_is_to_be_ignored_is_a_crowd(coco_set):
+    coco_set.change(lambda content: content["annotations"][1].update(ignore=True))
+    records = coco_set.register()
+    assert [entry["iscrowd"] for entry in records[0]["annotations"]] == [0, 1]
+    # Nothing is missed there, and nothing that is found there is wrong.
+    assert evaluate(records)["AP"] == pytest.approx(100)
+    records[0]["annotations"][1]["iscrowd"] = 0
+    assert evaluate(records)["AP"] == pytest.approx(100)
+    assert "1 of its entries are to be" in str(coco_set.findings()[0])
+
+
+RUN_LENGTHS = pycocotools.mask.frPyObjects([[4, 3, 12, 3, 12, 15, 4, 15]], 30, 40)[0]
+RUN_LENGTHS["counts"] = RUN_LENGTHS["counts"].decode()
 
 
 @pytest.mark.parametrize(
-    "data, said",
+    "mask, box",
     [
-        (b"[" * 100_000, "nested too deeply|no whole JSON"),
-        (b'{"images": [], "categories": [' + b"9" * 5000 + b"]}", "no whole JSON|list of objects"),
-        (b"\xff\xfe\xff", "no whole JSON"),
-        (b"", "no whole JSON"),
+        ([TRIANGLE, [2, 2, 20, 2, 20, 8.5]], [1, 1, 19, 8]),
+        (TRIANGLE, [1, 1, 8, 8]),  # some tools write the only polygon so
+        (RUN_LENGTHS, [4, 3, 8, 12]),
+        ({"size": [30, 40], "counts": [32, 5, 1163]}, [1, 2, 1, 5]),
     ],
 )
-def test_hostile_json_ends_in_a_sentence(folder, data, said):
-    (folder / "set.json").write_bytes(data)
-    with pytest.raises(ValueError, match=f"set.json is .*({said})") as error:
-        read_coco(folder / "set.json")
+def test_an_object_without_a_box_has_that_of_its_mask(coco_set, mask, box):
+    def change(content):
+        del content["annotations"][0]["area"], content["annotations"][0]["bbox"]
+        content["annotations"][0]["segmentation"] = mask
+
+    coco_set.change(change)
+    records = coco_set.register()
+    assert records[0]["annotations"][0]["bbox"] == box
+    assert evaluate(records)["AP"] == pytest.approx(100)
+    assert "have no box" in str(coco_set.findings()[0])
+
+
+@pytest.mark.parametrize(
+    "mask, fault",
+    [
+        ([[]], "has a polygon that isn't"),
+        ([[1, 1, 9, 9]], "has a polygon that isn't"),
+        ([[[1, 1], [9, 1], [9, 9]]], "has a polygon that isn't"),
+        ([[1, float("nan"), 9, 1, 9, 9]], "has a polygon that isn't"),
+        ("1,1,9,1,9,9", "is a str, not a list of polygons"),
+        ({"size": [40, 30], "counts": [1200]}, "is of an image of 30×40 pixels"),
+        ({"size": [30, 40], "counts": [1100]}, "has run lengths of 1100 pixels, not of 1200"),
+        ({"counts": [1200]}, "has no size"),
+    ],
+)
+def test_no_object_is_lost_for_a_mask_that_can_not_be_used(coco_set, mask, fault):
+    assert usable_segmentation(mask, (30, 40))[0] is None
+    coco_set.change(_mask(mask))
+    records = coco_set.register()
+    assert [len(record["annotations"]) for record in records] == [2, 1]
+    assert not any("segmentation" in e for r in records for e in r["annotations"])
+    assert evaluate(records)["AP"] == pytest.approx(100)
+    findings = [str(finding) for finding in coco_set.findings()]
+    assert len(findings) == 3
+    assert all(f"without masks its box is: its segmentation {fault}" in text for text in findings)
+    # Beside a sound polygon, the others are left out.
+    coco_set.change(_mask([[1, 1], TRIANGLE]))
+    DatasetCatalog.remove("own")
+    assert coco_set.register()[0]["annotations"][0]["segmentation"] == [TRIANGLE]
+
+
+def _mask(mask):
+    return lambda content: [entry.update(segmentation=mask) for entry in content["annotations"]]
+
+
+def test_keypoints_that_are_no_numbers_are_left_out(coco_set):
+    coco_set.change(lambda content: content["annotations"][0].update(keypoints=["1", "2", "2"]))
+    assert "keypoints" not in coco_set.register()[0]["annotations"][0]
+    assert "1 of its entries have keypoints that are no numbers" in str(coco_set.findings()[0])
+
+
+def test_a_file_is_found_by_another_spelling_of_its_name(coco_set):
+    names = {"ä.png": unicodedata.normalize("NFD", "ä") + ".PNG", "b.png": r"deep\b.png"}
+    (coco_set.images / "deep").mkdir()
+    (coco_set.images / "b.png").rename(coco_set.images / "deep/b.png")
+    coco_set.change(lambda c: [i.update(file_name=names[i["file_name"]]) for i in c["images"]])
+    records = coco_set.register()
+    found = [str(coco_set.images / name) for name in ("ä.png", "deep/b.png")]
+    assert [record["file_name"] for record in records] == found
+    [finding] = coco_set.findings()
+    assert "2 of its entries have a file_name that is spelled otherwise" in str(finding)
+    # Not if there are two of them, nor one in another folder: that could be another photograph.
+    (coco_set.images / "ä.PNg").write_bytes(b"")
+    coco_set.change(lambda content: content["images"][0].update(file_name="ä.PNG"))
+    one, two = [str(finding) for finding in coco_set.findings()]
+    assert f"image 7 has a file that is missing: ä.PNG in {coco_set.images}; the nearest" in one
+    assert "image 9 has a file that is missing: b.png" in two and "is deep/b.png" in two
+
+
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_relative_paths(coco_set, monkeypatch, tmp_path_factory, by_variable):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere if by_variable else coco_set.folder)
+    # A folder of data sets that lacks this one doesn't hide the working directory.
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(coco_set.folder if by_variable else elsewhere))
+    register_coco_format([["own", "set.json", "images"]])
+    assert MetadataCatalog.get("own").json_file == str(coco_set.file)
+    register_coco_format([["own", "set.json", "images"]])  # the same again
+    for file, folder, said in (
+        ("no.json", "images", "annotation file no.json in .*"),
+        ("set.json", "none", "image folder none in .*"),
+    ):
+        with pytest.raises(FileNotFoundError, match=f"'two' has no {said}{coco_set.folder}"):
+            register_coco_format([["two", file, folder]])
+    assert "two" not in DatasetCatalog.list()
+    (coco_set.folder / "other.json").write_text(coco_set.file.read_text())
+    with pytest.raises(ValueError, match="'own' stands for .*set.json already"):
+        register_coco_format([["own", "other.json", "images"]])
+    with pytest.raises(ValueError, match="takes .name, annotation file, image folder."):
+        register_coco_format([["own", "set.json", 3]])
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ('{"images": [', "is no whole JSON file, perhaps it was cut off"),
+        ("", "is no whole JSON file"),
+        ("[1, 2]", "is not in COCO format: .* not a list"),
+        ('{"images": []}', "'categories' must be a list of objects, but it isn't there"),
+        ('{"images": [3], "categories": []}', "'images' must be a list of objects, but it isn't$"),
+    ],
+)
+def test_another_file_gets_one_sentence(coco_set, text, said):
+    coco_set.file.write_text(text)
+    with pytest.raises(ValueError, match=f"set.json .*{said}") as error:
+        read_coco(coco_set.file)
     assert "\n" not in str(error.value)
-
-
-def test_what_is_in_no_list_is_copied_too(folder):
-    content = changed(lose_keys) | {"info": {"year": 2026}, "licenses": [{"id": 1}]}
-    (folder / "set.json").write_text(json.dumps(content))
-    copied = json.loads(file_for_detectron2(read_coco(folder / "set.json")).read_text())
-    assert copied["info"] == content["info"] and copied["licenses"] == content["licenses"]
-    del content["annotations"]
-    (folder / "set.json").write_text(
-        json.dumps(content | {"images": changed(every("images", width=float))["images"]})
-    )
-    copied = json.loads(file_for_detectron2(read_coco(folder / "set.json")).read_text())
-    assert "annotations" not in copied  # so that detectron2 doesn't evaluate
+    # It doesn't disturb what is registered beside it, until it is used.
+    with pytest.raises(ValueError, match=f"DATASETS.COCO_FORMAT: 'own': .*{said}"):
+        coco_set.register()

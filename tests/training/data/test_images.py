@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from enl_detectron2.training.config import get_training_cfg
-from enl_detectron2.training.data.images import check_deep_images, deep_images_of, read_image
+from enl_detectron2.training.data.images import deep_images_of, read_image
 from enl_detectron2.training.data.loader import CheckedMapper
-from enl_detectron2.utils.errors import BadImage, ConfigError
+from enl_detectron2.utils.errors import BadImage
 
 RAMP = np.linspace(500, 4100, 12).reshape(3, 4)  # of a camera with 12 bits
 DEEP = {
@@ -116,6 +116,3 @@ def test_what_a_configuration_says():
     assert deep_images_of(lazy) == "refuse"
     lazy.train = {"deep_images": "rescale"}
     assert deep_images_of(lazy) == "rescale"
-    check_deep_images("train.deep_images", "rescale")
-    with pytest.raises(ConfigError, match="train.deep_images must be 'refuse' or 'rescale', got 1"):
-        check_deep_images("train.deep_images", 1)

@@ -1,4 +1,4 @@
-"""Whole detectors on a GPU that isn't there: nothing is left on the CPU or becomes another type."""
+"""Whole detectors on a simulated GPU: nothing is left on the CPU or becomes another type."""
 
 import copy
 import itertools
@@ -9,14 +9,14 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from made_up_gpu import OnGPU, made_up_gpu, trainable_device
 from nightly import a_few
+from simulated_gpu import OnGPU, simulated_gpu, trainable_device
 from tiny_training import photographs, slim_config
 
 from enl_detectron2.layers import ENLBlock
 from enl_detectron2.modeling import relation_blocks
 
-# The made-up GPU stands on inner parts of PyTorch; 2.5 crashes on it.
+# The simulated GPU stands on inner parts of PyTorch; 2.5 crashes on it.
 pytestmark = pytest.mark.skipif(torch.__version__ < (2, 14), reason="needs PyTorch 2.14")
 
 BLOCKS = ["ENLBlock", "NonLocalBlock", "Conv5x5Block"]
@@ -76,7 +76,7 @@ def test_losses_and_detections_are_the_cpus(slim_cfg, monkeypatch, architecture,
     model = built(cfg, "cpu")
     state = copy.deepcopy(model.state_dict())
     losses, detections = losses_of(model), detections_of(model)
-    with made_up_gpu(monkeypatch):
+    with simulated_gpu(monkeypatch):
         there = built(cfg, "cuda:0")
         there.load_state_dict(state)
         on_gpu, found = losses_of(there), detections_of(there)
@@ -95,7 +95,7 @@ def test_losses_and_detections_are_the_cpus(slim_cfg, monkeypatch, architecture,
 def test_under_autocast(slim_cfg, monkeypatch, architecture, block, dtype):
     cfg = configured(slim_cfg, architecture, block)
     types = {}
-    with made_up_gpu(monkeypatch, autocast=dtype):
+    with simulated_gpu(monkeypatch, autocast=dtype):
         model = built(cfg, "cuda:0")
         for name, module in model.backbone.named_modules():
             if isinstance(module, torch.nn.Conv2d):
@@ -111,20 +111,20 @@ def test_under_autocast(slim_cfg, monkeypatch, architecture, block, dtype):
 
 @pytest.fixture(scope="module")
 def elsewhere():
-    """A process of its own, which the made-up device stays in."""
+    """A process of its own, which the simulated device stays in."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, initializer=trainable_device) as pool:
         yield pool
 
 
 def gradients(architecture, block):
-    """Those of a training step's parameters, on the made-up device and on the CPU."""
+    """Those of a training step's parameters, on the simulated device and on the CPU."""
     cfg = configured(slim_config(), architecture, block)
     model = built(cfg, "cpu")
     state = copy.deepcopy(model.state_dict())
     expected = take_step(model)
-    with pytest.MonkeyPatch.context() as monkeypatch, made_up_gpu(monkeypatch):
-        there = built(cfg, "made_up:0")
+    with pytest.MonkeyPatch.context() as monkeypatch, simulated_gpu(monkeypatch):
+        there = built(cfg, "simulated:0")
         there.load_state_dict(state)
         return {name: each.values for name, each in take_step(there).items()}, expected
 
@@ -150,7 +150,7 @@ def test_what_is_left_on_the_cpu_is_found(slim_cfg, monkeypatch):
         def forward(self, x, extent=None):
             return super().forward(x, extent) + torch.ones(x.shape[1], 1, 1)
 
-    with made_up_gpu(monkeypatch):
+    with simulated_gpu(monkeypatch):
         block = Forgetful(8).to("cuda:0")
         with pytest.raises(RuntimeError, match=r"shape \(8, 1, 1\) is on the CPU"):
             block(torch.randn(1, 8, 6, 6, device="cuda:0"))

@@ -1,0 +1,195 @@
+"""The tables of the faint grid, and its picture: ENL's gain against how recognisable an object is.
+
+``write`` measures the runs whose detections are here, keeps what was measured of others, and
+writes results/faint_measures.json, results/faint.md and faint/gain.png.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from runner.bootstrap import draw as draws_of
+from runner.bootstrap import percentiles
+from runner.grid import Grid, Run, load_grid
+from runner.results import accepted, read_lines
+from runner.statistics import interval, with_interval
+from tabulate import tabulate
+from visdrone.measures import (
+    MEASURES,
+    PRIMARY,
+    detections,
+    draws_of_sequences,
+    ground_truth,
+    primary,
+    with_others,
+)
+
+from faint.degrade import LEVELS
+from faint.prepare import SETS, set_of
+
+FOLDER = Path(__file__).resolve().parents[1]
+RESULTS = FOLDER / "results"
+CLASSES = {"nuclei": (), "streets": PRIMARY}
+LIMITS = {"nuclei": 400, "streets": 500}  # detections a photograph, as the recipes have it
+ENL, WIDER = "+3ENL TD", "wider"
+MARKERS = {"digits": ("o", "#666666"), "nuclei": ("s", "#D55E00"), "streets": ("^", "#0072B2")}
+
+Values = dict[tuple[str, str], dict[int, dict[str, float]]]  # of a system and level, by seed
+Headroom = dict[tuple[str, str], dict[str, Any]]  # of a set and level
+
+
+def write() -> None:
+    grid = load_grid(FOLDER / "faint.yaml")
+    file = RESULTS / "faint_measures.json"
+    before = json.loads(file.read_text()) if file.exists() else {"runs": [], "differences": {}}
+    measured, samples = measure(grid)
+    runs = with_others(measured, before["runs"])
+    moved = before["differences"] | moved_by_photographs(grid, samples)
+    file.write_text(json.dumps({"runs": runs, "differences": moved}, indent=1) + "\n")
+    values: Values = {}
+    for line in runs:
+        run = line["run"]
+        values.setdefault((run["system"], run["data"]), {})[run["seed"]] = line
+    text = (RESULTS / "faint_headroom.jsonl").read_text()
+    lines = {(each["set"], each["level"]): each for each in map(json.loads, text.splitlines())}
+    page = (
+        "# faint\n\nWritten by `python experiments/report.py experiments/faint.yaml`; explained in"
+    )
+    page += " [its protocol](../faint/README.md).\n"
+    for name in SETS:
+        rows = [row(name, level, lines, values, moved) for level in LEVELS]
+        rows = [each for each in rows if each]
+        filled = [key for key in (rows[0] if rows else ()) if any(each[key] for each in rows)]
+        rows = [{key: each[key] for key in filled} for each in rows]
+        shown = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+        page += f"\n## {name.capitalize()}\n\n{shown}\n"
+    (RESULTS / "faint.md").write_text(page)
+    draw(gains(lines, values)).savefig(FOLDER / "faint" / "gain.png")
+    print(f"{RESULTS}/faint.md and faint/gain.png are written: {len(runs)} runs")
+
+
+def measure(grid: Grid) -> tuple[list[dict[str, Any]], dict[Run, dict[str, np.ndarray]]]:
+    """The measures of all runs that count and whose detections are here, and their resamples."""
+    measured, samples = [], {}
+    for line in accepted(grid)[0]:
+        run = Run(**line["run"])
+        if not detections(grid, run).exists():
+            continue
+        name = set_of(run.system)
+        truth = ground_truth(grid, run)
+        photographs = np.ones((1, len(truth.imgs)))
+        if name == "nuclei":
+            draws = np.concatenate([photographs, draws_of(len(truth.imgs))])
+        else:
+            draws = draws_of_sequences(truth)
+        found = truth.loadRes(str(detections(grid, run)))
+        of_run, samples[run] = primary(truth, found, draws, CLASSES[name], LIMITS[name])
+        measured.append({"run": asdict(run)} | of_run)
+    return measured, samples
+
+
+def moved_by_photographs(
+    grid: Grid, samples: dict[Run, dict[str, np.ndarray]]
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """For each system and level, the interval over test photographs of its mean difference."""
+    pairs: dict[str, list[tuple[Run, Run]]] = {}
+    for run in samples:
+        base = grid.baseline_of(run.system)
+        plain = base and Run(base, run.data, run.variant, run.seed)
+        if plain in samples:
+            pairs.setdefault(f"{run.system}, {run.data}", []).append((run, plain))
+    return {
+        key: {
+            metric: percentiles(
+                np.mean([samples[a][metric] - samples[b][metric] for a, b in of_key], axis=0)
+            )
+            for metric in MEASURES
+        }
+        for key, of_key in pairs.items()
+    }
+
+
+def paired(values: Values, name: str, level: str, system: str, metric: str) -> list[float]:
+    """A system's differences to the set's plain detector, seed by seed."""
+    ours, plain = (values.get((each, level), {}) for each in (f"{name} {system}", name))
+    return [ours[seed][metric] - plain[seed][metric] for seed in sorted(ours) if seed in plain]
+
+
+def recognised(line: dict[str, Any], kind: str) -> float:
+    """The accuracy of a headroom line, corrected for chance."""
+    return (float(np.mean(line[kind])) - line["chance"]) / (1 - line["chance"])
+
+
+def row(
+    name: str, level: str, headroom: Headroom, values: Values, moved: dict[str, dict[str, Any]]
+) -> dict[str, str]:
+    """One level of a set; empty if nothing is known of it."""
+    cells = {}
+    if line := headroom.get((SETS[name][0], level)):
+        single, oracle = (100 * float(np.mean(line[kind])) for kind in ("single", "oracle"))
+        cells = {
+            "one crop by itself": f"{single:.1f} %",
+            "corrected for chance": f"{recognised(line, 'single'):.2f}",
+            "headroom, points": f"{oracle - single:+.1f}",
+        }
+    if plain := values.get((name, level)):
+        cells["plain AP50"] = with_interval(line["AP50"] for line in plain.values())
+        cells["pairs"] = str(len(paired(values, name, level, ENL, "AP50")))
+    for system, metric in ((ENL, "AP50"), (ENL, "APs"), (WIDER, "AP50")):
+        if differences := paired(values, name, level, system, metric):
+            cells[f"{system}: {metric}"] = with_interval(differences, sign="+")
+            low, high = moved[f"{name} {system}, {level}"][metric]
+            if system == ENL:
+                cells[f"{metric}, photographs"] = f"{low:+.1f} to {high:+.1f}"
+    columns = ["one crop by itself", "corrected for chance", "headroom, points", "plain AP50"]
+    columns += ["pairs", f"{ENL}: AP50", "AP50, photographs", f"{ENL}: APs", "APs, photographs"]
+    columns += [f"{WIDER}: AP50"]
+    return {"level": level} | {key: cells.get(key, "") for key in columns} if cells else {}
+
+
+def gains(headroom: Headroom, values: Values) -> dict[str, list[tuple[float, str, list[float]]]]:
+    """For digits and each set: how recognisable, the level, AP50's differences by seed."""
+    digits = json.loads((RESULTS / "headroom.json").read_text())
+    lines = read_lines(RESULTS / "digits.jsonl")
+    of_digits: Values = {}
+    for line in lines:
+        run = line["run"]
+        if run["variant"] == "both" and run["system"] in ("baseline", ENL):
+            system = run["system"].replace("baseline", "digits").replace(ENL, f"digits {ENL}")
+            of_digits.setdefault((system, run["data"]), {})[run["seed"]] = line["metrics"]
+    found = {
+        "digits": [
+            ((row["single"] - 0.1) / 0.9, level, paired(of_digits, "digits", level, ENL, "AP50"))
+            for level, row in digits.items()
+        ]
+    }
+    for name, (stored, _) in SETS.items():
+        found[name] = [
+            (recognised(headroom[stored, level], "single"), level, differences)
+            for level in LEVELS
+            if (differences := paired(values, name, level, ENL, "AP50"))
+            and (stored, level) in headroom
+        ]
+    return found
+
+
+def draw(gains: dict[str, list[tuple[float, str, list[float]]]]) -> Figure:
+    """ENL's paired gain and its 95 % interval over seeds, against single-crop accuracy."""
+    figure = Figure(figsize=(6.4, 4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for name, points in gains.items():
+        marker, colour = MARKERS[name]
+        for place, (x, level, differences) in enumerate(points):
+            mean, half = interval(differences)
+            label = name if place == 0 else None
+            style = {"fmt": marker, "color": colour, "capsize": 4, "label": label}
+            axes.errorbar(x, mean, yerr=None if np.isnan(half) else half, **style)
+            axes.annotate(level, (x, mean), (6, 5), textcoords="offset points", color=colour)
+    axes.axhline(0, color="#666666", lw=0.8)
+    axes.set(xlim=(0, 1), xlabel="an object by itself: accuracy of one crop, corrected for chance")
+    axes.set_ylabel("AP50 with +3ENL TD, to plain FPN")
+    axes.legend()
+    return figure

@@ -1,0 +1,97 @@
+"""Photographs made fainter: what a sensor does, and the same whoever asks."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+
+def test_noise_follows_from_the_images_id_alone():
+    from faint.degrade import LEVELS, degrade
+
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    for level in LEVELS:
+        once = degrade(image, level, 7)
+        assert once.shape == image.shape and once.dtype == np.uint8
+        assert (once == degrade(image, level, 7)).all()
+        noisy = level in ("dim", "dark", "darker")
+        assert (once != degrade(image, level, 8)).any() == noisy
+    assert (degrade(image, "sharp", 7) == image).all()
+
+
+@pytest.mark.parametrize(("level", "photons"), [("dim", 64), ("dark", 16)])
+def test_light_is_counted_in_photons(level, photons):
+    """Mean and variance of the counted light are Poisson's and the read noise's."""
+    from faint.degrade import READ_NOISE, degrade, to_linear
+
+    grey = np.full((256, 256, 3), 188, dtype=np.uint8)  # half of white's light
+    light = to_linear(grey).mean()
+    assert light == pytest.approx(0.5, abs=0.005)
+    counted = to_linear(degrade(grey, level, 1)) * photons
+    assert counted.mean() == pytest.approx(light * photons, rel=0.01)
+    assert counted.var() == pytest.approx(light * photons + READ_NOISE**2, rel=0.05)
+
+
+def test_half_resolution_keeps_the_size_and_averages():
+    from faint.degrade import degrade
+
+    stripes = np.tile(np.array([0, 200], dtype=np.uint8)[None, :, None], (64, 32, 3))
+    half = degrade(stripes, "half", 1)
+    assert half.shape == stripes.shape and (half == 100).all()
+
+
+def test_a_written_set_is_the_photographs_of_its_level(tmp_path):
+    """Training and test photographs alike; the file says which pixels it is about."""
+    from faint.degrade import degrade, write_set
+
+    (tmp_path / "set").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "set" / "a.png"), pixels)
+    image = {"id": 5, "file_name": "a.png", "width": 30, "height": 20}
+    record = {"images": [image], "annotations": [], "categories": []}
+    (tmp_path / "set.json").write_text(json.dumps(record))
+    hashes = set()
+    for level in ("dark", "darker"):
+        write_set(tmp_path, "set", level, tmp_path / level)
+        [written] = json.loads((tmp_path / f"{level}.json").read_text())["images"]
+        found = cv2.imread(str(tmp_path / level / written["file_name"]))
+        assert (found == degrade(pixels, level, 5)).all()
+        hashes.add(written["sha256"])
+    assert len(hashes) == 2
+
+
+def test_plain_and_enl_start_from_the_same_weights_and_photographs(tmp_path):
+    from faint.prepare import options
+    from runner.grid import load_grid
+
+    grid = load_grid("experiments/faint.yaml", tmp_path)
+    runs = {run.system: run for run in grid.runs() if (run.data, run.seed) == ("darker", 2)}
+    assert len(runs) == 6
+    for name in ("nuclei", "streets"):
+        plain, enl, wider = (
+            options(runs[system], tmp_path)
+            for system in (name, f"{name} +3ENL TD", f"{name} wider")
+        )
+        assert plain == enl and plain["MODEL.WEIGHTS"].endswith(f"drawn_{name}_2.pth")
+        assert wider["MODEL.WEIGHTS"] != plain["MODEL.WEIGHTS"]
+        assert wider["DATASETS.COCO_FORMAT"] == plain["DATASETS.COCO_FORMAT"]
+        assert all("darker" in part for part in plain["DATASETS.COCO_FORMAT"][0])
+        block = grid.configuration(runs[f"{name} +3ENL TD"]).MODEL.ENL_FPN
+        assert block.ZERO_INIT_RESIDUAL and block.BLOCK_OPTIONS.init_std == 0.125
+
+
+def test_a_row_has_headroom_and_the_gain_paired_by_seed():
+    from faint.report import row
+
+    headroom = {("nuclei", "dark"): {"chance": 0.5, "single": [0.8, 0.9], "oracle": [0.9, 0.9]}}
+    values = {
+        (system, "dark"): {seed: {"AP50": times * seed, "APs": 1.0} for seed in (1, 2, 3)}
+        for system, times in (("nuclei", 10.0), ("nuclei +3ENL TD", 11.0))
+    }
+    moved = {"nuclei +3ENL TD, dark": {"AP50": (-1.0, 4.0), "APs": (0.0, 0.0)}}
+    found = row("nuclei", "dark", headroom, values, moved)
+    assert found["corrected for chance"] == "0.70" and found["headroom, points"] == "+5.0"
+    assert found["+3ENL TD: AP50"] == "+2.0 ± 2.5"  # 1, 2, 3
+    assert found["AP50, photographs"] == "-1.0 to +4.0" and found["wider: AP50"] == ""
+    assert row("nuclei", "half", headroom, values, moved) == {}
