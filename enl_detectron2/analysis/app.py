@@ -111,9 +111,8 @@ def build_page(detector: Detector, title: str, folder: str) -> gradio.Blocks:
                 file = gradio.File(label="Photograph", file_types=["image"], elem_id="file")
                 gradio.Examples([str(f) for f in sorted(PHOTOGRAPHS.glob("*.jpg"))], file)
                 score = gradio.Slider(LEAST, 1, SCORE, step=0.01, label="Score", elem_id="score")
-                tile = gradio.Slider(
-                    0, 2048, detector.tile, step=64, label="Tiles of … pixels; 0: none"
-                )
+                most = max(2048, detector.tile)
+                tile = gradio.Slider(0, most, detector.tile, step=64, label="Tile, pixels; 0: none")
                 counted = gradio.Textbox(label="Found", lines=2, elem_id="counted")
                 files = gradio.File(label="Results", interactive=False, elem_id="files")
             with gradio.Column(scale=3):
