@@ -28,7 +28,7 @@ from enl_detectron2.export import (
     trace,
     write_onnx,
 )
-from enl_detectron2.export.comparison import Agreement, _compare_detections
+from enl_detectron2.export.comparison import Agreement, _compare_detections, compare
 from enl_detectron2.export.graphs import detect
 from enl_detectron2.model_zoo import PHOTOGRAPHS
 from enl_detectron2.training.config import load_config
@@ -127,6 +127,26 @@ def test_a_shipped_detector_is_the_same_on_photographs_that_it_was_not_compared_
             _compare_detections(dict(zip(expected, found)), expected, agreement)
     assert agreement.detections > 1000
     assert agreement.matched == agreement.detections
+
+
+def test_detections_match_one_to_one_by_box_class_score_and_mask_in_any_order():
+    outputs = {
+        "pred_boxes": torch.tensor([[0.0, 0, 20, 20], [30, 30, 60, 60]]),
+        "pred_classes": torch.tensor([0, 1]),
+        "scores": torch.tensor([0.9, 0.8]),
+        "pred_masks": torch.ones(2, 1, 4, 4),
+    }
+    image = torch.zeros(3, 128, 160)
+    turned = {name: value.flip(0) for name, value in outputs.items()}
+    assert compare(lambda _: turned, [image], [outputs], raw=False).matched == 2
+    fewer = {name: value[:1] for name, value in outputs.items()}
+    more = {name: torch.cat([value, value[:1]]) for name, value in outputs.items()}
+    others = [outputs | {"pred_classes": torch.tensor([0, 0])}]
+    others += [outputs | {name: outputs[name] * 0.9} for name in ("pred_boxes", "scores")]
+    others += [outputs | {"pred_masks": torch.zeros(2, 1, 4, 4)}, fewer, more]
+    for other in others:
+        with pytest.raises(NotExportable, match=r"of \d detections at 128×160 [12] have no count"):
+            compare(lambda _, other=other: other, [image], [outputs], raw=False)
 
 
 class Constant(nn.Module):

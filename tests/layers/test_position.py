@@ -40,6 +40,10 @@ def test_dct_basis_has_orthonormal_columns_lowest_frequency_first(length, count)
     assert torch.allclose(basis.T @ basis, torch.eye(count, dtype=torch.float64), atol=1e-12)
     sign_changes = (basis[1:] * basis[:-1] < 0).sum(dim=0).tolist()
     assert sign_changes == list(range(count))
+    frequency, cell = torch.arange(count).double(), torch.arange(length).double()
+    scale = torch.where(frequency > 0, 2 / length, 1 / length).sqrt()  # the DCT-II
+    expected = scale * torch.cos(math.pi * (cell[:, None] + 0.5) * frequency / length)
+    assert torch.allclose(basis, expected, atol=1e-12)
     for wrong in (0, length + 1):
         with pytest.raises(ValueError, match=f"from 1 to length={length}, got {wrong}"):
             dct_basis(length, wrong)
