@@ -4,7 +4,11 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from detectron2.data.detection_utils import read_image
+from detectron2.engine import DefaultPredictor
+from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig
+from pycocotools.coco import COCO
 
 import enl_detectron2
 from enl_detectron2 import model_zoo
@@ -14,6 +18,7 @@ from enl_detectron2.training.config import load_config
 TRAINED = "trained/nuclei_enl_rcnn_lite0.yaml"
 PLAIN = "trained/nuclei_rcnn_lite0.yaml"
 CONFIGS = Path(__file__).parents[1] / "configs"
+PHOTOGRAPHS = CONFIGS.parent / "demo/photographs"
 
 
 def test_configurations_of_a_checkout_are_found():
@@ -60,6 +65,21 @@ def test_a_trained_model_is_what_the_checkpointer_loads(name):
     assert left["class_names"] == ["nucleus"] and float(left["results"]["AP"].split()[0]) > 50
     for key, value in model.state_dict().items():
         assert torch.equal(value, other.state_dict()[key]), key
+    # What PyTorch 2.5 reads too, without running anything.
+    content = torch.load(PathManager.get_local_path(weights), weights_only=True)
+    assert {value.dtype for value in content["model"].values()} <= {torch.float16, torch.int64}
+
+
+def test_detectron2s_own_predictor_takes_a_trained_model():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    cfg = model_zoo.get_config(TRAINED, trained=True)
+    cfg.MODEL.DEVICE = "cpu"
+    image = read_image(str(PHOTOGRAPHS / "fluorescence_small.jpg"), format="BGR")
+    found = DefaultPredictor(cfg)(image)["instances"]
+    annotated = COCO(PHOTOGRAPHS / "nuclei.json")
+    [number] = [i for i, one in annotated.imgs.items() if "fluorescence_small" in one["file_name"]]
+    there = len(annotated.getAnnIds(number))
+    assert 0.5 * there < int((found.scores >= 0.5).sum()) < 2 * there
 
 
 def test_a_command_takes_a_name_of_the_zoo_for_a_file():

@@ -43,12 +43,14 @@ def new_parser(description: str) -> argparse.ArgumentParser:
     )
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--config-file``, ``--opts`` and ``--import``."""
+def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Adds ``--config-file``, which is needed if there is no default, ``--opts``, ``--import``."""
     parser.add_argument(
         "--config-file",
-        required=True,
-        help=".yaml or LazyConfig .py, or a name of the model zoo that has trained weights",
+        required=default is None,
+        default=default,
+        help=".yaml or LazyConfig .py, or a name of the model zoo that has trained weights"
+        + (" (default: %(default)s)" if default else ""),
     )
     parser.add_argument(
         "--opts",
