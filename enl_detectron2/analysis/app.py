@@ -4,7 +4,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gradio
@@ -13,12 +13,12 @@ from detectron2.structures import Instances
 
 from enl_detectron2.analysis.attention.figures import draw_attention
 from enl_detectron2.analysis.attention.maps import capture_attention
-from enl_detectron2.analysis.detections.batch import most_detections
 from enl_detectron2.analysis.detections.counts import COUNTS, DETECTIONS, Counts
 from enl_detectron2.analysis.detections.drawn import LEAST_DRAWN, draw_instances
-from enl_detectron2.analysis.detections.prediction import predict, predict_tiled
+from enl_detectron2.analysis.detections.prediction import predict
 from enl_detectron2.analysis.detector import Detector, naming
 from enl_detectron2.model_zoo import PHOTOGRAPHS
+from enl_detectron2.training.evaluation import Limit
 from enl_detectron2.utils.command_line import one_line
 
 SCORE = 0.5  # where the slider starts
@@ -62,17 +62,14 @@ def build_page(detector: Detector, title: str, folder: str) -> gradio.Blocks:
             return None
         with _told(file):
             image = detector.read_image(file, "BGR")
-            if tile:
-                found = predict_tiled(detector, image, tile, score_threshold=LEAST)
-            else:
-                found = predict(detector, image, score_threshold=LEAST)
+            found = predict(replace(detector, tile=tile), image, score_threshold=LEAST)
         return Looked(file, image, found, bool(tile))
 
     def show(looked: Looked | None, score: float):
         if looked is None:
             return None, "", None
         found = looked.above(score)
-        if not looked.tiled and len(found) == (limit := most_detections(detector.model)):
+        if not looked.tiled and len(found) == (limit := Limit(detector.model).number):
             gradio.Warning(f"{limit} objects are the most that the model gives: try tiles")
         counts, results = Counts(detector), tempfile.mkdtemp(dir=folder)
         counts.add(looked.file, found)

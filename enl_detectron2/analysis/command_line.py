@@ -43,12 +43,14 @@ def new_parser(description: str) -> argparse.ArgumentParser:
     )
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--config-file``, ``--opts`` and ``--import``."""
+def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Adds ``--config-file``, required unless it has a default, ``--opts`` and ``--import``."""
+    text = ".yaml or LazyConfig .py, or a name of the model zoo that has trained weights"
     parser.add_argument(
         "--config-file",
-        required=True,
-        help=".yaml or LazyConfig .py, or a name of the model zoo that has trained weights",
+        required=default is None,
+        default=default,
+        help=f"{text} (default: {default})" if default else text,
     )
     parser.add_argument(
         "--opts",

@@ -13,20 +13,11 @@ import signal
 import tempfile
 from pathlib import Path
 
-from enl_detectron2.analysis.command_line import load_named_config
-from enl_detectron2.utils.imports import add_import_option
+from enl_detectron2.analysis import command_line
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config-file",
-        default="trained/nuclei_enl_rcnn_lite0.yaml",
-        help=".yaml, LazyConfig .py, or a name of the model zoo that has trained weights "
-        "(default: %(default)s)",
-    )
+    parser = command_line.new_parser(__doc__)
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -34,10 +25,7 @@ def parse_args() -> argparse.Namespace:
         "(default: %(default)s)",
     )
     parser.add_argument("--port", type=int, help="(default: the first free one from 7860)")
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], help="overrides of the configuration"
-    )
-    add_import_option(parser)
+    command_line.add_config(parser, default="trained/nuclei_enl_rcnn_lite0.yaml")
     return parser.parse_args()
 
 
@@ -52,8 +40,9 @@ def main() -> None:
 
         from enl_detectron2.analysis.app import build_page
         from enl_detectron2.analysis.detector import load_detector
+        from enl_detectron2.training.config import load_config
 
-        detector = load_detector(load_named_config(args.config_file, args.opts))
+        detector = load_detector(load_config(args.config_file, args.opts))
         page = build_page(detector, f"Detections by {Path(args.config_file).stem}", folder)
         _, address, _ = page.launch(
             server_name=args.host,
