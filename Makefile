@@ -47,7 +47,7 @@ test-core: ## the plug-in's tests, in under a minute: layers, modeling, model zo
 	$(SETUP) test
 	$(PYTEST) -n 2 tests/layers tests/modeling tests/test_model_zoo.py
 
-nightly: ## the slow tests: trainings, kills, exports of every kind, the notebook, the page, set-up, wheel
+nightly: ## all slow tests: each configuration, kills, exports of each kind, the notebook, the page, memory, set-up
 	$(SETUP) test
 	@$(GRADIO) || echo "gradio can't be fetched: the page of enl app isn't tested"
 	$(PYTEST) -n 2 -m slow --timeout 3600
@@ -56,9 +56,9 @@ test-gpu: ## the numerical tests on a GPU, and whole detectors
 	$(SETUP) test
 	$(PY) -m pytest -m gpu
 
-test-soak: ## thousands of steps and inferences, watching memory
+test-soak: ## of the slow tests, thousands of steps and inferences, printing memory
 	$(SETUP) test
-	$(PYTEST) -m soak -s --timeout 3600 tests/test_soak.py
+	$(PYTEST) -m slow -s --timeout 3600 tests/test_soak.py
 
 # Operators that only a compiled detectron2 has are tested here, beside all else.
 test-official: ## all tests beside your checkout of detectron2, compiled, and its own with ENL_FPN (DETECTRON2=/path)

@@ -10,7 +10,9 @@ Takes some minutes on one core; results/tiles.md says what came out.
 """
 
 import argparse
+import contextlib
 import importlib.util
+import io
 import json
 import math
 import tempfile
@@ -184,7 +186,8 @@ def measured(truth: COCO, detections: list[Row]) -> Row:
 
 
 def accumulated(evaluation: Any) -> Row:
-    evaluation.accumulate()
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
     return evaluation.eval
 
 

@@ -56,8 +56,8 @@ it and `add_enl_config(cfg)`, the `config.yaml` that a run has written loads in 
 {training}
 
 A LazyConfig has `optimizer`, which is any of PyTorch's, `train.ddp.find_unused_parameters`,
-`dataloader.coco_format`, `train.on_bad_image` and `train.deep_images` for these. `train.seed` is
-`SEED` in YAML.
+`dataloader.coco_format`, `train.on_bad_image`, `train.deep_images` and `train.tile` for these.
+`train.seed` is `SEED` in YAML.
 """
 
 

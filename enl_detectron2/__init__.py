@@ -5,15 +5,9 @@ package that it needs is not installed, ``enl_detectron2.layers`` can be used al
 blocks are plain PyTorch.
 """
 
-import os
-import sys
-
-_words = getattr(sys, "argv", [""])
 try:
-    # The command that prints its help needs nothing of what takes seconds to import.
-    if os.path.basename(_words[0]) not in ("enl", "-m") or {"-h", "--help"}.isdisjoint(_words):
-        from . import model_zoo
-        from .config import add_enl_config, add_training_config
+    from . import model_zoo
+    from .config import add_enl_config, add_training_config
 except ModuleNotFoundError as error:
     if (error.name or "").startswith(__name__):
         raise

@@ -4,7 +4,12 @@ import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from detectron2.data.detection_utils import read_image
+from detectron2.engine import DefaultPredictor
+from detectron2.utils.file_io import PathManager
+from nightly import a_few
 from omegaconf import DictConfig
+from pycocotools.coco import COCO
 
 import enl_detectron2
 from enl_detectron2 import model_zoo
@@ -49,7 +54,7 @@ def test_trained_weights_are_named_as_a_configuration_does():
             model_zoo.get(name, trained=True)
 
 
-@pytest.mark.parametrize("name", [TRAINED, PLAIN])
+@pytest.mark.parametrize("name", a_few([TRAINED, PLAIN], 2))
 def test_a_trained_model_is_what_the_checkpointer_loads(name):
     pytest.importorskip("efficientnet_lite_pytorch")
     model = model_zoo.get(name, trained=True, device="cpu")
@@ -60,6 +65,21 @@ def test_a_trained_model_is_what_the_checkpointer_loads(name):
     assert left["class_names"] == ["nucleus"] and float(left["results"]["AP"].split()[0]) > 50
     for key, value in model.state_dict().items():
         assert torch.equal(value, other.state_dict()[key]), key
+    # What PyTorch 2.5 reads too, without running anything.
+    content = torch.load(PathManager.get_local_path(weights), weights_only=True)
+    assert {value.dtype for value in content["model"].values()} <= {torch.float16, torch.int64}
+
+
+def test_detectron2s_own_predictor_takes_a_trained_model():
+    pytest.importorskip("efficientnet_lite_pytorch")
+    cfg = model_zoo.get_config(TRAINED, trained=True)
+    cfg.MODEL.DEVICE = "cpu"
+    image = read_image(str(model_zoo.PHOTOGRAPHS / "fluorescence_small.jpg"), format="BGR")
+    found = DefaultPredictor(cfg)(image)["instances"]
+    annotated = COCO(model_zoo.PHOTOGRAPHS / "nuclei.json")
+    [number] = [i for i, one in annotated.imgs.items() if "fluorescence_small" in one["file_name"]]
+    there = len(annotated.getAnnIds(number))
+    assert 0.5 * there < int((found.scores >= 0.5).sum()) < 2 * there
 
 
 def test_a_command_takes_a_name_of_the_zoo_for_a_file():

@@ -16,6 +16,9 @@ from enl_detectron2.tiling import TiledDetector
 
 from .data.images import read_image
 
+# For COCO's evaluator: tiles together give more detections than a model's limit, and all count.
+MOST_IN_TILES = 100_000
+
 logger = logging.getLogger(__name__)
 
 

@@ -27,7 +27,7 @@ from .common import (
 from .config import load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
-from .evaluation import evaluated, tile_of
+from .evaluation import MOST_IN_TILES, evaluated, tile_of
 from .weights import warn_if_frozen_though_random
 
 # Of detections in an image: R-CNN's and the one-stage detectors'.
@@ -158,10 +158,12 @@ def _test(cfg: DictConfig, model: nn.Module) -> dict[str, Any] | None:
 
 def evaluator_config(cfg: DictConfig) -> Any:
     """The evaluator's configuration; COCO's own has the model's limit of detections if that is
-    above COCO's and it has none, as from YAML."""
+    above COCO's and it has none, as from YAML; in tiles there is no limit."""
     evaluator = copy.deepcopy(cfg.dataloader.evaluator)
     limits = (OmegaConf.select(cfg, key) for key in LIMITS)
     limit = max((limit for limit in limits if isinstance(limit, int)), default=0)
+    if tile_of(cfg) > 0:
+        limit = MOST_IN_TILES
     kind = OmegaConf.select(evaluator, "_target_")
     is_coco = kind is COCOEvaluator or str(kind).endswith("COCOEvaluator")
     if is_coco and limit > COCO_MAX_DETECTIONS and evaluator.get("max_dets_per_image") is None:

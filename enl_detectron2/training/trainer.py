@@ -56,7 +56,7 @@ from .config import drop_other_options, load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
 from .data.loader import CheckedMapper
-from .evaluation import evaluated, tile_of
+from .evaluation import MOST_IN_TILES, evaluated, tile_of
 from .weights import warn_if_frozen_though_random
 
 
@@ -157,6 +157,7 @@ class Trainer(DefaultTrainer):
 
         COCO's 100 detections an image would cut the recall on images with more objects, so
         ``TEST.DETECTIONS_PER_IMAGE`` raises the limit of its evaluator; below 100 it stays COCO's.
+        In tiles all detections count.
         With several sets to test on, each has a folder of its own within ``inference``.
 
         Raises:
@@ -168,12 +169,13 @@ class Trainer(DefaultTrainer):
             folder = os.path.join(folder, quote(dataset_name, safe=" "))
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
         evaluators: list[DatasetEvaluator] = []
+        most = MOST_IN_TILES if tile_of(cfg) > 0 else cfg.TEST.DETECTIONS_PER_IMAGE
         if kind in ("coco", "coco_panoptic_seg"):
             evaluators.append(
                 COCOEvaluator(
                     dataset_name,
                     output_dir=folder,
-                    max_dets_per_image=max(COCO_MAX_DETECTIONS, cfg.TEST.DETECTIONS_PER_IMAGE),
+                    max_dets_per_image=max(COCO_MAX_DETECTIONS, most),
                     kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
                 )
             )

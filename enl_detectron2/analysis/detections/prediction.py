@@ -34,7 +34,7 @@ def predict(detector: Detector, image: np.ndarray, *, score_threshold: float) ->
     pixels = convert_PIL_to_numpy(colours, detector.mapper.image_format)
     if detector.tile > 0:
         pixels = pixels.reshape(*pixels.shape[:2], -1)  # grey has no third dimension
-        record = {"image": torch.as_tensor(pixels.transpose(2, 0, 1))}
+        record = {"image": torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))}
     else:
         record = detector.record(pixels)
     model = in_tiles(detector.model, detector.tile, detector.mapper, detector.deep_images)

@@ -35,6 +35,9 @@ def read_image(
         BadImage: (a ValueError) whatever is wrong with the file; one sentence, which names it.
     """
     try:
+        path = Path(file)
+        if path.exists() and not path.is_file():  # a pipe would be waited for, without an end
+            raise ValueError("it is not a regular file")
         image = rescaled(file, deep_images)
         if image is None:
             return detection_utils.read_image(str(file), format=format)

@@ -1,5 +1,7 @@
 """Images that are read the same way everywhere: damaged, deep, turned, and plain."""
 
+import os
+
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
@@ -84,7 +86,8 @@ def test_everything_that_is_wrong_with_a_file_is_one_sentence(tmp_path, monkeypa
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "folder.png").mkdir()
-    names = ["cut.png", "empty.png", "text.png", "folder.png", "nowhere.png"]
+    os.mkfifo(tmp_path / "pipe.png")
+    names = ["cut.png", "empty.png", "text.png", "folder.png", "nowhere.png", "pipe.png"]
     for name in names:
         with pytest.raises(BadImage, match=f"{name} can't be read: .+") as error:
             read_image(tmp_path / name, "RGB")
