@@ -15,6 +15,10 @@ endif
 # Two workers with a pool of threads each would only get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(OPTIONAL) $(PY) -m pytest
 
+# Its packages go into a folder of their own, as gradio wants another Pillow than the lock's.
+GRADIO := test -f .venv-app/stamp || { $(PY) -m pip install --quiet --no-deps --upgrade --target .venv-app \
+	--requirement requirements/app.txt && touch .venv-app/stamp; }
+
 .PHONY: help demo look app test test-core nightly test-gpu test-soak test-official test-browser optional lint clean
 
 help: ## this list
@@ -30,11 +34,9 @@ look: ## find cell nuclei on six photographs with the trained detector, and see 
 	$(SETUP) demo
 	$(PY) -W ignore demo/look.py
 
-# Its packages go into a folder of their own, as gradio wants another Pillow than the lock's.
 app: ## a page in the browser to drop photographs on (fetches gradio, 235 MB of disk)
 	$(SETUP) demo
-	@test -f .venv-app/stamp || { $(PY) -m pip install --quiet --no-deps --target .venv-app --upgrade \
-		--requirement requirements/app.txt && touch .venv-app/stamp; }
+	@$(GRADIO)
 	PYTHONPATH=$(CURDIR)/.venv-app:$(CURDIR) $(PY) -W ignore -m enl_detectron2 app
 
 test: lint ## lint, then all tests but the slow ones; with a GPU also those of it
@@ -45,17 +47,18 @@ test-core: ## the plug-in's tests, in under a minute: layers, modeling, model zo
 	$(SETUP) test
 	$(PYTEST) -n 2 tests/layers tests/modeling tests/test_model_zoo.py
 
-nightly: ## the slow tests: trainings, kills, exports of every kind, fuzzing, set-up, wheel
+nightly: ## all slow tests: each configuration, kills, exports of each kind, the notebook, the page, memory, set-up
 	$(SETUP) test
+	@$(GRADIO) || echo "gradio can't be fetched: the page of enl app isn't tested"
 	$(PYTEST) -n 2 -m slow --timeout 3600
 
 test-gpu: ## the numerical tests on a GPU, and whole detectors
 	$(SETUP) test
 	$(PY) -m pytest -m gpu
 
-test-soak: ## thousands of steps and inferences, watching memory
+test-soak: ## of the slow tests, thousands of steps and inferences, printing memory
 	$(SETUP) test
-	$(PYTEST) -m soak -s --timeout 3600 tests/test_soak.py
+	$(PYTEST) -m slow -s --timeout 3600 tests/test_soak.py
 
 # Operators that only a compiled detectron2 has are tested here, beside all else.
 test-official: ## all tests beside your checkout of detectron2, compiled, and its own with ENL_FPN (DETECTRON2=/path)
@@ -71,8 +74,8 @@ test-browser: ## the attention explorer in a headless Chromium (CHROMIUM=/path/t
 	$(SETUP) test
 	CHROMIUM="$${CHROMIUM:-chromium}" $(PY) -m pytest tests/analysis/attention/test_explorer_browser.py
 
-# SAHI's OpenCV doesn't fit beside the one that is pinned, and peft's packages are many: a folder of its own.
-optional: ## fetch SAHI and peft (200 MB of disk), so that `make test` skips no test for want of them
+# SAHI's OpenCV doesn't fit beside the one that is pinned, and the packages of peft and nbclient are many: a folder of its own.
+optional: ## fetch SAHI, peft and nbclient (300 MB of disk), so that `make test` skips no test for want of them
 	$(SETUP) test
 	$(PY) -m pip install --quiet --no-deps --upgrade --target .venv-optional --requirement requirements/optional.txt \
 		--requirement examples/sahi/requirements.txt

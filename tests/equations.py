@@ -1,13 +1,16 @@
 """The blocks' equations as written in the papers, in float64, with every N×N matrix formed, and
 what it takes to hold a block against them.
 
-The equations are independent of the package on purpose: positions are enumerated, and matrices are
+The equations use nothing of the package on purpose: positions are enumerated, and matrices are
 filled entry by entry or by their textbook formula.
 """
 
 import math
 
+import pytest
 import torch
+
+from enl_detectron2.layers import ENLBlock, NonLocalBlock
 
 # A spread of what the blocks can be: every choice of every option, the papers' pairs among them.
 ENL_CASES = [
@@ -149,3 +152,10 @@ def non_local_affinity(
 def non_local(block, x, **options):
     """The non-local block with its affinity written out."""
     return residual_block(block, x, lambda *args: non_local_affinity(*args, **options))
+
+
+BLOCKS = [(ENLBlock, enl, options) for options in ENL_CASES]
+BLOCKS += [(NonLocalBlock, non_local, options) for options in NON_LOCAL_CASES]
+every_block = pytest.mark.parametrize(
+    "kind, equation, options", BLOCKS, ids=[case_name(options) for *_, options in BLOCKS]
+)

@@ -1,8 +1,7 @@
 """A simulated GPU: its tensors are on "cuda:0", compute on the CPU, and refuse what a GPU's refuse.
 
 So a tensor that was left on the CPU, or has another type under autocast, is found on any machine.
-On "cuda:0" there are forward passes only, as autograd's engine would ask the driver. Trainings have
-a device of a simulated kind, see :func:`trainable_device`, which has no autocast.
+There are forward passes only, as autograd's engine would ask the driver.
 """
 
 import contextlib
@@ -13,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
 
 GPU = torch.device("cuda", 0)
-OWN_KIND = "simulated"
 # A GPU's tensors take indices that are on the CPU.
 INDEXING = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_}
 MOVES = {torch.ops.aten.copy_, torch.ops.aten._to_copy}
@@ -22,17 +20,17 @@ SOFTMAX = {torch.ops.aten._softmax.default, torch.ops.aten._log_softmax.default}
 
 
 class OnGPU(torch.Tensor):
-    """A tensor of a simulated device; ``values`` is what it holds, on the CPU."""
+    """A tensor on "cuda:0"; ``values`` is what it holds, on the CPU."""
 
     @staticmethod
-    def __new__(cls, values, simulated):
+    def __new__(cls, values):
         # Autocast and the choice of kernels go by the keys, all else by what `compute` answers.
         return torch.Tensor._make_subclass(
-            cls, values.detach(), dispatch_device=True, device_for_backend_keys=simulated
+            cls, values.detach(), dispatch_device=True, device_for_backend_keys=GPU
         )
 
-    def __init__(self, values, simulated):
-        self.values, self.simulated = values, simulated
+    def __init__(self, values):
+        self.values = values
 
     def numpy(self):
         raise TypeError("a tensor on a GPU has no NumPy array")
@@ -53,7 +51,7 @@ class _Mode(TorchDispatchMode):
 def compute(function, args, kwargs):
     """A function's result, on the device where PyTorch has it."""
     if function is torch.ops.prim.device.default:
-        return args[0].simulated
+        return GPU
     tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)]
     there = [each for each in tensors if isinstance(each, OnGPU)]
     packet = function.overloadpacket
@@ -64,44 +62,31 @@ def compute(function, args, kwargs):
         if elsewhere:
             shape = tuple(elsewhere[0].shape)
             raise RuntimeError(f"{function}: a tensor of shape {shape} is on the CPU")
-    device = there[0].simulated if there else None  # of the result; None is the CPU
+    on_gpu = bool(there)  # whether the result is
     if packet is torch.ops.aten.copy_:
-        device = getattr(args[0], "simulated", None)
+        on_gpu = isinstance(args[0], OnGPU)
     elif kwargs.get("device") is not None:
-        kind = torch.device(kwargs["device"]).type
-        device = torch.device(kind, 0) if kind in (GPU.type, OWN_KIND) else None
+        on_gpu = torch.device(kwargs["device"]).type == GPU.type
         kwargs = kwargs | {"device": torch.device("cpu")}
     args, kwargs = tree_map_only(OnGPU, lambda each: each.values, (args, kwargs))
     if function in SOFTMAX and args[2]:
         args = (args[0].float(), args[1], False)
     result = function(*args, **kwargs)
-    if device is None:
+    if not on_gpu:
         return result
     itself = {id(each.values): each for each in there}  # what was changed in place
 
     def moved(each):
         if not isinstance(each, torch.Tensor):
             return each
-        return itself[id(each)] if id(each) in itself else OnGPU(each, device)
+        return itself[id(each)] if id(each) in itself else OnGPU(each)
 
     return tree_map(moved, result)
 
 
-def trainable_device():
-    """A simulated device on which autograd works, too; the process should do nothing else.
-
-    There is no other way to a device without C++ than this private function of PyTorch's. It can't
-    be taken back, and PyTorch 2.5 doesn't have it.
-    """
-    from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
-
-    _setup_privateuseone_for_python_backend(OWN_KIND)
-    return torch.device(OWN_KIND, 0)
-
-
 @contextlib.contextmanager
 def simulated_gpu(monkeypatch, autocast=None):
-    """While it is entered, simulated devices compute; ``autocast`` is a type, or None without."""
+    """While it is entered, "cuda:0" computes; ``autocast`` is a type, or None without."""
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)  # which looks for a driver
     with FakeTensorMode():  # from then on autograd takes a CUDA device for one without streams
         pass

@@ -4,15 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import LazyCall as L
 from detectron2.config import LazyConfig, instantiate
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import ResNet, build_model
-from detectron2.modeling.backbone.resnet import BottleneckBlock
+from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
-from nightly import a_few
 
 from enl_detectron2.training.config import get_training_cfg
 
@@ -24,7 +20,6 @@ LAZY_FILES = sorted(path for path in LAZY.rglob("*.py") if path.parent.name != "
 
 # Enough for every level of the pyramid to have a few positions.
 IMAGE_SIZE = (96, 128)
-CHANNELS = 16  # of the pyramid
 
 
 def relative(path):
@@ -50,64 +45,6 @@ def load_lazy(path):
         model.roi_heads.box_predictor.test_score_thresh = 0.0
     else:
         model.test_score_thresh = 0.0
-    return model
-
-
-def narrow_yaml(cfg):
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
-    cfg.MODEL.RESNETS.NUM_GROUPS = min(cfg.MODEL.RESNETS.NUM_GROUPS, 2)
-    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
-    cfg.MODEL.FPN.OUT_CHANNELS = CHANNELS
-    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 32
-    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = CHANNELS
-    return cfg
-
-
-def narrow_lazy(model):
-    """The same widths as narrow_yaml's; all else is left to the configuration."""
-    resnet = model.backbone.bottom_up.get("resnet", model.backbone.bottom_up)
-    resnet.stem.out_channels = 8
-    stages = resnet.stages
-    if "depth" in stages:
-        blocks = {50: [3, 4, 6, 3], 101: [3, 4, 23, 3]}[stages.depth]
-        groups, stride_in_1x1, norm = 1, stages.stride_in_1x1, stages.norm
-    else:
-        blocks = [stage.num_blocks for stage in stages]
-        groups = min(stages[0].get("num_groups", 1), 2)
-        stride_in_1x1, norm = stages[0].stride_in_1x1, stages[0].norm
-    resnet.stages = [
-        L(ResNet.make_stage)(
-            block_class=BottleneckBlock,
-            num_blocks=num_blocks,
-            stride_per_block=[1 if index == 0 else 2] + [1] * (num_blocks - 1),
-            in_channels=8 if index == 0 else 8 << index,
-            out_channels=16 << index,
-            bottleneck_channels=4 * groups << index,
-            num_groups=groups,
-            stride_in_1x1=stride_in_1x1,
-            norm=norm,
-        )
-        for index, num_blocks in enumerate(blocks)
-    ]
-    model.backbone.out_channels = CHANNELS
-    if "roi_heads" not in model:
-        model.backbone.top_block.in_channels = 128
-        model.head.input_shape = [ShapeSpec(channels=CHANNELS)] * 5
-        # RetinaNetHead's convolutions have the pyramid's width.
-        model.head.conv_dims = [CHANNELS] * 4
-        return model
-    model.proposal_generator.head.in_channels = CHANNELS
-    heads = model.roi_heads
-    heads.box_head.update(
-        input_shape=ShapeSpec(channels=CHANNELS, height=7, width=7), fc_dims=[32, 32]
-    )
-    heads.box_predictor.input_shape = ShapeSpec(channels=32)
-    if "mask_head" in heads:
-        heads.mask_head.update(
-            input_shape=ShapeSpec(channels=CHANNELS, width=14, height=14),
-            conv_dims=[CHANNELS] * 5,
-        )
     return model
 
 
@@ -165,19 +102,26 @@ def infer(model):
         return model.eval()(batch())[0]["instances"]
 
 
-@pytest.mark.parametrize("path", a_few(YAML_FILES, 8), ids=relative)
+def each(files):
+    """Those for a CPU, which are small, and nightly the others."""
+    small = [path for path in files if path.parent.name == "cpu"]
+    others = [pytest.param(path, marks=pytest.mark.slow) for path in files if path not in small]
+    return pytest.mark.parametrize("path", [*small, *others], ids=relative)
+
+
+@each(YAML_FILES)
 def test_yaml_trains_a_step_and_infers(path):
-    cfg = narrow_yaml(load_yaml(path))
+    cfg = load_yaml(path)
     model = tamed(build_model(cfg))
     assert len(infer(model).pred_boxes) > 0
     relation = train_one_step(model, build_optimizer(cfg, model))
     assert bool(relation) == any(name in path.name for name in ("enl_", "nl_", "conv5x5_"))
 
 
-@pytest.mark.parametrize("path", a_few(LAZY_FILES, 8), ids=relative)
+@each(LAZY_FILES)
 def test_lazy_is_the_same_model_as_yaml(path):
-    lazy = instantiate(narrow_lazy(load_lazy(path)))
-    yaml = tamed(build_model(narrow_yaml(load_yaml(yaml_of(path)))))
+    lazy = instantiate(load_lazy(path))
+    yaml = tamed(build_model(load_yaml(yaml_of(path))))
     assert list(lazy.state_dict()) == list(yaml.state_dict())
     lazy.load_state_dict(yaml.state_dict())
     trainable = {name for name, parameter in yaml.named_parameters() if parameter.requires_grad}
@@ -203,7 +147,7 @@ def test_lazy_has_the_same_shapes_at_full_width(path):
     assert {name: tuple(value.shape) for name, value in lazy.state_dict().items()} == shapes
 
 
-@pytest.mark.parametrize("path", a_few(LAZY_FILES, 4), ids=relative)
+@pytest.mark.parametrize("path", LAZY_FILES, ids=relative)
 def test_lazy_trains_as_yaml_does(path):
     cfg = load_yaml(yaml_of(path))
     lazy = LazyConfig.load(str(path))
@@ -238,20 +182,9 @@ def test_no_grey_passes_for_padding(folder):
         assert not all(float(value).is_integer() for value in cfg.MODEL.PIXEL_MEAN), path
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", YAML_FILES, ids=relative)
-def test_yaml_trains_a_step_and_infers_at_full_width(path):
-    cfg = load_yaml(path)
-    model = tamed(build_model(cfg))
-    assert len(infer(model).pred_boxes) > 0
-    train_one_step(model, build_optimizer(cfg, model))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", LAZY_FILES, ids=relative)
-def test_lazy_trains_a_step_and_infers_at_full_width(path):
+@each(LAZY_FILES)
+def test_lazy_trains_a_step(path):
     cfg = LazyConfig.load(str(path))
     model = tamed(instantiate(load_lazy(path)))
     cfg.optimizer.params.model = model
-    assert len(infer(model).pred_boxes) > 0
     train_one_step(model, instantiate(cfg.optimizer))

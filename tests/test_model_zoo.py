@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from detectron2.utils.file_io import PathManager
+from nightly import a_few
 from omegaconf import DictConfig
 from pycocotools.coco import COCO
 
@@ -53,7 +54,7 @@ def test_trained_weights_are_named_as_a_configuration_does():
             model_zoo.get(name, trained=True)
 
 
-@pytest.mark.parametrize("name", [TRAINED, PLAIN])
+@pytest.mark.parametrize("name", a_few([TRAINED, PLAIN], 2))
 def test_a_trained_model_is_what_the_checkpointer_loads(name):
     pytest.importorskip("efficientnet_lite_pytorch")
     model = model_zoo.get(name, trained=True, device="cpu")

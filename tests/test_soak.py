@@ -40,7 +40,7 @@ def detector(slim_cfg):
     return build_model(slim_cfg)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
 @pytest.mark.parametrize("what", ["training", "inference"])
 def test_memory_is_flat_at_changing_image_sizes(detector, what):

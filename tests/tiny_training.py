@@ -53,6 +53,11 @@ def slim_config():
     """Faster R-CNN R50 with ENL_FPN on the CPU, all of its widths reduced."""
     cfg = load_config(ROOT / "configs/cpu/Base-slim-RCNN-FPN.yaml")
     cfg.MODEL.BACKBONE.NAME = "ENL_FPN"
+    return make_slim(cfg)
+
+
+def make_slim(cfg):
+    """Reduces the widths of a ResNet with a pyramid."""
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 8
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 16
     cfg.MODEL.RESNETS.WIDTH_PER_GROUP = 4

@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 
 from enl_detectron2.analysis.attention.figures import draw_attention
 from enl_detectron2.analysis.attention.maps import capture_attention
+from enl_detectron2.analysis.detections.batch import large_images
 from enl_detectron2.analysis.detections.counts import COUNTS, DETECTIONS, Counts
 from enl_detectron2.analysis.detections.drawn import LEAST_DRAWN, draw_instances
 from enl_detectron2.analysis.detections.prediction import predict
@@ -33,6 +34,7 @@ class Looked:
     image: np.ndarray
     found: Instances
     tiled: bool
+    warning: str  # if the model, or in a tile, gave as much as it may
 
     def above(self, score: float) -> Instances:
         return self.found[self.found.scores >= score]
@@ -60,23 +62,29 @@ def build_page(detector: Detector, title: str, folder: str) -> gradio.Blocks:
     def look(file: str | None, tile: int) -> Looked | None:
         if file is None:
             return None
-        with _told(file):
+        with (
+            _told(file),
+            large_images() if tile else contextlib.nullcontext(),
+            Limit(detector.model, LEAST) as limit,
+        ):
             image = detector.read_image(file, "BGR")
             found = predict(replace(detector, tile=tile), image, score_threshold=LEAST)
-        return Looked(file, image, found, bool(tile))
+        limit.name(Path(file).name)
+        return Looked(file, image, found, tile > 0, limit.warning(tile) if limit.files else "")
 
     def show(looked: Looked | None, score: float):
         if looked is None:
             return None, "", None
         found = looked.above(score)
-        if not looked.tiled and len(found) == (limit := Limit(detector.model).number):
-            gradio.Warning(f"{limit} objects are the most that the model gives: try tiles")
         counts, results = Counts(detector), tempfile.mkdtemp(dir=folder)
         counts.add(looked.file, found)
         counts.write(results)
         drawing = draw_instances(looked.image, found, detector)[:, :, ::-1]
         files = [os.path.join(results, name) for name in (COUNTS, DETECTIONS)]
-        return drawing, counts.summary().splitlines()[0], files
+        said = counts.summary().splitlines()[:1]
+        if looked.tiled or len(found) == len(looked.found):  # not if the score leaves some out
+            said.append(looked.warning)
+        return drawing, "\n".join(said).strip(), files
 
     def attend(looked: Looked, score: float, event: gradio.SelectData):
         height, width = looked.image.shape[:2]
@@ -103,7 +111,8 @@ def build_page(detector: Detector, title: str, folder: str) -> gradio.Blocks:
                 file = gradio.File(label="Photograph", file_types=["image"], elem_id="file")
                 gradio.Examples([str(f) for f in sorted(PHOTOGRAPHS.glob("*.jpg"))], file)
                 score = gradio.Slider(LEAST, 1, SCORE, step=0.01, label="Score", elem_id="score")
-                tile = gradio.Slider(0, 2048, 0, step=64, label="Tiles of … pixels; 0: none")
+                most = max(2048, detector.tile)
+                tile = gradio.Slider(0, most, detector.tile, step=64, label="Tile, pixels; 0: none")
                 counted = gradio.Textbox(label="Found", lines=2, elem_id="counted")
                 files = gradio.File(label="Results", interactive=False, elem_id="files")
             with gradio.Column(scale=3):
@@ -116,6 +125,13 @@ def build_page(detector: Detector, title: str, folder: str) -> gradio.Blocks:
                 show, [looked, score], results, **one
             )
         file.change(lambda: None, None, attention)
-        score.release(show, [looked, score], results, **one)
+        score.change(  # by keys, too; while it moves only the last place counts
+            show,
+            [looked, score],
+            results,
+            trigger_mode="always_last",
+            show_progress="hidden",
+            **one,
+        )
         drawing.select(attend, [looked, score], attention, **one)
     return page

@@ -44,13 +44,13 @@ def new_parser(description: str) -> argparse.ArgumentParser:
 
 
 def add_config(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """Adds ``--config-file``, required unless it has a default, ``--opts`` and ``--import``."""
-    text = ".yaml or LazyConfig .py, or a name of the model zoo that has trained weights"
+    """Adds ``--config-file``, which is needed if there is no default, ``--opts``, ``--import``."""
     parser.add_argument(
         "--config-file",
         required=default is None,
         default=default,
-        help=f"{text} (default: {default})" if default else text,
+        help=".yaml or LazyConfig .py, or a name of the model zoo that has trained weights"
+        + (" (default: %(default)s)" if default else ""),
     )
     parser.add_argument(
         "--opts",

@@ -66,8 +66,7 @@ def compare(
         except Difference as difference:
             raise NotExportable(f"at {size_name(image)} {difference}") from difference
         except RuntimeError as error:  # which a graph raises that fits no other size
-            said = str(error).strip().splitlines() or [""]
-            raise NotExportable(f"at {size_name(image)} it can't be run: {said[-1]}") from error
+            raise NotExportable(f"at {size_name(image)} it can't be run: {error}") from error
     if agreement.detections - agreement.matched > LOST * agreement.detections:
         raise NotExportable(
             f"of {agreement.detections} detections at {', '.join(map(size_name, images))} "

@@ -13,6 +13,7 @@ import json
 import os
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -167,26 +168,33 @@ def accuracy(model: Classifier, photographs: list[Photograph]) -> float:
     return torch.cat(right).float().mean().item()
 
 
-def measure(folder: Path, name: str, level: str) -> dict[str, object]:
+def measure(folder: Path, name: str, level: str) -> dict[str, Any]:
     """One line of results: accuracies of each seed, and the most frequent class's share."""
     sets = [read_crops(folder, f"{name}_{split}", level) for split in ("train", "val")]
     classes = 1 + max(int(labels.max()) for photographs in sets for _, labels, _ in photographs)
     tested = torch.cat([labels for _, labels, _ in sets[1]])
-    line: dict[str, object] = {"set": name, "level": level, "crops": len(tested)}
+    line: dict[str, Any] = {"set": name, "level": level, "crops": len(tested)}
     line["chance"] = tested.bincount().max().item() / len(tested)
     for kind, others in (("single", False), ("oracle", True)):
-        models = [train(sets[0], classes, others, seed) for seed in SEEDS]
-        line[kind] = [accuracy(model, sets[1]) for model in models]
+        line[kind] = []
+        for seed in SEEDS:
+            line[kind].append(accuracy(train(sets[0], classes, others, seed), sets[1]))
+            print(f"{name}, {level}: {kind}, seed {seed}: {line[kind][-1]:.4f}", flush=True)
     return line
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Single crops against an oracle, level by level.")
-    parser.add_argument("set", help="nuclei or visdrone, of $DETECTRON2_DATASETS")
+    parser.add_argument(
+        "set",
+        help="SET_train.json, SET_train/ and the same for SET_val are in $DETECTRON2_DATASETS",
+    )
     parser.add_argument("levels", nargs="*", default=list(LEVELS))
+    parser.add_argument("--output", type=Path, default=RESULTS, help="a line for each level")
     args = parser.parse_args()
     folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    known = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    text = args.output.read_text() if args.output.exists() else ""
+    known = [json.loads(line) for line in text.splitlines()]
     measured = {(line["set"], line["level"]) for line in known}
     for level in args.levels:
         if (args.set, level) in measured:
@@ -194,7 +202,7 @@ def main() -> None:
             continue
         line = json.dumps(measure(folder, args.set, level))
         print(line, flush=True)
-        with RESULTS.open("a") as file:
+        with args.output.open("a") as file:
             file.write(line + "\n")
 
 

@@ -93,8 +93,9 @@ def measure(grid: Grid) -> tuple[list[dict[str, Any]], dict[Run, dict[str, np.nd
 
 def moved_by_photographs(
     grid: Grid, samples: dict[Run, dict[str, np.ndarray]]
-) -> dict[str, dict[str, tuple[float, float]]]:
-    """For each system and level, the interval over test photographs of its mean difference."""
+) -> dict[str, dict[str, Any]]:
+    """For each system and level, the interval over test photographs of its mean difference, and
+    the seeds that it is of."""
     pairs: dict[str, list[tuple[Run, Run]]] = {}
     for run in samples:
         base = grid.baseline_of(run.system)
@@ -102,7 +103,8 @@ def moved_by_photographs(
         if plain in samples:
             pairs.setdefault(f"{run.system}, {run.data}", []).append((run, plain))
     return {
-        key: {
+        key: {"seeds": sorted(run.seed for run, _ in of_key)}
+        | {
             metric: percentiles(
                 np.mean([samples[a][metric] - samples[b][metric] for a, b in of_key], axis=0)
             )
@@ -141,8 +143,10 @@ def row(
     for system, metric in ((ENL, "AP50"), (ENL, "APs"), (WIDER, "AP50")):
         if differences := paired(values, name, level, system, metric):
             cells[f"{system}: {metric}"] = with_interval(differences, sign="+")
-            low, high = moved[f"{name} {system}, {level}"][metric]
-            if system == ENL:
+            of_photographs = moved.get(f"{name} {system}, {level}", {})
+            # Where detections of some runs are gone, the interval is of fewer pairs.
+            if system == ENL and len(of_photographs.get("seeds", ())) == len(differences):
+                low, high = of_photographs[metric]
                 cells[f"{metric}, photographs"] = f"{low:+.1f} to {high:+.1f}"
     columns = ["one crop by itself", "corrected for chance", "headroom, points", "plain AP50"]
     columns += ["pairs", f"{ENL}: AP50", "AP50, photographs", f"{ENL}: APs", "APs, photographs"]

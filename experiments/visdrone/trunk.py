@@ -12,11 +12,12 @@ looks for it.
 import argparse
 from collections.abc import Mapping
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils import fuse_conv_bn_weights
 
+from enl_detectron2.training.checkpoint_files import read_checkpoint
+from enl_detectron2.utils.command_line import run
 from enl_detectron2.utils.errors import ConfigError
 
 from .network import YOLOXNano
@@ -72,10 +73,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Converts YOLOX-nano's published checkpoint.")
     parser.add_argument("checkpoint", help="yolox_nano.pth")
     file = parser.parse_args().checkpoint
-    published = torch.load(file, map_location="cpu", weights_only=True)
-    save_file(convert(published.get("model", published)), DATASETS / TRUNK)
+    save_file(convert(read_checkpoint(file)["model"]), DATASETS / TRUNK)
     print(f"{DATASETS / TRUNK} is written")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -40,10 +40,7 @@ def test_a_resumed_run_is_read_and_what_was_cut_is_named(tmp_path, caplog):
     assert "metrics.json, line 7, is cut" in caplog.text and "line 6" not in caplog.text
 
 
-@pytest.mark.parametrize(
-    "line",
-    ['{"step": 1}', "[1]", '{"iteration": 1, "x": "high"}', '{"iteration": Infinity}', "\xff"],
-)
+@pytest.mark.parametrize("line", ["[1]", '{"iteration": Infinity}', "\xff"])
 def test_a_file_of_something_else_is_named(tmp_path, line):
     run = write_run(tmp_path / "run", [], tail=line)
     with pytest.raises(ValueError, match="metrics.json, line 1, isn't one of detectron2's"):

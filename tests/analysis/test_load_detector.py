@@ -25,25 +25,17 @@ def trained_cfg(slim_cfg, tmp_path):
         MetadataCatalog.remove("named")
 
 
-def test_classes_have_the_names_that_their_set_gives_them(trained_cfg, tmp_path):
+def test_classes_have_the_names_that_their_set_gives_them(trained_cfg, tmp_path, caplog):
+    trained_cfg.MODEL.DEVICE = "cuda"  # or the CPU, where there is none
+    detector = load_detector(trained_cfg.clone())
+    assert detector.class_name(1) == "class 1"  # where the set isn't there
+    assert not detector.model.training
     categories = [{"id": 3, "name": "cat"}, {"id": 5, "name": "dog"}]
     content = {"images": [], "annotations": [], "categories": categories}
     (tmp_path / "named.json").write_text(json.dumps(content))
-    detector = load_detector(trained_cfg)
+    detector = load_detector(trained_cfg.clone())
     assert [detector.class_name(index) for index in (0, 1)] == ["cat", "dog"]
-
-
-def test_classes_have_numbers_where_the_set_is_not_there(trained_cfg):
-    trained_cfg.MODEL.DEVICE = "cuda"  # or the CPU, where there is none
-    trained_cfg.freeze()
-    detector = load_detector(trained_cfg)
-    assert detector.class_name(1) == "class 1"
-    assert not detector.model.training
-
-
-def test_names_of_another_number_of_classes_are_another_models(trained_cfg, tmp_path, caplog):
-    categories = [{"id": i, "name": f"thing {i}"} for i in range(3)]
-    content = {"images": [], "annotations": [], "categories": categories}
+    categories.append({"id": 9, "name": "hen"})
     (tmp_path / "named.json").write_text(json.dumps(content))
     assert load_detector(trained_cfg).class_name(1) == "class 1"
     assert "the set to test on has 3 classes, the model 2" in caplog.text
@@ -53,7 +45,6 @@ def test_names_of_another_number_of_classes_are_another_models(trained_cfg, tmp_
     ("content", "message"),
     [
         ('{"images": [', "named.json is not a complete JSON file"),
-        ("[" * 100_000, "named.json is not in COCO format"),
         ('{"images": [], "categories": [{"id": 1}]}', "'named' must have an id and a name for"),
     ],
 )
@@ -63,11 +54,8 @@ def test_a_set_that_cannot_be_read_is_named(trained_cfg, tmp_path, content, mess
         load_detector(trained_cfg)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("DEVICE", "bogus"), ("META_ARCHITECTURE", "Nope"), ("PIXEL_MEAN", ["x"])]
-)
-def test_what_cannot_be_built_is_reported_in_a_line(trained_cfg, key, value):
-    trained_cfg.MODEL[key] = value
+def test_what_cannot_be_built_is_reported_in_a_line(trained_cfg):
+    trained_cfg.MODEL.META_ARCHITECTURE = "Nope"
     with pytest.raises(ConfigError, match="the model can't be built from this configuration: "):
         load_detector(trained_cfg)
 

@@ -19,6 +19,7 @@ def test_explicit_non_local_is_the_block_that_it_stands_for(script):
     torch.testing.assert_close(script.explicit_non_local(non_local, x), non_local(x))
 
 
+@pytest.mark.slow
 def test_every_measurement_gives_a_line(script, monkeypatch):
     import harness
 

@@ -19,6 +19,7 @@ def script(monkeypatch):
     return detector
 
 
+@pytest.mark.slow
 def test_both_detectors_have_the_same_weights_and_the_same_work(script):
     models = script.same_models(FILES, script.OPTIONS)
     baseline, enl = (model.state_dict() for model in models.values())

@@ -51,9 +51,6 @@ def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-# What is drawn
-
-
 @pytest.mark.parametrize("relation", RELATIONS)
 def test_relation_decides_how_many_digits_of_which_classes(digits, relation):
     config = SceneConfig(relation=relation, image_size=208, num_distractors=(2, 2))
@@ -76,13 +73,6 @@ def test_relation_decides_how_many_digits_of_which_classes(digits, relation):
         assert 5 < np.mean(num_classes) < 6.4
     else:
         assert set(num_classes) == {1}
-
-
-def test_no_sample_comes_twice_in_a_scene(digits):
-    classes = np.repeat([3, 7], 40)
-    samples = scenes._pick_samples(np.random.default_rng(0), digits.labels, classes)
-    assert len(set(samples)) == 80
-    np.testing.assert_array_equal(digits.labels[samples], classes)
 
 
 @pytest.mark.parametrize("config", [SceneConfig(large_probability=1), SMALL])
@@ -119,8 +109,7 @@ def test_ink_fills_its_boxes_and_nothing_else_in_one_direction(digits):
         assert (sign * change >= 0).all()
         signs.add(sign)
         change = np.abs(change)
-        for annotation in annotations:
-            x, y, width, height = annotation["bbox"]
+        for x, y, width, height in (annotation["bbox"] for annotation in annotations):
             ink = change[y : y + height, x : x + width]
             assert ink.max() == pytest.approx(0.2 * 255, abs=4)
             for edge in (ink[0], ink[-1], ink[:, 0], ink[:, -1]):
@@ -128,6 +117,9 @@ def test_ink_fills_its_boxes_and_nothing_else_in_one_direction(digits):
             change[y : y + height, x : x + width] = 0
         assert change.max() == 0
     assert signs == {-1, 1}
+    noisy = draw(digits, replace(faint, noise=0.05), 0)[0].astype(float)
+    noise = (noisy - draw(digits, faint, 0)[0])[:, :, 0] / 255
+    assert noise.std() == pytest.approx(0.05, rel=0.05)
 
 
 def test_distractors_are_shuffled_ink_without_annotation():
@@ -135,30 +127,18 @@ def test_distractors_are_shuffled_ink_without_annotation():
     bars = DigitSamples(np.zeros((10, 8, 8), dtype=np.float32), np.arange(10))
     bars.ink[:, :, 3:5] = 1
     config = SceneConfig(relation="repeats", noise=0, num_tiny=(1, 1), num_distractors=(4, 4))
-    for index in range(5):
-        (less, [digit]), (more, _) = (
-            draw(bars, replace(config, contrast=contrast), index) for contrast in (0.1, 0.3)
-        )
-        drawn = (less != more)[:, :, 0].astype(np.uint8)
-        x, y, width, height = digit["bbox"]
-        assert cv2.connectedComponents(drawn[y : y + height, x : x + width])[0] - 1 == 1
-        assert cv2.connectedComponents(drawn)[0] - 1 >= 1 + 4 * 2
-
-
-def test_noise_is_gaussian_of_the_given_deviation(digits):
-    config = SceneConfig(noise=0.05, num_distractors=(0, 0))
-    image = draw(digits, config, 0)[0].astype(float) / 255
-    clean = draw(digits, replace(config, noise=0), 0)[0].astype(float) / 255
-    assert (image - clean)[:, :, 0].std() == pytest.approx(0.05, rel=0.05)
+    (less, [digit]), (more, _) = (draw(bars, replace(config, contrast=c), 0) for c in (0.1, 0.3))
+    drawn = (less != more)[:, :, 0].astype(np.uint8)
+    x, y, width, height = digit["bbox"]
+    assert cv2.connectedComponents(drawn[y : y + height, x : x + width])[0] - 1 == 1
+    assert cv2.connectedComponents(drawn)[0] - 1 >= 1 + 4 * 2
 
 
 def test_train_and_test_samples_are_disjoint_and_together_all():
     train, test = load_digit_samples("train"), load_digit_samples("test")
     shown = [{patch.tobytes() for patch in samples.ink} for samples in (train, test)]
     assert not shown[0] & shown[1] and len(train.labels) + len(test.labels) == 1797
-    for samples in (train, test):
-        assert np.bincount(samples.labels).min() > 40
-        assert (samples.ink.min(), samples.ink.max()) == (0, 1)
+    assert min(np.bincount(samples.labels).min() for samples in (train, test)) > 40
 
 
 def test_crowded_scenes_find_room():
@@ -171,24 +151,16 @@ def test_crowded_scenes_find_room():
             assert len(draw(squares, config, index)[1]) == number
 
 
-# The files
-
-
 def test_files_follow_from_the_seed_whatever_the_number_of_scenes(data_set, tmp_path):
-    for name, changed in {
-        "again": {},
-        "other": {"seed": 6},
-        "fewer": {"num_train": 2, "num_test": 1},
-    }.items():
+    changes = {"again": {}, "other": {"seed": 6}, "fewer": {"num_train": 2, "num_test": 1}}
+    for name, changed in changes.items():
         write_relational_digits(tmp_path / name, **WRITE | changed)
     files = contents(data_set)
     assert contents(tmp_path / "again") == files
     assert all(content != files[name] for name, content in contents(tmp_path / "other").items())
-    fewer = contents(tmp_path / "fewer")
-    pictures = {name for name in fewer if name.endswith(".png")}
-    assert len(pictures) == 3 and all(fewer[name] == files[name] for name in pictures)
-    splits = [files[f"{split}/000000.png"] for split in ("train", "test")]
-    assert splits[0] != splits[1]
+    pictures = {k: v for k, v in contents(tmp_path / "fewer").items() if k.endswith(".png")}
+    assert len(pictures) == 3 and pictures.items() <= files.items()
+    assert files["train/000000.png"] != files["test/000000.png"]
     for split in ("train", "test"):
         image, annotations = draw_scene(scene_rng(5, split, 1), load_digit_samples(split), SMALL)
         np.testing.assert_array_equal(cv2.imread(str(data_set / split / "000001.png")), image)
@@ -196,22 +168,7 @@ def test_files_follow_from_the_seed_whatever_the_number_of_scenes(data_set, tmp_
         assert [a["bbox"] for a in listed if a["image_id"] == 1] == [a["bbox"] for a in annotations]
 
 
-def test_pycocotools_scores_its_own_boxes_perfectly(data_set):
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    truth = COCO(str(data_set / "test.json"))
-    assert [c["name"] for c in truth.loadCats(truth.getCatIds())] == list("0123456789")
-    keys = ("image_id", "category_id", "bbox")
-    found = [{k: a[k] for k in keys} | {"score": 0.5} for a in truth.loadAnns(truth.getAnnIds())]
-    evaluation = COCOeval(truth, truth.loadRes(found), "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    assert evaluation.stats[0] == pytest.approx(1)
-
-
-@pytest.mark.parametrize("stop_at", [0, 2, 6])
+@pytest.mark.parametrize("stop_at", [2, 6])
 def test_interrupted_folder_is_completed_and_a_complete_one_kept(
     data_set, tmp_path, monkeypatch, stop_at
 ):
@@ -236,13 +193,11 @@ def test_interrupted_folder_is_completed_and_a_complete_one_kept(
     assert times == {path: path.stat().st_mtime_ns for path in (folder / "test").iterdir()}
 
 
-@pytest.mark.parametrize(
-    "other", [{"seed": 6}, {"num_train": 5}, {"config": replace(SMALL, noise=0.2)}]
-)
-def test_folder_of_something_else_is_refused(data_set, tmp_path, other):
+def test_folder_of_something_else_is_refused(data_set, tmp_path):
     before = contents(data_set)
-    with pytest.raises(FileExistsError, match=str(data_set)):
-        write_relational_digits(data_set, **WRITE | other)
+    for other in ({"seed": 6}, {"num_train": 5}, {"config": replace(SMALL, noise=0.2)}):
+        with pytest.raises(FileExistsError, match=str(data_set)):
+            write_relational_digits(data_set, **WRITE | other)
     assert contents(data_set) == before
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(FileExistsError):
@@ -254,8 +209,6 @@ def test_folder_of_something_else_is_refused(data_set, tmp_path, other):
     ("settings", "words"),
     [
         ({"tiny_side": (18, 12)}, "tiny_side must be a pair"),
-        ({"num_tiny": (0, 3)}, "not below 1"),
-        ({"contrast": 0}, "contrast must be from"),
         ({"relation": "all"}, "relation must be one of"),
         ({"image_size": 64}, "choose a larger image_size"),
     ],
@@ -269,14 +222,10 @@ def test_the_tool_draws_the_demos_scenes_unless_it_is_told_otherwise(
     tmp_path, monkeypatch, run_tool
 ):
     """So that the documented command finds what ``make demo`` has written."""
-    written = []
+    written, folder = [], tmp_path / "digits"
     monkeypatch.setattr(scenes, "write_relational_digits", lambda **given: written.append(given))
     monkeypatch.setitem(sys.modules, "scenes", scenes)
-    assert run_tool(TOOL, tmp_path / "digits")[0] == 0
-    assert written == [
-        {"folder": str(tmp_path / "digits"), "seed": 0, "config": DEMO} | DEMO_COUNTS
-    ]
-    words = ["--num-tiny", "1", "8", "--noise", "0.1", "--num-test", "3"]
-    assert run_tool(TOOL, tmp_path / "digits", *words)[0] == 0
-    assert written[1]["config"] == replace(DEMO, num_tiny=[1, 8], noise=0.1)
-    assert written[1]["num_test"] == 3
+    assert run_tool(TOOL, folder)[0] == 0
+    assert written == [{"folder": str(folder), "seed": 0, "config": DEMO} | DEMO_COUNTS]
+    assert run_tool(TOOL, folder, "--num-tiny", "1", "8", "--num-test", "3")[0] == 0
+    assert written[1]["config"] == replace(DEMO, num_tiny=[1, 8]) and written[1]["num_test"] == 3

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nightly import a_few
 from torchvision.models import detection
 
 from enl_detectron2.layers import ENLBlock
@@ -41,7 +42,7 @@ def target(image):
     return {"boxes": box, "labels": torch.tensor([1]), "masks": image.new_ones(1, *image.shape[1:])}
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", a_few(DETECTORS, 3))
 def test_torchvisions_detectors(examples, name):
     """They start as the plain one, each block sees an image as if it came alone, and all learn."""
     torch.manual_seed(0)
@@ -100,6 +101,7 @@ def test_a_u_net_relates_the_corners_of_its_image(examples, size):
     assert not image.grad[0, :, -1, -1].any()  # convolutions alone don't reach that far
 
 
+@pytest.mark.slow
 def test_they_need_no_detectron2():
     script = f"""
 import sys

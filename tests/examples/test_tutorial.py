@@ -26,9 +26,11 @@ def test_it_is_valid_and_kept_without_outputs(notebook):
 def test_its_cells_do_what_its_text_says(notebook, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient", reason="make optional fetches it")
     pytest.importorskip("efficientnet_lite_pytorch")
-    # Where a terminal in the environment has the command; what is tested is this checkout.
-    bin_ = Path(sys.executable).parent
-    monkeypatch.setenv("PATH", f"{bin_}{os.pathsep}{os.environ['PATH']}")
+    command = tmp_path / "bin/enl"  # of this checkout, whatever is installed
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m enl_detectron2 "$@"\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
     path = os.pathsep.join([str(NOTEBOOK.parents[1]), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)
     for cell in notebook.cells:  # a command that fails doesn't end a notebook by itself

@@ -89,9 +89,12 @@ def test_a_row_has_headroom_and_the_gain_paired_by_seed():
         (system, "dark"): {seed: {"AP50": times * seed, "APs": 1.0} for seed in (1, 2, 3)}
         for system, times in (("nuclei", 10.0), ("nuclei +3ENL TD", 11.0))
     }
-    moved = {"nuclei +3ENL TD, dark": {"AP50": (-1.0, 4.0), "APs": (0.0, 0.0)}}
+    of_all = {"seeds": [1, 2, 3], "AP50": (-1.0, 4.0), "APs": (0.0, 0.0)}
+    moved = {"nuclei +3ENL TD, dark": of_all}
     found = row("nuclei", "dark", headroom, values, moved)
     assert found["corrected for chance"] == "0.70" and found["headroom, points"] == "+5.0"
     assert found["+3ENL TD: AP50"] == "+2.0 ± 2.5"  # 1, 2, 3
     assert found["AP50, photographs"] == "-1.0 to +4.0" and found["wider: AP50"] == ""
     assert row("nuclei", "half", headroom, values, moved) == {}
+    moved["nuclei +3ENL TD, dark"] = of_all | {"seeds": [1, 2]}  # detections of the third are gone
+    assert row("nuclei", "dark", headroom, values, moved)["AP50, photographs"] == ""

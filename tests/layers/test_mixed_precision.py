@@ -65,15 +65,10 @@ def test_the_softmax_over_positions_is_taken_in_float32():
         torch.nn.init.normal_(parameter, std=0.5)
     x = torch.randn(1, 16, HEIGHT, WIDTH)
     with torch.autocast(x.device.type, dtype=torch.bfloat16):
-        actual = (block(x) - x).double()
-        # What autocast itself leaves of φ: rounded once, then all in float64.
-        phi = block.phi(x).double()
-    block, x = block.double(), x.double()
-    weights = phi.flatten(2).softmax(dim=2)
-    context = weights @ block.g(x).flatten(2).transpose(1, 2)
-    y = (block.theta(x).flatten(2).transpose(1, 2) @ context).transpose(1, 2)
-    expected = block.out(y.reshape(1, 8, HEIGHT, WIDTH))
-    assert (actual - expected).norm() / expected.norm() < 2**-6
+        actual = block.phi_hat(x)
+        rounded = block.phi(x).double()  # what autocast itself leaves of φ
+    expected = rounded.flatten(2).softmax(dim=2)
+    assert (actual - expected).norm() < 1e-5 * expected.norm()
 
 
 @torch.no_grad()
@@ -87,3 +82,16 @@ def test_float16_counts_more_positions_than_it_can_hold():
     added = block(x).double() - x.double()
     expected = block.double()(x.double()) - x.double()
     assert (added - expected).norm() < 0.01 * expected.norm()
+
+
+def test_gradients_are_as_exact_as_the_output():
+    torch.manual_seed(0)
+    block, x = ENLBlock(16), torch.randn(2, 16, 12, 13, requires_grad=True)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.25)
+    weights = [projection.weight for projection in (block.theta, block.g, block.out)]
+    exact = torch.autograd.grad(block(x).sum(), [x, *weights])
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        rounded = torch.autograd.grad(block(x).sum(), [x, *weights])
+    for one, other in zip(rounded, exact, strict=True):
+        assert (one - other).norm() < 0.03 * other.norm()

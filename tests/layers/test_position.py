@@ -1,3 +1,5 @@
+"""The position terms: their matrices written out, on whole and on padded maps."""
+
 import math
 
 import pytest
@@ -17,8 +19,6 @@ from enl_detectron2.layers import (
 )
 
 pytestmark = pytest.mark.numerical
-
-SIZES = [(1, 1), (1, 7), (6, 1), (3, 5), (9, 9), (12, 17)]
 
 
 def apply(term, x, extent=None):
@@ -40,42 +40,28 @@ def test_dct_basis_has_orthonormal_columns_lowest_frequency_first(length, count)
     assert torch.allclose(basis.T @ basis, torch.eye(count, dtype=torch.float64), atol=1e-12)
     sign_changes = (basis[1:] * basis[:-1] < 0).sum(dim=0).tolist()
     assert sign_changes == list(range(count))
+    frequency, cell = torch.arange(count).double(), torch.arange(length).double()
+    scale = torch.where(frequency > 0, 2 / length, 1 / length).sqrt()  # the DCT-II
+    expected = scale * torch.cos(math.pi * (cell[:, None] + 0.5) * frequency / length)
+    assert torch.allclose(basis, expected, atol=1e-12)
+    for wrong in (0, length + 1):
+        with pytest.raises(ValueError, match=f"from 1 to length={length}, got {wrong}"):
+            dct_basis(length, wrong)
 
 
-def test_dct_basis_is_the_dct_ii():
-    basis = dct_basis(4, 2)
-    assert basis[:, 0].tolist() == [0.5] * 4
-    expected = [math.sqrt(0.5) * math.cos(math.pi * (n + 0.5) / 4) for n in range(4)]
-    assert basis[:, 1].tolist() == pytest.approx(expected, rel=1e-14)
-
-
-@pytest.mark.parametrize("count", [0, -1, 6])
-def test_dct_basis_refuses_more_frequencies_than_samples(count):
-    with pytest.raises(ValueError, match=f"from 1 to length=5, got {count}"):
-        dct_basis(5, count)
-
-
-@pytest.mark.parametrize("height, width", SIZES)
-@pytest.mark.parametrize("num_frequencies", [1, 4, 9])
-def test_cos_position_is_the_matrix_of_the_2d_dct(height, width, num_frequencies):
-    applied = as_matrix(CosPosition(num_frequencies), height, width)
-    expected = cos_matrix(height, width, num_frequencies)
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 7), (6, 1), (12, 17)])
+@pytest.mark.parametrize(
+    "term", [CosPosition(1), CosPosition(4), CosPosition(9), L1Position(2.0), L1Position(50.0)]
+)
+def test_a_term_is_its_written_out_matrix_and_keeps_constants(term, height, width):
+    if isinstance(term, CosPosition):
+        expected = cos_matrix(height, width, term.num_frequencies)
+    else:
+        expected = l1_matrix(height, width, term.scale)
+        expected = expected / expected.sum(dim=1, keepdim=True)
+    applied = as_matrix(term, height, width)
     assert (applied - expected).norm() < 1e-12 * expected.norm()
-
-
-@pytest.mark.parametrize("height, width", SIZES)
-@pytest.mark.parametrize("scale", [2.0, 50.0])
-def test_l1_position_is_the_row_normalised_kernel(height, width, scale):
-    applied = as_matrix(L1Position(scale), height, width)
-    expected = l1_matrix(height, width, scale)
-    expected = expected / expected.sum(dim=1, keepdim=True)
-    assert (applied - expected).norm() < 1e-12 * expected.norm()
-
-
-@pytest.mark.parametrize("term", [CosPosition(), L1Position()])
-def test_position_terms_keep_constants(term):
-    constant = torch.full((2, 3, 11, 13), 2.5, dtype=torch.float64)
-    assert torch.allclose(apply(term, constant), constant, rtol=1e-12)
+    assert torch.allclose(applied.sum(dim=1), torch.ones(height * width, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("value", [0, 2.5, True, "9"])
@@ -95,8 +81,12 @@ def test_l1_position_needs_a_scale(value):
 class GaussianPosition(SeparablePosition):
     """A term that the package doesn't have: all that a new one needs."""
 
+    def __init__(self, sigma=3.0):
+        super().__init__()
+        self.sigma = sigma
+
     def kernel(self, cell, own):
-        return torch.exp(-((cell[:, None] - cell) ** 2) / 18)[None]
+        return torch.exp(-((cell[:, None] - cell) ** 2) / (2 * self.sigma**2))[None]
 
 
 class SecondDifference(SeparablePosition):
@@ -146,32 +136,14 @@ def test_a_term_is_that_of_each_images_own_part(term):
         assert not rows[:, ~mask.flatten()].any() and not its_matrix[0][~mask.flatten()].any()
 
 
-@pytest.fixture
-def my_gauss():
-    """A term with an option, registered under a name with an underscore."""
-    before = dict(POSITION_REGISTRY)
-
-    @register_position("my_gauss")
-    class MyGauss(SeparablePosition):
-        def __init__(self, sigma=3.0):
-            super().__init__()
-            self.sigma = sigma
-
-        def kernel(self, cell, own):
-            return torch.exp(-((cell[:, None] - cell) ** 2) / (2 * self.sigma**2))[None]
-
-    yield MyGauss
-    POSITION_REGISTRY.clear()
-    POSITION_REGISTRY.update(before)
-
-
-def test_a_registered_term_is_an_option_of_the_blocks(my_gauss):
+def test_a_registered_term_is_an_option_of_the_blocks(monkeypatch):
+    monkeypatch.setitem(POSITION_REGISTRY, "my_gauss", GaussianPosition)  # and taken back
     options = {"sigma": 2.0, "num_frequencies": 4}  # the latter is another term's
     block = ENLBlock(8, position="my_gauss_add", position_options=options)
-    assert isinstance(block.position_term, my_gauss) and block.position_term.sigma == 2.0
+    assert isinstance(block.position_term, GaussianPosition) and block.position_term.sigma == 2.0
     assert block.position_options == {"sigma": 2.0}
     assert NonLocalBlock(8, position="my_gauss_mul").multiply
     with pytest.raises(InvalidOption, match="holds 'width'; .* have num_frequencies, scale, sigma"):
         ENLBlock(8, position="my_gauss_add", position_options={"width": 2})
     with pytest.raises(ValueError, match="'my_gauss' is already registered"):
-        register_position("my_gauss")(my_gauss)
+        register_position("my_gauss")(GaussianPosition)

@@ -3,9 +3,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+from detectron2.modeling import build_backbone
 from detectron2.modeling.backbone import Backbone
-from detectron2.modeling.backbone.fpn import FPN
 from torch import nn
 
 from enl_detectron2 import add_enl_config
@@ -42,6 +41,10 @@ def build(cfg, name="ENL_FPN", **keys):
     return build_backbone(cfg).eval()
 
 
+def levels_with_blocks(fpn):
+    return {name.split(".")[1] for name in fpn.state_dict() if "relation" in name}
+
+
 def assert_same_outputs(backbone, reference):
     """Bit for bit, in order, on the same weights."""
     backbone.load_state_dict(reference.state_dict(), strict=False)
@@ -52,31 +55,28 @@ def assert_same_outputs(backbone, reference):
         assert torch.equal(outputs[name], expected[name]), name
 
 
-@pytest.mark.parametrize("fuse_type", ["sum", "avg"])
 @pytest.mark.parametrize(
-    "reference, top_block",
+    "reference, top_block, fuse_type",
     [
-        ("build_resnet_fpn_backbone", "LastLevelMaxPool"),
-        ("build_retinanet_resnet_fpn_backbone", "LastLevelP6P7"),
+        ("build_resnet_fpn_backbone", "LastLevelMaxPool", "sum"),
+        ("build_retinanet_resnet_fpn_backbone", "LastLevelP6P7", "avg"),
     ],
 )
 @torch.no_grad()
-def test_without_a_block_it_is_detectron2s_fpn(slim_cfg, reference, top_block, fuse_type):
+def test_without_a_block_or_with_identities_it_is_detectron2s_fpn(
+    slim_cfg, reference, top_block, fuse_type
+):
     slim_cfg.MODEL.FPN.FUSE_TYPE = fuse_type
     plain = build(slim_cfg, BLOCK="", TOP_BLOCK=top_block)
     detectron2_fpn = build(slim_cfg, reference)
     assert plain.state_dict().keys() == detectron2_fpn.state_dict().keys()
     assert plain.output_shape() == detectron2_fpn.output_shape()
     assert_same_outputs(plain, detectron2_fpn)
-
-
-@pytest.mark.parametrize("block", ["ENLBlock", "NonLocalBlock", "Conv5x5Block"])
-@torch.no_grad()
-def test_blocks_that_start_as_the_identity_change_nothing(slim_cfg, block):
-    plain = build(slim_cfg, "build_resnet_fpn_backbone")
-    assert_same_outputs(build(slim_cfg, BLOCK=block, ZERO_INIT_RESIDUAL=True), plain)
-    with pytest.raises(AssertionError, match="p2"):
-        assert_same_outputs(build(slim_cfg, BLOCK=block), plain)
+    for block in ("ENLBlock", "NonLocalBlock", "Conv5x5Block"):
+        keys = {"BLOCK": block, "TOP_BLOCK": top_block}
+        assert_same_outputs(build(slim_cfg, ZERO_INIT_RESIDUAL=True, **keys), plain)
+        with pytest.raises(AssertionError, match="p2"):
+            assert_same_outputs(build(slim_cfg, **keys), plain)
 
 
 @pytest.mark.numerical
@@ -85,19 +85,6 @@ def test_blocks_that_start_as_the_identity_learn(slim_cfg):
     sum(level.sum() for level in backbone(torch.randn(IMAGE)).values()).backward()
     for level in (3, 4, 5):
         assert backbone.relations[f"p{level}"].out.weight.grad.abs().sum() > 0
-
-
-def test_a_block_without_a_last_layer_cannot_be_made_to_start_as_the_identity(monkeypatch):
-    class Gain(nn.Module):
-        def __init__(self, channels):
-            super().__init__()
-
-        def forward(self, x):
-            return x
-
-    monkeypatch.setitem(RELATION_BLOCK_REGISTRY._obj_map, "Gain", Gain)
-    with pytest.raises(ValueError, match="zero_init_residual needs a RelationBlock, and Gain is"):
-        ENL_FPN(Maps(), ["res5"], 8, block="Gain", zero_init_residual=True)
 
 
 @torch.no_grad()
@@ -110,19 +97,19 @@ def test_a_block_changes_its_own_level_and_all_finer_ones(slim_cfg):
 
 
 @pytest.mark.numerical
+@torch.no_grad()
 def test_one_pixel_of_the_coarsest_map_reaches_all_of_the_finest(slim_cfg):
-    fpn = ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8, attend_to_padding=True).double()
-    for parameter in fpn.relations.parameters():
-        nn.init.normal_(parameter, std=0.5)
     maps = {name: map_.double() for name, map_ in random_maps().items()}
-    before = fpn(maps)["p2"]
-    maps["res5"][0, 0, 0, 0] += 1
-    after = fpn(maps)["p2"]
-    assert (before != after).any(dim=1).all()
-    plain = ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8, block="").double()
-    before = plain(maps)["p2"]
-    maps["res5"][0, 0, 0, 0] += 1
-    assert not (before != plain(maps)["p2"]).any(dim=1).all()
+    for block in ("ENLBlock", ""):
+        keys = {"block": block, "attend_to_padding": True}
+        fpn = ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8, **keys).double()
+        for parameter in fpn.relations.parameters():
+            nn.init.normal_(parameter, std=0.5)
+        before = fpn(maps)["p2"]
+        other = maps["res5"].clone()
+        other[0, 0, 0, 0] += 1
+        after = fpn(maps | {"res5": other})["p2"]
+        assert (before != after).any(dim=1).all() == (block == "ENLBlock")
 
 
 @torch.no_grad()
@@ -146,14 +133,23 @@ def test_blocks_act_before_the_output_convolution_and_the_interpolation(monkeypa
     assert torch.equal(outputs["p3"], fpn.fpn_output3(refined3))
 
 
-@pytest.mark.numerical
 @pytest.mark.parametrize("features", [["res2", "res3", "res4", "res5"], ["res2"], ["res5", "res3"]])
 def test_any_levels_may_have_blocks(slim_cfg, features):
     backbone = build(slim_cfg, BLOCK_FEATURES=features)
     assert list(backbone.relations) == ["p5", "p4", "p3", "p2"]  # each level has an entry
-    with_blocks = {name.split(".")[1] for name in backbone.state_dict() if "relation" in name}
-    assert with_blocks == {f"p{feature[-1]}" for feature in features}
+    assert levels_with_blocks(backbone) == {f"p{feature[-1]}" for feature in features}
     assert backbone(torch.randn(IMAGE))["p2"].shape == (2, 16, 32, 48)
+
+
+def test_levels_without_names_are_those_at_strides_of_8_and_more(slim_cfg):
+    for fpn in (
+        build(slim_cfg, BLOCK_FEATURES=[]),
+        ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8, block_features=[]),
+    ):
+        assert levels_with_blocks(fpn) == {"p3", "p4", "p5"}
+    with pytest.raises(ValueError, match="block_features must name the levels .* none of res2 is"):
+        ENL_FPN(Maps(), ["res2"], 8)
+    ENL_FPN(Maps(), ["res2"], 8, block="")  # which has none to place
 
 
 def test_only_the_blocks_keys_are_new_to_a_plain_fpns_checkpoint(slim_cfg):
@@ -182,19 +178,6 @@ def test_options_reach_every_block(slim_cfg):
         assert getattr(block, layer).weight.std().item() > 4
 
 
-def test_a_pyramid_may_end_below_res5(slim_cfg):
-    slim_cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4"]
-    backbone = build(slim_cfg, BLOCK_FEATURES=["res3", "res4"])
-    assert list(backbone(torch.randn(IMAGE))) == ["p2", "p3", "p4", "p5"]
-
-
-def test_the_bottom_up_may_be_any_registered_backbone(slim_cfg, monkeypatch):
-    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "build_maps", lambda cfg, input_shape: Maps())
-    backbone = build(slim_cfg, BOTTOM_UP="build_maps", ATTEND_TO_PADDING=True)
-    assert isinstance(backbone, FPN)
-    assert backbone(random_maps())["p2"].shape == (1, 16, 32, 48)
-
-
 def test_a_projects_own_block_has_its_own_options(slim_cfg, monkeypatch, tmp_path):
     class Gain(nn.Module):
         def __init__(self, channels, *, gain=1.0):
@@ -209,6 +192,8 @@ def test_a_projects_own_block_has_its_own_options(slim_cfg, monkeypatch, tmp_pat
     file.write_text("MODEL: {ENL_FPN: {BLOCK: Gain, BLOCK_OPTIONS: {gain: 3.0}}}")
     slim_cfg.merge_from_file(str(file))
     assert build(slim_cfg).relations.p5.module.gain == 3.0
+    with pytest.raises(ValueError, match="zero_init_residual needs a RelationBlock, and Gain is"):
+        build(slim_cfg, ZERO_INIT_RESIDUAL=True)
     # A block that is registered before add_enl_config has its options on the command line, too.
     cfg = get_cfg()
     add_enl_config(cfg)
@@ -230,12 +215,27 @@ def test_a_projects_own_block_has_its_own_options(slim_cfg, monkeypatch, tmp_pat
         ("phi_norm", "sum", "phi_norm must be one of 'softmax', 'mean', 'none', got 'sum'"),
         ("position_options", CfgNode({"scale": -1.0}), "of l1: scale must be a number above 0"),
         ("affinity_norm", "mean", "block_options holds .* ENLBlock has no option 'affinity_norm'"),
+        ("TOP_BLOCK_IN_FEATURE", "p9", "top_block.in_feature names p9, but only"),
     ],
 )
 def test_a_wrong_key_is_named_by_its_argument(slim_cfg, key, value, message):
-    keys = {key: value, **({"position": "l1_add"} if key == "position_options" else {})}
+    keys = {"position": "l1_add"} if key == "position_options" else {}
+    if key == "TOP_BLOCK_IN_FEATURE":
+        keys["TOP_BLOCK"] = "LastLevelP6P7"
+    keys[key] = value
     with pytest.raises(ValueError, match=message):
         build(slim_cfg, **keys)
+
+
+def test_features_that_are_not_there_are_named(slim_cfg):
+    slim_cfg.MODEL.FPN.IN_FEATURES = ["res2", "res6"]
+    with pytest.raises(ValueError, match="in_features.* names res6, but only res2, res3"):
+        build(slim_cfg)
+    slim_cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    slim_cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    slim_cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
+    with pytest.raises(ValueError, match="top_block must be 'LastLevelP6P7' .* names p7"):
+        build(slim_cfg)
 
 
 def test_a_block_keeps_its_options(monkeypatch):
@@ -250,21 +250,8 @@ def test_a_block_keeps_its_options(monkeypatch):
 
 def test_yaml_and_lazy_config_have_the_same_defaults(slim_cfg):
     for kind in ("ENLBlock", "NonLocalBlock", "Conv5x5Block"):
-        by_yaml = build(slim_cfg, BLOCK=kind).relations.p5
         by_lazy_config = ENL_FPN(Maps(), ["res5"], 16, block=kind).relations.p5
-        assert by_yaml.options() == by_lazy_config.options()
-
-
-def test_levels_without_names_are_those_at_strides_of_8_and_more(slim_cfg):
-    expected = {"p3", "p4", "p5"}
-    for fpn in (
-        build(slim_cfg, BLOCK_FEATURES=[]),
-        ENL_FPN(Maps(), ["res2", "res3", "res4", "res5"], 8, block_features=[]),
-    ):
-        assert {n.split(".")[1] for n in fpn.state_dict() if "relation" in n} == expected
-    with pytest.raises(ValueError, match="block_features must name the levels .* none of res2 is"):
-        ENL_FPN(Maps(), ["res2"], 8)
-    ENL_FPN(Maps(), ["res2"], 8, block="")  # which has none to place
+        assert build(slim_cfg, BLOCK=kind).relations.p5.options() == by_lazy_config.options()
 
 
 @torch.no_grad()
@@ -382,13 +369,6 @@ def test_keys_that_are_there_stay(slim_cfg):
     assert {key for key in plain if plain[key] != get_cfg()[key]} == {"MODEL"}
 
 
-def test_retinanet_with_the_max_pool_names_what_it_needs(slim_cfg):
-    slim_cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
-    slim_cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
-    with pytest.raises(ValueError, match="top_block must be 'LastLevelP6P7' .* names p7"):
-        build(slim_cfg)
-
-
 @pytest.mark.parametrize("source, channels", [("", 128), ("res5", 128), ("p5", 16)])
 def test_the_top_block_reads_what_its_key_names(slim_cfg, source, channels):
     backbone = build(slim_cfg, TOP_BLOCK="LastLevelP6P7", TOP_BLOCK_IN_FEATURE=source)
@@ -399,11 +379,6 @@ def test_the_top_block_reads_what_its_key_names(slim_cfg, source, channels):
         assert torch.equal(outputs["p6"], backbone.top_block.p6(outputs["p5"]))
 
 
-def test_a_top_blocks_source_that_is_not_there_is_named(slim_cfg):
-    with pytest.raises(ValueError, match="top_block.in_feature names p9, but only"):
-        build(slim_cfg, TOP_BLOCK="LastLevelP6P7", TOP_BLOCK_IN_FEATURE="p9")
-
-
 def test_whole_number_means_are_warned_of(slim_cfg, caplog):
     build(slim_cfg)
     assert "MODEL.PIXEL_MEAN" not in caplog.text
@@ -411,9 +386,3 @@ def test_whole_number_means_are_warned_of(slim_cfg, caplog):
     build(slim_cfg)
     assert "[128.0, 116.0, 100.0] become exactly zero" in caplog.text
     assert "[128.5, 116.5, 100.5]" in caplog.text
-
-
-def test_a_feature_that_the_bottom_up_does_not_produce_is_named(slim_cfg):
-    slim_cfg.MODEL.FPN.IN_FEATURES = ["res2", "res6"]
-    with pytest.raises(ValueError, match="in_features.* names res6, but only res2, res3"):
-        build(slim_cfg)

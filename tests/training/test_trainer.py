@@ -7,9 +7,7 @@ import pytest
 import torch
 from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_pascal_voc
 from detectron2.engine import launch
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 from tiny_training import (
     LAZY,
@@ -23,11 +21,10 @@ from tiny_training import (
 )
 
 from enl_detectron2.training import common, lazy, trainer
-from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data import register_coco_format
 from enl_detectron2.training.launch import run
 from enl_detectron2.training.trainer import Trainer
-from enl_detectron2.utils.errors import BadImage, ConfigError
+from enl_detectron2.utils.errors import ConfigError
 
 POINTS = ["nose", "left_eye", "right_eye"]
 
@@ -125,6 +122,7 @@ def losses_of(config, output, processes):
     return [loss for _, loss in read_losses(output / "losses")]
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(config, tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
@@ -143,15 +141,6 @@ def test_without_a_gpu_the_cpu_is_taken(config, tmp_path, caplog):
 def test_models_on_a_cpu_are_in_the_layout_of_its_convolutions(slim_cfg):
     weight = Trainer.build_model(slim_cfg).backbone.fpn_output3.weight
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
-
-
-def test_an_image_that_can_not_be_tested_is_named(config, tmp_path):
-    content = write_images(tmp_path, count=2)
-    (tmp_path / "images/image 1.png").write_bytes(b"no image")
-    write_json(tmp_path, content)
-    cfg = trainer.setup(arguments(write_config(tmp_path)))
-    with pytest.raises(BadImage, match="images/image 1.png"):
-        list(Trainer.build_test_loader(cfg, f"tiny {tmp_path}"))
 
 
 def test_the_optimizer_is_the_configs_choice(slim_cfg):
@@ -232,43 +221,6 @@ def test_a_set_has_the_evaluator_of_its_kind(slim_cfg, monkeypatch, kind, names)
         common.require_sets((), ["of no kind"])
 
 
-def test_pascal_voc_is_evaluated_by_naming_a_set(config, tmp_path):
-    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "ImageSets/Main/test.txt").write_text("one\ntwo\n")
-    box = "<bndbox><xmin>8</xmin><ymin>8</ymin><xmax>32</xmax><ymax>32</ymax></bndbox>"
-    for name in ("one", "two"):
-        image = config.parent / "images/image 1.png"
-        (tmp_path / f"JPEGImages/{name}.jpg").write_bytes(image.read_bytes())
-        (tmp_path / f"Annotations/{name}.xml").write_text(
-            "<annotation><size><width>64</width><height>48</height></size><object>"
-            "<name>thing</name><pose>x</pose><truncated>0</truncated><difficult>0</difficult>"
-            f"{box}</object></annotation>"
-        )
-    register_pascal_voc("tiny_voc", str(tmp_path), "test", 2012, ["thing"])
-    MetadataCatalog.get("tiny_voc").evaluator_type = "pascal_voc"
-    options = {"DATASETS.TEST": "('tiny_voc',)", "SOLVER.MAX_ITER": 1, "OUTPUT_DIR": tmp_path}
-    run(arguments(config, *words(options)))
-    assert "bbox/AP50" in (tmp_path / "metrics.json").read_text()
-
-
-def test_a_subclass_may_have_an_evaluator_of_its_own(config, tmp_path):
-    class Constant(DatasetEvaluator):
-        def evaluate(self):
-            return {"of mine": {"score": 42.0}}
-
-    class Mine(Trainer):
-        @classmethod
-        def build_evaluator(cls, cfg, dataset_name, output_folder=None):
-            return Constant()
-
-    args = command("yaml", config, tmp_path)
-    mine = Mine(trainer.setup(args))
-    mine.resume_or_load(resume=False)
-    mine.train()
-    assert '"of mine/score": 42.0' in (tmp_path / "metrics.json").read_text()
-
-
 def test_keypoints_and_augmented_tests(tmp_path):
     content = write_images(tmp_path, count=2)
     content["categories"][0]["keypoints"] = POINTS
@@ -318,22 +270,18 @@ def test_a_plain_detector_with_blocks_gives_its_old_detections(config, tmp_path)
     assert detections("usual", "--eval-only", **weights) != plain
 
 
-def test_each_of_several_sets_has_its_results(config, tmp_path):
-    names = [f"one of {tmp_path}", f"two of {tmp_path}"]
-    sets = [[n, str(config.parent / "train.json"), str(config.parent / "images")] for n in names]
-    args = command("yaml", config, tmp_path)
-    tested = {"DATASETS.TEST": tuple(names), "SOLVER.MAX_ITER": 1}
-    run(
-        arguments(
-            config,
-            *args.opts,
-            *words(tested),
-            "DATASETS.COCO_FORMAT",
-            [*load_config(config).DATASETS.COCO_FORMAT, *sets],
-        )
+def test_each_of_several_sets_has_its_results(slim_cfg, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        trainer, "COCOEvaluator", lambda _, output_dir, **__: made.append(output_dir)
     )
-    files = [*(tmp_path / "inference").glob("*/coco_instances_results.json")]
-    assert len(files) == 2
+    slim_cfg.OUTPUT_DIR = "run"
+    for sets in (("a set",), ("one/of", "a set")):
+        slim_cfg.DATASETS.TEST = sets
+        for name in sets:
+            MetadataCatalog.get(name).evaluator_type = "coco"
+            Trainer.build_evaluator(slim_cfg, name)
+    assert made == ["run/inference", "run/inference/one%2Fof", "run/inference/a set"]
 
 
 def test_the_evaluator_of_a_lazy_config_counts_as_many_as_the_model_gives():

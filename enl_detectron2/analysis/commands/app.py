@@ -18,6 +18,7 @@ from enl_detectron2.analysis import command_line
 
 def parse_args() -> argparse.Namespace:
     parser = command_line.new_parser(__doc__)
+    command_line.add_config(parser, default="trained/nuclei_enl_rcnn_lite0.yaml")
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -25,7 +26,6 @@ def parse_args() -> argparse.Namespace:
         "(default: %(default)s)",
     )
     parser.add_argument("--port", type=int, help="(default: the first free one from 7860)")
-    command_line.add_config(parser, default="trained/nuclei_enl_rcnn_lite0.yaml")
     return parser.parse_args()
 
 

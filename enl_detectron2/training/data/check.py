@@ -30,6 +30,7 @@ from .images import read_image
 LVIS_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
 # Values of EXIF's orientation that change an image but not its size: mirrored, or turned by 180°.
 SAME_SIZE = (2, 3, 4)
+DARK = 63  # the largest value of an image of 14 bits in 16, if the upper 8 are read
 TOLERANCE = 1.0  # pixels that a box may stick out of its image: annotation tools round
 
 
@@ -78,19 +79,24 @@ def _check_image(coco: CocoFile, image: Entry, deep_images: str) -> Iterator[Fin
     if file is None or not is_file(file):
         return
     try:
-        height, width = read_image(file, deep_images=deep_images).shape[:2]
+        pixels = read_image(file, deep_images=deep_images)
     except BadImage as error:
         reason = str(error).removeprefix(f"{file} can't be read: ")
         yield Finding(True, file, part, "can't be read", reason)
         return
+    height, width = pixels.shape[:2]
     said = (image.get("width"), image.get("height"))
     if said != (width, height):
         detail = f"{said[0]}×{said[1]} in {coco.path}, but it is {width}×{height}"
         yield Finding(True, file, part, "has another size than it should", detail)
     with Image.open(file) as opened:
+        is_deep = "RGB;16" in str(opened.tile[:1])  # until it is loaded: how it is decoded
         if opened.getexif().get(ExifTags.Base.Orientation) in SAME_SIZE:
             kind = "is turned by 180° or mirrored by its EXIF data; its boxes may not be"
             yield Finding(False, file, part, kind)
+        if is_deep and opened.mode == "RGB" and pixels.max() <= DARK:
+            kind = "has 16 bits a channel, of which the upper 8 are read: it is almost black"
+            yield Finding(False, file, part, kind, f"its largest value is {pixels.max()} of 255")
 
 
 def _check_file(coco: CocoFile, error, warn) -> None:
@@ -207,7 +213,7 @@ def _check_annotation(entry: Entry, images: dict, categories: set, error, warn) 
     # COCO's evaluation sorts objects into small, medium and large ones by this number alone.
     area, remedy = entry["area"], "; --repair takes its box's"
     if not is_number(area) or area < 0:
-        error(part, "has an area that is no number of at least 0", f"{area!r}{remedy}")
+        error(part, "has an area that is not a number of at least 0", f"{area!r}{remedy}")
     elif is_box(entry) and not has_plausible_area(entry):
         kind = "has an area that isn't its object's, so that APs, APm and APl will be wrong"
         warn(part, kind, f"{area:g}, but its box has {box_area(entry):g}{remedy}")

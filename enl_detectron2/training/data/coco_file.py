@@ -107,7 +107,9 @@ def read_coco(json_file: str | Path, image_root: str | Path | None = None) -> Co
     try:
         content = json.loads(data, object_pairs_hook=_objects(twice))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no whole JSON file, perhaps it was cut off: {error}") from None
+        raise ValueError(
+            f"{path} is not a complete JSON file, perhaps it was cut off: {error}"
+        ) from None
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} is not in COCO format: it must hold an object with the lists images, "
@@ -158,7 +160,7 @@ def repair(coco: CocoFile, target: str | Path) -> int:
         FileNotWritten: (an OSError) if it can't be written.
     """
     if Path(target).exists():
-        raise FileExistsError(errno.EEXIST, "it is there already", str(target))
+        raise FileExistsError(errno.EEXIST, "it already exists", str(target))
     count = len(coco.taken.get(NO_AREA, ()))
     for entry in coco.annotations:
         if is_box(entry) and not has_plausible_area(entry):

@@ -21,7 +21,6 @@ from enl_detectron2.layers import ENLBlock, NonLocalBlock
 
 # Padded to 96×160 pixels, as a detector pads. Blocks of each kind, with each way to combine.
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 150, 3), dtype=np.uint8)
-L1 = {"position": "l1_mul", "position_options": {"scale": 5.0}}
 BLOCKS = {
     "bottom_up.non_local": (
         NonLocalBlock,

@@ -40,8 +40,8 @@ def test_finds_files_folders_and_patterns_each_file_once(tmp_path):
     assert files == [a]
     assert [error.partition(" is ")[2][:14] for error in errors] == [
         "a folder witho",
-        "no file or fol",
-        "no file or fol",
+        "not a file or ",
+        "not a file or ",
     ]
     assert max(map(len, errors)) < 1100
 

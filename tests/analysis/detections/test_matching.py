@@ -49,9 +49,9 @@ def test_no_detections_are_no_error(write_truth, write_results):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("[", "is no whole JSON file"),
+        ("[", "is not a complete JSON file"),
         ("[" * 100_000, "is not in COCO format: its lists are nested too deeply"),
-        (b"\xff\xfe\xfd", "is no whole JSON file"),
+        (b"\xff\xfe\xfd", "is not a complete JSON file"),
         ("{}", "is not in COCO format: 'images' must be a list of objects"),
         ("[1]", "is not in COCO format: it must hold an object"),
         ({"images": []}, f"{NO_TRUTH} it has no images"),

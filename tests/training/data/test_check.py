@@ -143,6 +143,14 @@ def test_images_that_can_not_be_read_are_named(coco_set, check):
     assert check()[0] == 1 and check("--deep-images", "rescale")[0] == 0
 
 
+def test_colours_of_12_bits_in_16_are_said(coco_set):
+    cv2.imwrite(str(coco_set.images / "b.png"), np.full((30, 40, 3), 4000, np.uint16))
+    [finding] = coco_set.findings()
+    assert not finding.is_error and "almost black: its largest value is 15 of 255" in str(finding)
+    cv2.imwrite(str(coco_set.images / "b.png"), np.full((30, 40, 3), 60000, np.uint16))
+    assert coco_set.findings() == []
+
+
 def test_what_is_there_is_described(coco_set):
     coco_set.change(append("annotations", id=4, iscrowd=1))
     lines = describe(read_coco(coco_set.file)).splitlines()
@@ -203,6 +211,6 @@ def test_repair_gives_impossible_areas_the_boxs(coco_set, check):
     assert check()[0] == 0
     # Never over a file that is there.
     status, said = check("--repair", coco_set.file)
-    assert status == 2 and "set.json can't be written: it is there already" in said
+    assert status == 2 and "set.json can't be written: it already exists" in said
     status, said = check("--repair", coco_set.folder / "no folder/new.json")
     assert status == 2 and "can't be written: No such file" in said

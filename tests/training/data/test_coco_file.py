@@ -269,8 +269,8 @@ def test_relative_paths(coco_set, monkeypatch, tmp_path_factory, by_variable):
 @pytest.mark.parametrize(
     "text, said",
     [
-        ('{"images": [', "is no whole JSON file, perhaps it was cut off"),
-        ("", "is no whole JSON file"),
+        ('{"images": [', "is not a complete JSON file, perhaps it was cut off"),
+        ("", "is not a complete JSON file"),
         ("[1, 2]", "is not in COCO format: .* not a list"),
         ('{"images": []}', "'categories' must be a list of objects, but it is missing"),
         ('{"images": [3], "categories": []}', "'images' must be a list of objects, but it isn't$"),
