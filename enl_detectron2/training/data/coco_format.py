@@ -72,7 +72,8 @@ def register_coco_format(
                 )
             continue
         DatasetCatalog.register(name, functools.partial(_load, name, json_file, image_root))
-        about = {"json_file": json_file, "image_root": image_root, "evaluator_type": "coco"}
+        about: dict[str, Any] = {"json_file": json_file, "image_root": image_root}
+        about["evaluator_type"] = "coco"
         metadata.set(coco_format=(json_file, image_root))
         is_evaluated = evaluated is None or name in evaluated
         # What is wrong with a file is said if the set is used.
