@@ -19,7 +19,6 @@ from enl_detectron2.training.config import load_config
 TRAINED = "trained/nuclei_enl_rcnn_lite0.yaml"
 PLAIN = "trained/nuclei_rcnn_lite0.yaml"
 CONFIGS = Path(__file__).parents[1] / "configs"
-PHOTOGRAPHS = CONFIGS.parent / "demo/photographs"
 
 
 def test_configurations_of_a_checkout_are_found():
@@ -75,9 +74,9 @@ def test_detectron2s_own_predictor_takes_a_trained_model():
     pytest.importorskip("efficientnet_lite_pytorch")
     cfg = model_zoo.get_config(TRAINED, trained=True)
     cfg.MODEL.DEVICE = "cpu"
-    image = read_image(str(PHOTOGRAPHS / "fluorescence_small.jpg"), format="BGR")
+    image = read_image(str(model_zoo.PHOTOGRAPHS / "fluorescence_small.jpg"), format="BGR")
     found = DefaultPredictor(cfg)(image)["instances"]
-    annotated = COCO(PHOTOGRAPHS / "nuclei.json")
+    annotated = COCO(model_zoo.PHOTOGRAPHS / "nuclei.json")
     [number] = [i for i, one in annotated.imgs.items() if "fluorescence_small" in one["file_name"]]
     there = len(annotated.getAnnIds(number))
     assert 0.5 * there < int((found.scores >= 0.5).sum()) < 2 * there

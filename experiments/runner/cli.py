@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     print(status.expected(grid, left, args.rate), flush=True)
     if args.dry_run:
         return 0
+    if args.redo:
+        _set_aside(grid, left)
     if args.submit:
         return _submit(grid, left, args)
     for each in left:  # before several processes want the same
@@ -123,17 +125,21 @@ def _left(grid: Grid, runs: list[Run], redo: bool, named: bool) -> list[Run]:
         elif not left and named:
             print("All of them have their results. --redo trains them again.")
         return [run for run in left if run not in refused]
-    again = [run for run in runs if run in refused or (named and run not in left)]
-    left = [run for run in runs if run in left or run in again]
+    return [run for run in runs if named or run in left]
+
+
+def _set_aside(grid: Grid, left: list[Run]) -> None:
+    """Gives what is trained again a new folder, with the mark that its line is to come anew."""
+    lines = lines_of(grid)
     starts = [grid.start_of(run) for run in left]
     for run in dict.fromkeys([*left, *filter(None, starts)]):
         folder = grid.folder(run)
-        if folder.exists() and (run in again or _is_other(grid, run)):
+        begins = run in lines and not again_file(folder).exists()
+        if folder.exists() and (begins or _is_other(grid, run)):
             print(f"{run.name}: what it had is now in {_move_aside(folder)}")
-        if run in again:
-            folder.mkdir(parents=True)
+        if run in lines:
+            folder.mkdir(parents=True, exist_ok=True)
             again_file(folder).touch()
-    return left
 
 
 def _is_other(grid: Grid, run: Run) -> bool:

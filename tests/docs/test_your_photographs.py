@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from enl_detectron2.model_zoo import PHOTOGRAPHS
+
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     line.split("    #")[0]
@@ -21,7 +23,6 @@ COMMANDS = [
     for line in block.replace("\\\n", "").splitlines()
 ]
 
-PHOTOGRAPHS = ROOT / "demo/photographs"
 SHORT = "MAX_ITER 3 SOLVER.STEPS '()' SOLVER.WARMUP_ITERS 0 SOLVER.IMS_PER_BATCH 2"
 
 

@@ -127,6 +127,8 @@ def test_a_result_counts_only_if_it_comes_from_what_the_grid_names(
     # What has its result is trained again only if it is named.
     assert "1 runs, 0 of them to do" in run(file, "--redo")[0]
     assert "--redo trains them again" in run(file, "--only", "plain*")[0]
+    assert "1 of them to do" in run(file, "--only", "plain*", "--redo", "--dry-run")[0]
+    assert "1 runs, 0 of them to do" in run(file)[0]
     assert "plain___1.2" in run(file, "--only", "plain*", "--redo")[0]
     assert len(read_lines(results)) == 3 and "0 of them to do" in run(file)[0]
     content = (tmp_path / "data" / "train.json").read_text()
