@@ -58,10 +58,13 @@ def test_it_trains_is_looked_at_and_exported(file, tmp_path, run_tool):
     words = [*looked_at[:4], "--output", tmp_path / "pages", *trained]
     assert run_tool(ROOT / "tools/attention_explorer.py", *words)[0] == 0
     assert '"position":[{' in (tmp_path / "pages/image 0.html").read_text()
-    words = [trained[1], tmp_path / "own.onnx", *trained[3:], "--format", "onnx", "--import", file]
+    words = [trained[1], tmp_path / "own.onnx", *trained[3:], "--import", file]
+    words += ["--format", "onnx-backbone"]
     status, said, _ = run_tool(ROOT / "tools/export_model.py", *words)
-    assert status == 0 and "match" in said
-    assert onnxruntime.InferenceSession(tmp_path / "own.onnx").get_inputs()[0].name == "image"
+    assert status == 0 and "in ONNX Runtime maps differ by at most" in said
+    session = onnxruntime.InferenceSession(tmp_path / "own.onnx")
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert (metadata["colour_order"], metadata["size_divisibility"]) == ("BGR", "32")
 
 
 def test_by_lazy_config(file, tmp_path):
