@@ -197,7 +197,7 @@ def test_a_trace_of_an_image_with_nothing_in_it_finds_things_in_others(slim_cfg)
 
 # 11 is that of detectron2's tools/deploy/export_model.py; attention is there from 14 on.
 @pytest.mark.parametrize(
-    ("block", "opset"), a_few([("ENLBlock", 11), ("ENLBlock", 17), ("NonLocalBlock", 14)], 3)
+    ("block", "opset"), a_few([("NonLocalBlock", 14), ("ENLBlock", 11), ("ENLBlock", 17)], 3)
 )
 def test_a_backbone_is_had_in_the_opsets_that_are_said(slim_cfg, tmp_path, block, opset):
     slim_cfg.MODEL.ENL_FPN.BLOCK = block

@@ -113,7 +113,7 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> n
 
     Raises:
         RuntimeError: if there is no such configuration, or it has no trained weights.
-        ImportError: if a package of its bottom-up isn't installed; says how it is.
+        ImportError: if a package of its bottom-up isn't installed; says how to install it.
     """
     if device is None and not torch.cuda.is_available():
         device = "cpu"

@@ -61,7 +61,7 @@ from .weights import warn_if_frozen_though_random
 
 
 class Trainer(DefaultTrainer):
-    """detectron2's ``DefaultTrainer`` with its evaluators; on CPUs, too."""
+    """detectron2's ``DefaultTrainer`` with its evaluators; also on CPUs."""
 
     def __init__(self, cfg: CfgNode):
         """
@@ -139,7 +139,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable:
-        """detectron2's, in an order that can be taken up, see :mod:`.data.loader`."""
+        """detectron2's, in an order that can be resumed, see :mod:`.data.loader`."""
         loader = super().build_train_loader(cfg)
         return repeatable(loader, cfg.SEED, cfg.DATALOADER.ON_BAD_IMAGE, deep_images_of(cfg))
 

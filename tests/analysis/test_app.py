@@ -13,19 +13,21 @@ from pathlib import Path
 import pytest
 from browser import NAMES, Page, find_chromium
 
+from enl_detectron2.cli import main
 from enl_detectron2.model_zoo import PHOTOGRAPHS
 
 ROOT = Path(__file__).parents[2]
 FETCHED = ROOT / ".venv-app"
 
 
-def test_without_gradio_it_names_the_extra(tmp_path):
-    (tmp_path / "gradio.py").write_text("raise ModuleNotFoundError(name='gradio')")
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    command = [sys.executable, "-W", "ignore", "-m", "enl_detectron2", "app"]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+def test_without_gradio_it_names_the_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setattr(sys, "argv", ["enl", "app"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its own
+    with pytest.raises(SystemExit) as stop:
+        main()
     said = 'enl app: error: gradio is needed: pip install "enl-detectron2[app]"\n'
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+    assert (stop.value.code, *capsys.readouterr()) == (2, "", said)
 
 
 @pytest.fixture

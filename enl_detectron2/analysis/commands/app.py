@@ -1,10 +1,9 @@
-"""A page in the browser to drop a photograph on: what a model finds, counts and looks at there.
+"""A page in the browser to drop a photograph on: detections, counts and attention of a model.
 
     enl app
     enl app --config-file configs/enl_rcnn_R50.yaml --opts MODEL.WEIGHTS enl.pth
 
-Only this machine reaches the page, and nothing leaves it. What is dropped is deleted when the
-command ends, by Ctrl-C.
+Only this machine can reach the page. Photographs are deleted when the command ends, by Ctrl-C.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a point of an image looks at, and the position term's filters, as pictures.
+"""What a point of an image attends to, and the position term's filters, as pictures.
 
     enl attention image --config-file CONFIG --input IMAGE --at X Y \\
         --output attention.png --opts MODEL.WEIGHTS model.pth

@@ -7,8 +7,8 @@
         --results "baseline=output/rcnn/inference/coco_instances_results.json" \\
                   "ENL=output/enl_rcnn/inference/coco_instances_results.json"
 
-Writes a PNG for each image, and index.html, which shows them all: those first on which the models
-differ most. `enl evaluate` writes the results.
+Writes a PNG for each image, and index.html, which shows first those on which the models differ
+most. `enl evaluate` writes the results.
 """
 
 import argparse

@@ -7,7 +7,7 @@
     enl detect --config-file trained/nuclei_enl_rcnn_lite0.yaml --input cells/ \\
         --output nuclei
 
-Runs on the configuration's device, or on the CPU if that is a GPU and there is none. Inputs that
+Runs on the configuration's device, or on the CPU where there is no GPU. Inputs that
 can't be read are named and left out; the exit status is then 1.
 """
 

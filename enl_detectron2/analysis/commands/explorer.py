@@ -1,4 +1,4 @@
-"""Writes one self-contained HTML page an image, in which any pixel can be asked what it looks at.
+"""Writes a self-contained HTML page for each image that shows what any pixel attends to.
 
     enl attention explorer --config-file CONFIG --input IMAGE … --output FOLDER \\
         --opts MODEL.WEIGHTS model.pth

@@ -1,4 +1,4 @@
-"""Writes a trained detector as ONNX or TorchScript, once it has been compared with the detector.
+"""Writes a trained detector as ONNX or TorchScript, after comparing the two.
 
     enl export --format onnx trained/nuclei_enl_rcnn_lite0.yaml nuclei.onnx
 
