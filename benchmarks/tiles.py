@@ -4,9 +4,9 @@
     python benchmarks/tiles.py --annotations nuclei_val.json --images nuclei_val/
 
 Photographs of one size are put together to a mosaic, as near to a square as they fill: of the 93
-of the trained nuclei detector's test, 87 in four mosaics of 1 to 3.7 million pixels. --as-they-are
-leaves photographs as they are. SAHI comes with `make optional`; without it, it is left out.
-Takes some minutes on one core; results/tiles.md says what came out.
+of the trained nuclei detector's test, 87 in four mosaics of 1.2 to 3.3 million pixels.
+--as-they-are leaves photographs as they are. SAHI comes with `make optional`; without it, it is
+left out. Takes some minutes on one core; results/tiles.md says what came out.
 """
 
 import argparse
