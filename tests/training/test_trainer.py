@@ -9,6 +9,7 @@ from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import launch
 from detectron2.structures import Boxes, Instances
+from PIL import Image
 from tiny_training import (
     LAZY,
     arguments,
@@ -173,6 +174,7 @@ def test_the_evaluator_counts_as_many_detections_as_the_config_allows(
         "categories": [{"id": 1, "name": "thing"}],
     }
     (tmp_path / "set.json").write_text(json.dumps(content))
+    Image.new("RGB", (160, 160)).save(tmp_path / "a.png")
     register_coco_format([["crowded", str(tmp_path / "set.json"), str(tmp_path)]])
     slim_cfg.TEST.DETECTIONS_PER_IMAGE, slim_cfg.TEST.TILE = limit, tile
     slim_cfg.OUTPUT_DIR = str(tmp_path)

@@ -105,8 +105,8 @@ def plot_analyses(analyses: Mapping[str, ErrorAnalysis], path: str | os.PathLike
                 values = [getattr(rows[index], metric) for rows in groups]
                 style = {"color": MODEL_COLOURS[index], "marker": MODEL_MARKERS[index]}
                 # The line goes through groups that say something, past the others.
-                line = [(at, value) for at, value in enumerate(values) if many[at]]
-                ax.plot(*zip(*line or [((), ())]), label=shortened(name), **style)
+                line = [at for at in range(len(values)) if many[at]]
+                ax.plot(line, [values[at] for at in line], label=shortened(name), **style)
                 few = [(at, value) for at, value in enumerate(values) if not many[at]]
                 if few:
                     ax.plot(*zip(*few), markerfacecolor="white", linestyle="none", **style)
