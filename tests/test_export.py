@@ -3,9 +3,11 @@
 import importlib
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ import pytest
 import torch
 from nightly import a_few
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from enl_detectron2 import model_zoo
@@ -290,3 +294,82 @@ def test_the_experiments_trunk_is_had(monkeypatch):
     for block in ("", "ENLBlock"):
         cfg.MODEL.ENL_FPN.BLOCK = block
         assert "in ONNX Runtime" in export_detector(seeded(cfg), "onnx").report
+
+
+@pytest.mark.slow
+def test_threads_share_a_session(slim_cfg):
+    session = session_of(export_detector(seeded(slim_cfg), "onnx", SMALL).content)
+    images = [chw(pixels[: 100 + 10 * i]) for i, pixels in enumerate(photographs() * 4)]
+    alone = [session.run(None, {"image": image}) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda image: session.run(None, {"image": image}), images))
+    for ours, theirs in zip(alone, together):
+        for one, other in zip(ours, theirs):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format_", ["onnx", "tracing"])
+def test_memory_is_flat_over_200_photographs_of_different_sizes(format_, tmp_path):
+    name = TRAINED[0]
+    (tmp_path / "model").write_bytes(
+        export_detector(shipped(name), format_, colour_order="RGB").content
+    )
+    program = """
+import resource, sys
+import numpy as np
+if sys.argv[1] == "onnx":
+    import onnxruntime
+    session = onnxruntime.InferenceSession("model", providers=["CPUExecutionProvider"])
+    run = lambda image: session.run(None, {"image": image})
+else:
+    import torch, torchvision
+    model = torch.jit.load("model")
+    run = torch.no_grad()(lambda image: model(torch.from_numpy(image)))
+random, peaks = np.random.default_rng(0), []
+for index in range(240):
+    height, width = (512, 640) if index < 20 else random.integers(96, 512, 2)
+    run(random.integers(0, 256, (3, height, width), dtype=np.uint8))
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peaks[39], peaks[-1])
+"""
+    command = [sys.executable, "-c", program, format_]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    before, after = map(float, done.stdout.split())
+    assert after < before + 60, (before, after)  # megabytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_average_precision_is_the_same(name):
+    folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    if not (folder / "nuclei_val.json").is_file():
+        pytest.skip("needs nuclei_val in DETECTRON2_DATASETS")
+    model, truth = shipped(name), COCO(folder / "nuclei_val.json")
+    session = session_of(export_detector(model, "onnx", colour_order="RGB").content)
+    traced = trace(model, torch.from_numpy(chw(photographs()[0])))
+    runs = {
+        "eager": lambda pixels: detect(model, torch.from_numpy(pixels)).values(),
+        "tracing": lambda pixels: traced(torch.from_numpy(pixels)),
+        "onnx": lambda pixels: session.run(None, {"image": pixels}),
+    }
+    values = {run: average_precision(truth, folder / "nuclei_val", runs[run]) for run in runs}
+    print(name, values)
+    assert max(values.values()) - min(values.values()) < 0.05 and min(values.values()) > 50
+
+
+@torch.no_grad()
+def average_precision(truth, folder, run):
+    results = []
+    for image in truth.loadImgs(truth.getImgIds()):
+        pixels = np.asarray(Image.open(folder / image["file_name"]).convert("RGB"))
+        boxes, scores, _ = run(chw(pixels))
+        for (x0, y0, x1, y1), score in zip(boxes.tolist(), scores.tolist()):
+            box = {"image_id": image["id"], "category_id": truth.getCatIds()[0], "score": score}
+            results.append(box | {"bbox": [x0, y0, x1 - x0, y1 - y0]})
+    evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+    evaluation.params.maxDets = [1, 10, 400]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]
+    return 100 * precision[precision > -1].mean()
