@@ -96,13 +96,12 @@ def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
 def quiet_terminal() -> Iterator[None]:
     """Keeps detectron2's long descriptions off the terminal, where only warnings appear meanwhile.
 
-    ``log.txt`` has them.
+    ``log.txt`` has them; where there is none, they stay.
     """
-    handlers = [
-        each
-        for each in logging.getLogger("detectron2").handlers
-        if getattr(each, "stream", None) is sys.stdout
-    ]
+    everywhere = logging.getLogger("detectron2").handlers
+    handlers = [each for each in everywhere if getattr(each, "stream", None) is sys.stdout]
+    if len(handlers) == len(everywhere):  # it would be nowhere
+        handlers = []
     levels = [each.level for each in handlers]
     for each in handlers:
         each.setLevel(logging.WARNING)
