@@ -4,10 +4,6 @@
 ``make demo``. A run that was stopped goes on where its last checkpoint lies.
 """
 
-import signal
-
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
-
 import argparse
 import contextlib
 import io

@@ -4,10 +4,6 @@
 ``make look``. Takes some seconds on a CPU; writes output/look/nuclei.png and a page of attention.
 """
 
-import signal
-
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
-
 import contextlib
 import io
 import json

@@ -1,7 +1,6 @@
 """The command ``enl``: each of its subcommands is imported when it is asked for."""
 
 import importlib
-import signal
 import sys
 
 from enl_detectron2.utils.command_line import run
@@ -36,7 +35,6 @@ EXTRAS = {
 
 def main() -> None:
     """Runs the subcommand that the command line names; ends as all commands of this project do."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
         print("usage: enl COMMAND …\n\nenl COMMAND --help lists its options.\n")

@@ -1,10 +1,6 @@
 #!/usr/bin/env python
 """Draws the tables and figures of grids from their results; see README.md."""
 
-import signal
-
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
-
 from enl_detectron2.utils import command_line
 
 

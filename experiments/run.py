@@ -1,10 +1,6 @@
 #!/usr/bin/env python
 """Trains what a grid's results are missing, here or on a cluster; see --help and README.md."""
 
-import signal
-
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
-
 from enl_detectron2.utils import command_line
 
 

@@ -9,10 +9,6 @@ equally good. Results are in the file, with the names of the classes, and in the
 interval is of the test photographs, by a bootstrap.
 """
 
-import signal
-
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
-
 import argparse
 import sys
 from pathlib import Path

@@ -6,10 +6,6 @@
 Other numbers and settings go into a folder of their own.
 """
 
-import signal
-
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
-
 import argparse
 import logging
 import sys

@@ -1,10 +1,6 @@
 #!/usr/bin/env python
 """``enl export``, by its old name."""
 
-import signal
-
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
-
 from enl_detectron2.analysis.commands.export import main
 from enl_detectron2.utils.command_line import run
 

@@ -1,10 +1,6 @@
 #!/usr/bin/env python
 """Training curves of several runs in one plot: `enl curves`."""
 
-import signal
-
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # quiet until run() says it: imports take seconds
-
 from enl_detectron2.analysis.commands.curves import main
 from enl_detectron2.utils.command_line import run
 

@@ -18,10 +18,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
+from enl_detectron2.analysis.palette import SMALL_SIDE
+
 from .matching import (
     EVERY_SIDE,
     SIDES,
-    SMALL_SIDE,
     box_side,
     load_detections,
     load_truth,

@@ -9,11 +9,10 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from enl_detectron2.analysis.drawing import plain_text, save_figure, shortened
-from enl_detectron2.analysis.palette import MODEL_COLOURS, MODEL_MARKERS
+from enl_detectron2.analysis.palette import MODEL_COLOURS, MODEL_MARKERS, SMALL_SIDE
 from enl_detectron2.utils.files import write_whole
 
 from .errors import ErrorAnalysis, Row
-from .matching import SMALL_SIDE
 
 FEW = 30  # objects: a share of fewer says little
 METRICS = ("recall", "AP50", "AP")

@@ -18,8 +18,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from enl_detectron2.analysis.palette import SMALL_SIDE  # noqa: F401  others take it from here
-from enl_detectron2.training.data.coco_file import read_coco
+from enl_detectron2.training.data.coco_file import is_box, is_number, read_coco
 from enl_detectron2.utils.errors import BadImage
 
 SIDES = (8, 12, 16, 24, 32, 48, 96)  # pixels, the limits of size groups
@@ -125,7 +124,7 @@ def _usable(
             left_out["of images that the file doesn't have"] += 1
         elif not _is_one_of(annotation.get("category_id"), categories):
             left_out["of categories that the file doesn't have"] += 1
-        elif not is_box(annotation.get("bbox")):
+        elif not _has_box(annotation):
             left_out["without a box of four finite numbers, none of its sides negative"] += 1
         else:
             # COCOeval takes a match with annotation 0 for none, and a missing iscrowd as an error.
@@ -155,9 +154,9 @@ def _checked(truth: COCO, detection: Any) -> dict[str, Any]:
             raise ValueError(
                 f"has the {key} {detection[key]!r}, which the ground truth doesn't have"
             )
-    if not is_box(detection.get("bbox")):
+    if not _has_box(detection):
         raise ValueError(f"has the bbox {detection.get('bbox')!r}, no x, y, width and height")
-    if not _is_finite(detection.get("score")):
+    if not is_number(detection.get("score")):
         raise ValueError(f"has the score {detection.get('score')!r}")
     return entry
 
@@ -166,18 +165,9 @@ def _is_one_of(value: Any, known: Container[int | str]) -> bool:
     return isinstance(value, (int, float, str)) and not isinstance(value, bool) and value in known
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
-
-
-def is_box(value: Any) -> bool:
-    """Whether a value of JSON is a box as COCO has it: x, y, and sides that aren't negative."""
-    return (
-        isinstance(value, list)
-        and len(value) == 4
-        and all(map(_is_finite, value))
-        and min(value[2:]) >= 0
-    )
+def _has_box(entry: dict[str, Any]) -> bool:
+    """Whether an entry has a box as COCO has it: x, y, and sides that aren't negative."""
+    return is_box(entry, sized=False) and min(entry["bbox"][2:]) >= 0
 
 
 def match(

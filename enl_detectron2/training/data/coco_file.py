@@ -218,7 +218,7 @@ def id_of(entry: Entry, key: str = "id") -> int | str | None:
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite number."""
-    return isinstance(value, Real) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_box(entry: Entry, sized: bool = True) -> bool:

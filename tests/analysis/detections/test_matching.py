@@ -110,7 +110,7 @@ def test_what_means_nothing_is_counted_and_left_out(write_truth, tmp_path, caplo
         good | {"category_id": None},
         *(
             good | {"bbox": box}
-            for box in (None, [], [1, 2, 3, -1], [1, 2, 3, "4"], [0, 0, 1e99, 1])
+            for box in (None, [], [1, 2, 3, -1], [1, 2, 3, "4"], [0, 0, float("inf"), 1])
         ),
     ]
     content["categories"] = [{"id": 1}, {"id": 2, "name": None}, {"id": 3, "name": 8}]
