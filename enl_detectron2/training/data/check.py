@@ -187,7 +187,7 @@ def _check_annotation(entry: Entry, images: dict, categories: set, error, warn) 
     if id_of(entry, "category_id") not in categories:
         kind = "is of a category that isn't in the file"
         error(part, kind, f"category {entry.get('category_id')}")
-    if not is_number(entry["iscrowd"]):
+    if entry["iscrowd"] not in (0, 1):
         error(part, "has an iscrowd that is neither 0 nor 1", repr(entry["iscrowd"]))
 
     box = entry.get("bbox")
