@@ -92,8 +92,8 @@ class Grid:
     def check(self) -> None:
         """
         Raises:
-            ConfigError: if a block of runs names what isn't there, or two runs have the same name;
-                names them.
+            ConfigError: if a block of runs names what isn't there, two runs have the same name, or
+                two systems the same configuration; names them.
         """
         for block, axis in itertools.product(self.blocks, ("systems", "data", "variants")):
             for name in _as_list(block.get(axis, [])):
@@ -102,12 +102,25 @@ class Grid:
                         f"{self.file}: runs: {name!r} is none of its {axis}: {', '.join(known)}"
                     )
         named: dict[str, Run] = {}
+        configured: dict[tuple, list[Run]] = {}
         for run in dict.fromkeys([*self.runs(), *filter(None, map(self.start_of, self.runs()))]):
             if (other := named.setdefault(run.name, run)) != run:
                 raise ConfigError(
                     f"{self.file}: {dataclasses.astuple(other)} and {dataclasses.astuple(run)} "
                     f"would both be the run {run.name}; rename one"
                 )
+            configured.setdefault((run.data, run.variant), []).append(run)
+        for runs in configured.values():  # one seed says what all do
+            runs = [run for run in runs if run.seed == runs[0].seed]
+            configurations = [self.configuration(run) for run in runs]
+            for cfg in configurations:
+                cfg.OUTPUT_DIR = ""
+            for (a, first), (b, second) in itertools.combinations(zip(runs, configurations), 2):
+                if first == second:
+                    raise ConfigError(
+                        f"{self.file}: systems {a.system!r} and {b.system!r} have the same "
+                        f"configuration ({a.name}, {b.name})"
+                    )
 
     def folder(self, run: Run) -> Path:
         return self.output / "runs" / run.name
