@@ -7,7 +7,9 @@ import pytest
 import torch
 from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_pascal_voc
 from detectron2.engine import launch
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 from tiny_training import (
@@ -302,3 +304,42 @@ def test_frozen_layers_with_random_weights_are_warned_of(config, tmp_path, caplo
     with caplog.at_level(logging.WARNING):
         Trainer(trainer.setup(arguments(config, *words(options))))
     assert "MODEL.WEIGHTS is empty, so all weights are random" in caplog.text
+
+
+@pytest.mark.slow
+def test_pascal_voc_is_evaluated_by_naming_a_set(config, tmp_path):
+    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "ImageSets/Main/test.txt").write_text("one\ntwo\n")
+    box = "<bndbox><xmin>8</xmin><ymin>8</ymin><xmax>32</xmax><ymax>32</ymax></bndbox>"
+    for name in ("one", "two"):
+        image = config.parent / "images/image 1.png"
+        (tmp_path / f"JPEGImages/{name}.jpg").write_bytes(image.read_bytes())
+        (tmp_path / f"Annotations/{name}.xml").write_text(
+            "<annotation><size><width>64</width><height>48</height></size><object>"
+            "<name>thing</name><pose>x</pose><truncated>0</truncated><difficult>0</difficult>"
+            f"{box}</object></annotation>"
+        )
+    register_pascal_voc("tiny_voc", str(tmp_path), "test", 2012, ["thing"])
+    MetadataCatalog.get("tiny_voc").evaluator_type = "pascal_voc"
+    options = {"DATASETS.TEST": "('tiny_voc',)", "SOLVER.MAX_ITER": 1, "OUTPUT_DIR": tmp_path}
+    run(arguments(config, *words(options)))
+    assert "bbox/AP50" in (tmp_path / "metrics.json").read_text()
+
+
+@pytest.mark.slow
+def test_a_subclass_may_have_an_evaluator_of_its_own(config, tmp_path):
+    class Constant(DatasetEvaluator):
+        def evaluate(self):
+            return {"of mine": {"score": 42.0}}
+
+    class Mine(Trainer):
+        @classmethod
+        def build_evaluator(cls, cfg, dataset_name, output_folder=None):
+            return Constant()
+
+    args = command("yaml", config, tmp_path)
+    mine = Mine(trainer.setup(args))
+    mine.resume_or_load(resume=False)
+    mine.train()
+    assert '"of mine/score": 42.0' in (tmp_path / "metrics.json").read_text()
