@@ -73,7 +73,8 @@ def ship(config: Path, weights: Path, device: str) -> None:
     register_coco_format(cfg.DATASETS.COCO_FORMAT)
     target = WEIGHTS / f"{config.stem}.pth"
     unfinished = target.with_suffix(".unfinished.pth")
-    model = torch.load(weights, map_location="cpu", weights_only=True)["model"]
+    checkpoint = torch.load(weights, map_location="cpu", weights_only=True)
+    model = checkpoint["model"]
     half = {name: as_shipped(torch.as_tensor(value)) for name, value in model.items()}
     WEIGHTS.mkdir(exist_ok=True)
     torch.save({"model": half}, unfinished)
@@ -84,7 +85,8 @@ def ship(config: Path, weights: Path, device: str) -> None:
         sys.exit(f"float16 loses too much: AP {before['AP']:.2f} is {after['AP']:.2f}")
     found = results(cfg) | {"AP of float32": f"{before['AP']:.2f}"}
     names = list(MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes)
-    torch.save({"model": half, "class_names": names, "results": found}, target)
+    about = {"class_names": names, "relation_blocks": checkpoint["relation_blocks"]}
+    torch.save({"model": half, **about, "results": found}, target)
     unfinished.unlink()
     number = sum(value.numel() for value in half.values()) / 1e6
     card = CARD.format(name=config.stem, parameters=number, **found)

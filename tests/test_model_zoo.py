@@ -13,7 +13,8 @@ from pycocotools.coco import COCO
 
 import enl_detectron2
 from enl_detectron2 import model_zoo
-from enl_detectron2.modeling import ENL_FPN
+from enl_detectron2.layers import ENLBlock
+from enl_detectron2.modeling import ENL_FPN, relation_blocks
 from enl_detectron2.training.config import load_config
 
 TRAINED = "trained/nuclei_enl_rcnn_lite0.yaml"
@@ -67,6 +68,10 @@ def test_a_trained_model_is_what_the_checkpointer_loads(name):
         assert torch.equal(value, other.state_dict()[key]), key
     # What PyTorch 2.5 reads too, without running anything.
     content = torch.load(PathManager.get_local_path(weights), weights_only=True)
+    # Blocks of other options, which have the same parameters, are refused by this.
+    stored = content.get("relation_blocks", {})
+    blocks = relation_blocks(model).items()
+    assert stored.keys() == {name for name, block in blocks if isinstance(block, ENLBlock)}
     assert {value.dtype for value in content["model"].values()} <= {torch.float16, torch.int64}
 
 

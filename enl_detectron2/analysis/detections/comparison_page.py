@@ -17,6 +17,7 @@ from enl_detectron2.utils.errors import BadImage
 from enl_detectron2.utils.files import write_whole
 
 from .comparison import Box, Findings, ImageComparison
+from .drawn import stretched
 from .matching import require_size
 
 MOST_MODELS = 3
@@ -95,7 +96,7 @@ def draw_comparison(
             truth says; names it.
     """
     file = os.path.join(image_folder, comparison.file_name)
-    image = read_image(file, "RGB", deep_images=deep_images)
+    image = stretched(read_image(file, "RGB", deep_images=deep_images))
     height, width = image.shape[:2]
     require_size(comparison.entry, file, height, width)
     panels = 1 + len(comparison.findings)

@@ -63,7 +63,7 @@ def check_data_sets(
     _require_same_categories(categories)
     for name, known in categories.items():
         _require_classes(name, len(known), name in test, num_classes, num_classes_key)
-    for name in set(test) & files.keys() - set(train):
+    for name in sorted(set(test) & files.keys()):
         shared = files[name] & set().union(*(files[other] for other in train if other in files))
         if shared:
             logger.warning(

@@ -69,8 +69,10 @@ def test_photographs_that_are_trained_and_tested_on_are_counted(named, tmp_path,
     content["images"][0]["file_name"] = "../../new/images/" + names[1]
     (tmp_path / "part.json").write_text(json.dumps(content))
     register_coco_format([["part", str(tmp_path / "part.json"), str(images)]])
-    check_data_sets(("one",), ("one", "new"))
+    check_data_sets(("one",), ("new",))
     assert "are trained on, too" not in caplog.text
+    check_data_sets(("one",), ("one", "new"))
+    assert caplog.text.count("photographs of 'one' are trained on, too") == 1
     check_data_sets(("one",), ("part",))
     assert f"2 of the 3 photographs of 'part' are trained on, too, as {images}" in caplog.text
 
