@@ -55,6 +55,8 @@ def seeded(cfg):
     torch.manual_seed(0)
     # Scores that are far apart, so that rounding doesn't change which ones are kept.
     spread = {"relation": 0.6, "cls_score": 8.0, "objectness_logits": 6.0}
+    if cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.get("phi_norm") == "none":
+        spread["relation"] = 0.06  # a sum over all positions, and no mean
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(False)
         for part, std in spread.items():
