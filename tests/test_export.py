@@ -22,6 +22,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from enl_detectron2 import model_zoo
+from enl_detectron2.analysis.commands.export import parse_args
 from enl_detectron2.analysis.cost.random_model import build_random_model
 from enl_detectron2.export import (
     NotExportable,
@@ -261,6 +262,12 @@ def test_the_page_s_program_serves_a_shipped_detector_without_torch(run_tool, tm
     assert metadata["colour_order"] == "RGB" and metadata["size_divisibility"] == "32"
     assert json.loads(metadata["class_names"]) == ["nucleus"]
     assert metadata["shortest_edge"] == "0"
+
+
+@pytest.mark.parametrize("words", ["a b K V --format onnx", "--format onnx a b --image i K V"])
+def test_overrides_stand_before_options_or_after(words):
+    args = parse_args(words.split())
+    assert (args.config, args.output, args.opts) == ("a", "b", ["K", "V"])
 
 
 @pytest.mark.parametrize("option", ["scripting", "too small"])

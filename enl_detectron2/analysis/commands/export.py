@@ -37,7 +37,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "on, if it is found",
     )
     add_import_option(parser)
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)  # KEY VALUE may follow the options
 
 
 def main(arguments: list[str] | None = None) -> None:
