@@ -53,7 +53,7 @@ def app(tmp_path):
 @pytest.fixture
 def browser(tmp_path):
     if find_chromium() is None:
-        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed (docs/attention.md)")
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed (CONTRIBUTING.md)")
     page = Page(find_chromium(), tmp_path / "profile")
     yield page
     page.close()

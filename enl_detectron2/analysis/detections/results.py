@@ -80,7 +80,7 @@ def as_results(
 ) -> list[dict[str, Any]]:
     """Detections of one photograph, masks too, as COCO's results have them."""
     low, high = instances.pred_boxes.tensor.split(2, dim=1)
-    boxes = np.concatenate([low, high - low], axis=1).astype(float).round(2).tolist()
+    boxes = np.concatenate([low, high - low], axis=1).tolist()
     found = []
     for place, (index, score) in enumerate(
         zip(instances.pred_classes.tolist(), instances.scores.tolist())
@@ -89,7 +89,7 @@ def as_results(
             "image_id": image_id,
             "category_id": categories[index],
             "bbox": boxes[place],
-            "score": round(score, 4),
+            "score": score,
         }
         if instances.has("pred_masks"):
             mask = np.asfortranarray(instances.pred_masks[place].numpy().astype(np.uint8))
