@@ -1,4 +1,6 @@
 import json
+import math
+import re
 
 import pytest
 
@@ -12,7 +14,6 @@ from enl_detectron2.analysis.detections.matching import (
 BOX = [10, 10, 16, 16]
 IMAGE = {"id": 1, "file_name": "1.png"}
 GOOD = {"image_id": 1, "category_id": 1, "bbox": BOX, "score": 1}
-NO_TRUTH = "is not a ground truth:"
 
 
 def matched(evaluation):
@@ -35,43 +36,30 @@ def test_all_detections_count_however_many(write_truth, write_results):
     assert len(boxes) > 200
     truth = load_truth(write_truth([(1, 1, box) for box in boxes]))
     found = [(1, 1, box, 0.5) for box in boxes]
-    assert matched(match(truth, load_detections(truth, write_results("a", found)))) == [
-        [True] * len(boxes)
-    ]
-
-
-def test_no_detections_are_no_error(write_truth, write_results):
-    truth = load_truth(write_truth([(1, 1, BOX)]))
-    found = load_detections(truth, write_results("a", [(1, 1, BOX, 0.4)]), score_threshold=0.5)
-    assert matched(match(truth, found)) == [[False]]
+    [all_of_them] = matched(match(truth, load_detections(truth, write_results("a", found))))
+    assert all_of_them == [True] * len(boxes)
+    none = load_detections(truth, write_results("b", found), score_threshold=0.6)
+    assert not any(*matched(match(truth, none)))
 
 
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("[", "is not a complete JSON file"),
-        ("[" * 100_000, "is not a complete JSON file"),
+        (b"[" * 100_000, "is not a complete JSON file"),
         (b"\xff\xfe\xfd", "is not a complete JSON file"),
-        ("{}", "is not in COCO format: 'images' must be a list of objects"),
-        ("[1]", "is not in COCO format: it must hold an object"),
-        ({"images": []}, f"{NO_TRUTH} it has no images"),
-        ({"annotations": [1]}, "is not in COCO format: 'annotations' must be a list of objects"),
-        ({"images": [{"id": 1}]}, f"{NO_TRUTH} image 1 must have a file_name"),
-        ({"images": [IMAGE, IMAGE]}, f"{NO_TRUTH} two images have the id 1"),
-        ({"images": [IMAGE, IMAGE | {"id": "b"}]}, f"{NO_TRUTH} the ids of images must be all"),
-        ({"categories": [{"id": None}]}, f"{NO_TRUTH} the ids of categories must be all"),
-        (
-            {"annotations": [{"id": 7, "iscrowd": "some"}]},
-            f"{NO_TRUTH} annotation 7 has iscrowd 'some', neither 0 nor 1",
-        ),
+        (b"{}", "is not in COCO format: 'images' must be a list of objects"),
+        ({"images": []}, "is not a ground truth: it has no images"),
+        ({"images": [{"id": 1}]}, "is not a ground truth: image 1 must have a file_name"),
+        ({"images": [IMAGE, IMAGE]}, "is not a ground truth: two images have the id 1"),
+        ({"images": [IMAGE, IMAGE | {"id": "b"}]}, ".*: the ids of images must be all"),
+        ({"categories": [{"id": None}]}, ".*: the ids of categories must be all"),
+        ({"annotations": [{"id": 7, "iscrowd": "some"}]}, ".*: annotation 7 has iscrowd 'some'"),
     ],
 )
 def test_a_file_that_is_no_ground_truth_is_named(tmp_path, content, message):
     if isinstance(content, dict):
-        categories = [{"id": 1, "name": "a"}]
-        whole = {"images": [IMAGE], "annotations": [], "categories": categories}
-        content = json.dumps(whole | content if content else {})
-    content = content if isinstance(content, bytes) else content.encode()
+        whole = {"images": [IMAGE], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+        content = json.dumps(whole | content).encode()
     (tmp_path / "bad.json").write_bytes(content)
     with pytest.raises(ValueError, match=f"bad.json {message}"):
         load_truth(tmp_path / "bad.json")
@@ -84,46 +72,32 @@ def test_a_file_that_is_no_ground_truth_is_named(tmp_path, content, message):
         ([7], "entry 1 is a int"),
         ([GOOD, {"image_id": 1}], "entry 2 has no category_id"),
         ([GOOD | {"image_id": 9}], "entry 1 has the image_id 9, which the ground truth doesn't"),
-        ([GOOD | {"image_id": [1]}], "entry 1 has the image_id [1], which the ground truth"),
         ([GOOD | {"category_id": 2}], "entry 1 has the category_id 2, which the ground truth"),
-        ([GOOD | {"bbox": None}], "entry 1 has the bbox None"),
         ([GOOD | {"bbox": [1, 2, 3, -4]}], "entry 1 has the bbox [1, 2, 3, -4]"),
         ([GOOD | {"score": float("nan")}], "entry 1 has the score nan"),
-        ([GOOD | {"score": "0.9"}], "entry 1 has the score '0.9'"),
     ],
 )
 def test_results_of_something_else_are_named(write_truth, tmp_path, content, message):
     truth = load_truth(write_truth([(1, 1, BOX)]))
     (tmp_path / "bad.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match="bad.json isn't a list of") as refused:
         load_detections(truth, tmp_path / "bad.json")
-    assert str(refused.value).startswith(f"{tmp_path}/bad.json isn't a list of")
     assert message in str(refused.value)
 
 
 def test_what_means_nothing_is_counted_and_left_out(write_truth, tmp_path, caplog):
     content = json.loads(write_truth([(1, 1, BOX)]).read_text())
-    good = content["annotations"][0]
-    content["annotations"] += [
-        good | {"image_id": 2},
-        good | {"image_id": "1"},
-        good | {"category_id": None},
-        *(
-            good | {"bbox": box}
-            for box in (None, [], [1, 2, 3, -1], [1, 2, 3, "4"], [0, 0, float("inf"), 1])
-        ),
-    ]
+    [good] = content["annotations"]
+    for other in ({"image_id": 2}, {"image_id": "1"}, {"category_id": None}, {"bbox": None}):
+        content["annotations"].append(good | other)
+    content["annotations"] += [good | {"bbox": [1, 2, 3, value]} for value in (-1, "4", math.inf)]
     content["categories"] = [{"id": 1}, {"id": 2, "name": None}, {"id": 3, "name": 8}]
     (tmp_path / "truth.json").write_text(json.dumps(content))
     truth = load_truth(tmp_path / "truth.json")
     assert [a["bbox"] for a in truth.anns.values()] == [BOX, BOX]  # image "1" is image 1
     assert [truth.cats[i]["name"] for i in (1, 2, 3)] == ["category 1", "category 2", "8"]
-    messages = [record.getMessage() for record in caplog.records]
-    assert [message.split("left out are ")[1][:6] for message in messages] == [
-        "1 of 9",
-        "1 of 9",
-        "5 of 9",
-    ]
+    left_out = re.findall(r"left out are (\d of \d)", caplog.text)
+    assert left_out == ["1 of 8", "1 of 8", "4 of 8"]
 
 
 def test_ids_may_be_spelled_or_texts(write_truth, write_results, tmp_path):
@@ -138,9 +112,3 @@ def test_ids_may_be_spelled_or_texts(write_truth, write_results, tmp_path):
     truth = load_truth(tmp_path / "truth.json")
     texts = write_results("texts", [("image 1", 1, BOX, 0.9)])
     assert matched(match(truth, load_detections(truth, texts))) == [[True], [False]]
-
-
-def test_a_byte_order_mark_is_read_over(write_truth):
-    path = write_truth([(1, 1, BOX)])
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert len(load_truth(path).anns) == 1
