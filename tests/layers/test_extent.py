@@ -60,6 +60,8 @@ def test_an_extent_of_the_whole_map_is_none(kind):
     block, (x, _) = randomized(kind(6)), padded_map()
     for size in ([7, 10], [700, 800]):  # more than the map, in pixels perhaps
         assert relative_error(block(x, torch.tensor([size] * len(x))), block(x)) < 1e-12
+    nothing = torch.randn(0, 6, 5, 7, dtype=torch.float64)
+    assert block(nothing, torch.zeros(0, 2, dtype=torch.int64)).shape == (0, 6, 5, 7)
     for extent in ([[7, 10]] * 4, torch.tensor([7, 10])):
         with pytest.raises(TypeError, match=r"extent must be an integer tensor \(B, 2\)"):
             block(x, extent)
@@ -120,7 +122,3 @@ def test_stays_finite_for_small_and_large_inputs(kind, equation, options):
                 assert torch.isfinite(gradient).all()
 
 
-@both_kinds
-def test_a_batch_of_no_images(kind):
-    for extent in (None, torch.zeros(0, 2, dtype=torch.int64)):
-        assert kind(6)(torch.randn(0, 6, 5, 7), extent).shape == (0, 6, 5, 7)

@@ -46,89 +46,46 @@ class LowRank(nn.Module):
     def forward(self, x):
         return self.layer(x) + self.up(self.down(x))
 
-    def merged(self):
-        layer = copy.deepcopy(self.layer)
-        product = self.up.weight.flatten(1) @ self.down.weight.flatten(1)
-        with torch.no_grad():
-            layer.weight += product.view_as(layer.weight)
-        return layer
-
 
 @whole_and_padded
 @pytest.mark.parametrize("projection", PROJECTIONS)
-@pytest.mark.parametrize("options", [ENL_CASES[0], ENL_CASES[3]], ids=equations.case_name)
-def test_an_adapter_has_its_effect_and_its_gradient(options, projection, extent):
-    block, x = enl(options), a_map()
-    before = block(x, extent)
+def test_an_adapter_has_its_effect_and_its_gradient(projection, extent):
+    block, x = enl(ENL_CASES[0]), a_map()
     adapter = LowRank(getattr(block, projection))
     setattr(block, projection, adapter)
-    after = block(x, extent)
-    assert relative_error(after, before) > 1e-4
-    after.square().sum().backward()
+    adapted = block(x, extent)
+    adapted.square().sum().backward()
     assert adapter.up.weight.grad.abs().max() > 1e-8 and adapter.down.weight.grad.abs().max() > 1e-8
-    setattr(block, projection, adapter.merged())
-    assert relative_error(block(x, extent), after) < 1e-10
-
-
-@pytest.mark.parametrize("kind", [ENLBlock, NonLocalBlock])
-def test_pruned_layers_train_and_load(kind):
-    block, other, x = randomized(kind(6)), kind(6).double(), a_map()
-    for projection in PROJECTIONS:
-        prune.random_unstructured(getattr(block, projection), "weight", amount=0.5)
-        prune.identity(getattr(other, projection), "weight")
-    block(x).square().mean().backward()
-    torch.optim.SGD(block.parameters(), lr=1e-4).step()
-    other.load_state_dict(block.state_dict())
-    for projection in PROJECTIONS:
-        prune.remove(getattr(block, projection), "weight")
-        assert (getattr(block, projection).weight == 0).float().mean() == 0.5
-    assert relative_error(other(x), block(x)) < 1e-12
+    setattr(block, projection, adapter.layer)
+    assert relative_error(block(x, extent), adapted) > 1e-4
+    with torch.no_grad():  # merged
+        product = adapter.up.weight.flatten(1) @ adapter.down.weight.flatten(1)
+        adapter.layer.weight += product.view_as(adapter.layer.weight)
+    assert relative_error(block(x, extent), adapted) < 1e-10
 
 
 @pytest.mark.parametrize("projection", PROJECTIONS)
-@pytest.mark.parametrize("apply", [parametrizations.weight_norm, parametrizations.spectral_norm])
-def test_parametrized_layers_are_what_is_computed(apply, projection):
+def test_parametrized_layers_are_what_is_computed(projection):
     block, x = enl(ENL_CASES[0]).eval(), a_map()
-    layer = getattr(block, projection)
-    apply(layer)
-    block(x).square().sum().backward()
-    original = next(iter(layer.parametrizations.weight.parameters()))
-    assert original.grad.abs().max() > 1e-8
+    layer = parametrizations.weight_norm(getattr(block, projection))
     with torch.no_grad():
-        original.mul_(1.5)
+        layer.parametrizations.weight.original0.mul_(1.5)
         layer.bias.add_(0.5)
+    found = block(x)
     parametrize.remove_parametrizations(layer, "weight")
-    assert relative_error(block(x), equations.enl(block, x, **ENL_CASES[0])) < 1e-10
+    assert relative_error(found, equations.enl(block, x, **ENL_CASES[0])) < 1e-10
 
 
 @whole_and_padded
-@pytest.mark.parametrize("block", [*map(enl, ENL_CASES), randomized(NonLocalBlock(6))])
-def test_hooks_of_every_layer_fire_once_and_see_finite_values(block, extent):
-    seen = {"forward": [], "backward": []}
+@pytest.mark.parametrize("block", [enl(ENL_CASES[0]), randomized(NonLocalBlock(6))])
+def test_hooks_of_every_layer_fire_once(block, extent):
+    seen = []
     for name in PROJECTIONS:
-
-        def forward(module, args, output, name=name):
-            seen["forward"].append(name)
-            assert torch.isfinite(output).all()
-
-        def backward(module, into, out_of, name=name):
-            seen["backward"].append(name)
-            assert all(torch.isfinite(gradient).all() for gradient in out_of)
-
-        getattr(block, name).register_forward_hook(forward)
-        getattr(block, name).register_full_backward_hook(backward)
+        layer = getattr(block, name)
+        layer.register_forward_hook(lambda *_, name=name: seen.append(name))
+        layer.register_full_backward_hook(lambda *_, name=name: seen.append(name))
     block(a_map(requires_grad=True), extent).sum().backward()
-    assert sorted(seen["forward"]) == sorted(seen["backward"]) == sorted(PROJECTIONS)
-
-
-@whole_and_padded
-def test_a_layer_may_be_followed_by_another(extent):
-    block, x = enl(ENL_CASES[0]), a_map(requires_grad=True)
-    block.phi = nn.Sequential(block.phi, nn.ReLU(inplace=True))
-    captured = []
-    block.phi.register_forward_hook(lambda module, args, output: captured.append(output))
-    assert torch.autograd.gradcheck(lambda x: block(x, extent), (x[:, :, :3, :4],), fast_mode=True)
-    assert all((output >= 0).all() for output in captured)
+    assert sorted(seen) == sorted(2 * PROJECTIONS)
 
 
 @pytest.fixture
@@ -160,26 +117,13 @@ def test_layers_may_be_sharded_and_activations_computed_again(one_process, exten
         assert torch.equal(parameter.grad.full_tensor(), gradients[name]), name
 
 
-def test_fvcore_counts_the_multiply_adds():
-    channels, inner, tokens, positions = 16, 8, 8 + 81, SIZE[0] * SIZE[1]
-    count = FlopCountAnalysis(ENLBlock(channels), torch.randn(1, channels, *SIZE))
-    count.unsupported_ops_warnings(False)
-    by_module = count.by_module()
-    assert by_module["theta"] == by_module["phi"] == channels * inner * positions
-    assert by_module["g"] == channels * inner * tokens
-    assert by_module["out"] == channels * inner * (tokens + 1)  # and a token of zeros
-    # x φ̂ᵀ and carried θ, beside what the position term needs.
-    assert by_module[""] > 4 * channels * inner * positions
-
-
 @whole_and_padded
 @pytest.mark.parametrize("options", ENL_CASES[:3], ids=equations.case_name)
 def test_fake_and_meta_tensors_leave_nothing_behind(options, extent):
     block, x = enl(options), a_map()
     with FakeTensorMode() as mode:
         of_mode = None if extent is None else mode.from_tensor(extent)
-        output = ENLBlock(6, **options)(mode.from_tensor(x).float(), of_mode)
-        assert output.shape == x.shape and output.dtype == torch.float32
+        assert ENLBlock(6, **options)(mode.from_tensor(x).float(), of_mode).dtype == torch.float32
     assert torch.isfinite(block(x, extent)).all()  # a real call of the same size
     output = block.to("meta")(x.to("meta"), None if extent is None else extent.to("meta"))
     assert output.shape == x.shape and output.is_meta
@@ -188,12 +132,8 @@ def test_fake_and_meta_tensors_leave_nothing_behind(options, extent):
 @whole_and_padded
 @pytest.mark.parametrize(
     "block",
-    [
-        *map(enl, (ENL_CASES[0], ENL_CASES[1], ENL_CASES[5])),
-        randomized(NonLocalBlock(6, affinity_norm="mean", position="cos_mul")),
-        randomized(NonLocalBlock(6, position="cos_add")),
-    ],
-    ids=["softmax cos", "tanh l1", "none l1", "NL mean cos_mul", "NL softmax cos_add"],
+    [enl(ENL_CASES[0]), enl(ENL_CASES[1]), randomized(NonLocalBlock(6, position="cos_add"))],
+    ids=["softmax cos", "tanh l1", "NL softmax cos_add"],
 )
 def test_functions_of_the_block(block, extent):
     x, step = a_map(), 1e-5
@@ -208,12 +148,9 @@ def test_functions_of_the_block(block, extent):
     def by_differences(function):
         return (function(x + step * direction) - function(x - step * direction)) / (2 * step)
 
-    by_autograd = x.clone().requires_grad_()
-    function(by_autograd).square().sum().backward()
-    assert relative_error(gradient(x), by_autograd.grad) < 1e-10
     batched = torch.vmap(function)(torch.stack([x, 2 * x]))
     assert relative_error(batched, torch.stack([function(x), function(2 * x)])) < 1e-10
-    if isinstance(block, NonLocalBlock) and block.affinity_norm == "softmax":
+    if isinstance(block, NonLocalBlock):
         return  # PyTorch's fused attention has no such derivatives on the CPU
     derivative = torch.func.jvp(function, (x,), (direction,))[1]
     assert relative_error(derivative, by_differences(function)) < 1e-5

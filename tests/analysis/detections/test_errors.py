@@ -242,7 +242,7 @@ def test_says_so_if_the_data_cannot_tell(write_truth, write_results):
 
 def test_truth_without_objects_has_no_numbers(write_truth, write_results):
     truth, results = write_truth([], 2), write_results("model", [])
-    content = json.loads(truth.read_text()) | {"categories": [{"id": 1}]}
+    content = json.loads(truth.read_text()) | {"categories": [{"id": 1, "name": "a"}]}
     truth.write_text(json.dumps(content))
     analyses = analyze_errors(truth, {"model": results})
     assert {row.objects for row in analyses["model"].by_side} == {0}

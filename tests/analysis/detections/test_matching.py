@@ -8,11 +8,11 @@ from enl_detectron2.analysis.detections.matching import (
     match,
     side_groups,
 )
+from enl_detectron2.utils.errors import ConfigError
 
 BOX = [10, 10, 16, 16]
-IMAGE = {"id": 1, "file_name": "1.png"}
+IMAGE = {"id": 1, "file_name": "1.png", "width": 100, "height": 80}
 GOOD = {"image_id": 1, "category_id": 1, "bbox": BOX, "score": 1}
-NO_TRUTH = "is not a ground truth:"
 
 
 def matched(evaluation):
@@ -50,30 +50,20 @@ def test_no_detections_are_no_error(write_truth, write_results):
     "content, message",
     [
         ("[", "is not a complete JSON file"),
-        ("[" * 100_000, "is not a complete JSON file"),
-        (b"\xff\xfe\xfd", "is not a complete JSON file"),
-        ("{}", "is not in COCO format: 'images' must be a list of objects"),
-        ("[1]", "is not in COCO format: it must hold an object"),
-        ({"images": []}, f"{NO_TRUTH} it has no images"),
-        ({"annotations": [1]}, "is not in COCO format: 'annotations' must be a list of objects"),
-        ({"images": [{"id": 1}]}, f"{NO_TRUTH} image 1 must have a file_name"),
-        ({"images": [IMAGE, IMAGE]}, f"{NO_TRUTH} two images have the id 1"),
-        ({"images": [IMAGE, IMAGE | {"id": "b"}]}, f"{NO_TRUTH} the ids of images must be all"),
-        ({"categories": [{"id": None}]}, f"{NO_TRUTH} the ids of categories must be all"),
-        (
-            {"annotations": [{"id": 7, "iscrowd": "some"}]},
-            f"{NO_TRUTH} annotation 7 has iscrowd 'some', neither 0 nor 1",
-        ),
+        ({"images": []}, "has no images"),
+        ({"annotations": [1]}, "'annotations' must be a list of objects"),
+        ({"images": [{"id": 1}]}, "image 1 has no width and height above 0"),
+        ({"images": [IMAGE, IMAGE]}, "image 1 is there more than once"),
+        ({"annotations": [{"id": 7, "image_id": 1, "category_id": 1}]}, "annotation 7 has no box"),
     ],
 )
 def test_a_file_that_is_no_ground_truth_is_named(tmp_path, content, message):
     if isinstance(content, dict):
         categories = [{"id": 1, "name": "a"}]
-        whole = {"images": [IMAGE], "annotations": [], "categories": categories}
-        content = json.dumps(whole | content if content else {})
-    content = content if isinstance(content, bytes) else content.encode()
-    (tmp_path / "bad.json").write_bytes(content)
-    with pytest.raises(ValueError, match=f"bad.json {message}"):
+        content = {"images": [IMAGE], "annotations": [], "categories": categories} | content
+        content = json.dumps(content)
+    (tmp_path / "bad.json").write_text(content)
+    with pytest.raises(ConfigError, match=f"bad.json.* {message}"):
         load_truth(tmp_path / "bad.json")
 
 
@@ -101,29 +91,14 @@ def test_results_of_something_else_are_named(write_truth, tmp_path, content, mes
     assert message in str(refused.value)
 
 
-def test_what_means_nothing_is_counted_and_left_out(write_truth, tmp_path, caplog):
+def test_what_is_of_no_image_is_counted_and_left_out(write_truth, tmp_path, caplog):
     content = json.loads(write_truth([(1, 1, BOX)]).read_text())
     good = content["annotations"][0]
-    content["annotations"] += [
-        good | {"image_id": 2},
-        good | {"image_id": "1"},
-        good | {"category_id": None},
-        *(
-            good | {"bbox": box}
-            for box in (None, [], [1, 2, 3, -1], [1, 2, 3, "4"], [0, 0, float("inf"), 1])
-        ),
-    ]
-    content["categories"] = [{"id": 1}, {"id": 2, "name": None}, {"id": 3, "name": 8}]
+    content["annotations"] += [good | {"id": 8, "image_id": 2}, good | {"id": 9, "image_id": "1"}]
     (tmp_path / "truth.json").write_text(json.dumps(content))
     truth = load_truth(tmp_path / "truth.json")
     assert [a["bbox"] for a in truth.anns.values()] == [BOX, BOX]  # image "1" is image 1
-    assert [truth.cats[i]["name"] for i in (1, 2, 3)] == ["category 1", "category 2", "8"]
-    messages = [record.getMessage() for record in caplog.records]
-    assert [message.split("left out are ")[1][:6] for message in messages] == [
-        "1 of 9",
-        "1 of 9",
-        "5 of 9",
-    ]
+    assert "left out are 1 annotations" in caplog.text
 
 
 def test_ids_may_be_spelled_or_texts(write_truth, write_results, tmp_path):
