@@ -1,9 +1,8 @@
 """Checkpoints: from anyone, of plain detectors too, and whole whatever happens while saving."""
 
-import contextlib
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.modeling.enl_fpn import ENL_FPN, rename_old_blocks
 from enl_detectron2.utils.errors import (
-    CheckpointNotSaved,
     ConfigError,
     MissingFile,
     NonFinite,
@@ -145,7 +143,7 @@ class ENLCheckpointer(DetectionCheckpointer):
         """As of ``DetectionCheckpointer``; the file appears whole or not at all.
 
         Raises:
-            CheckpointNotSaved: (an OSError) if it can't be written, as when the disk is full.
+            FileNotWritten: (an OSError) if it can't be written, as when the disk is full.
             NonFinite: if a parameter or buffer isn't finite any more: what training goes on from
                 must be sound.
         """
@@ -164,31 +162,14 @@ class ENLCheckpointer(DetectionCheckpointer):
         content |= {key: part.state_dict() for key, part in self.checkpointables.items()}
         path = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        with self._explain_failure(path), whole_file(path, UNFINISHED) as file:
+        with whole_file(path, UNFINISHED) as file:
             torch.save(content | kwargs, file)
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         path = Path(self.save_dir, "last_checkpoint")
-        with self._explain_failure(path), whole_file(path, UNFINISHED) as file:
+        with whole_file(path, UNFINISHED) as file:
             file.write(last_filename_basename.encode())
-
-    @contextlib.contextmanager
-    def _explain_failure(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, RuntimeError) as error:
-            # PyTorch's writer has an error of its own for what the file system said before.
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, OSError):
-                cause = cause.__context__
-            if cause is None:
-                raise
-            last = self.get_checkpoint_file()
-            kept = f"the last whole one is {last}" if last else "there is none before it"
-            raise CheckpointNotSaved(
-                f"the checkpoint {path} could not be written ({cause.strerror or cause}); {kept}"
-            ) from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if Path(filename).suffix in (".pkl", ".pyth"):

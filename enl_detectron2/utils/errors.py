@@ -21,10 +21,6 @@ class UnsafeCheckpoint(UserError, ValueError):
     """A checkpoint is damaged, or holds more than tensors, arrays and plain containers."""
 
 
-class CheckpointNotSaved(UserError, OSError):
-    """A checkpoint could not be written; the ones before it are whole."""
-
-
 class NonFinite(UserError, FloatingPointError):
     """A training step's loss, or a parameter after it, is infinite or not a number."""
 

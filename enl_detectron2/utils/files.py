@@ -44,11 +44,16 @@ def whole_file(
             with contextlib.suppress(OSError):
                 unfinished.unlink()
             raise
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        # PyTorch's writer has an error of its own for what the file system said before.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
         # Other files, or a terminal, may be read and written in between.
-        if isinstance(error, BrokenPipeError) or error.filename not in (None, str(unfinished)):
+        is_other = cause is None or cause.filename not in (None, str(unfinished))
+        if is_other or isinstance(cause, BrokenPipeError):
             raise
-        raise FileNotWritten(error.errno, error.strerror or str(error), str(path)) from error
+        raise FileNotWritten(cause.errno, cause.strerror or str(cause), str(path)) from error
 
 
 def write_whole(

@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from enl_detectron2.training.data.coco_file import is_box, is_number, read_coco
+from enl_detectron2.training.data.check import read_sound
+from enl_detectron2.training.data.coco_file import is_box, is_number
 from enl_detectron2.utils.errors import BadImage
 
 SIDES = (8, 12, 16, 24, 32, 48, 96)  # pixels, the limits of size groups
@@ -30,28 +30,23 @@ logger = logging.getLogger(__name__)
 def load_truth(annotation_file: str | os.PathLike) -> COCO:
     """The ground truth, each annotation's ``area`` that of its box, its ``id`` from 1.
 
-    What has only one meaning is put right as for a training, see ``read_coco``. Annotations
-    without a box, of an image or a category that the file doesn't have, are left out
-    with a warning; a category without a name gets its number as name.
+    What has only one meaning is put right as for a training, see ``read_coco``; annotations of
+    images that the file doesn't have are left out with a warning.
 
     Raises:
-        ValueError: if the file isn't one of COCO's format; names it and the entry.
-        FileNotFoundError: if it isn't there.
+        ConfigError: (a ValueError) if the file can't be used; names it and the first error.
     """
-    coco = read_coco(annotation_file)
-    try:
-        parts = {key: getattr(coco, key) for key in ("images", "annotations", "categories")}
-        images, categories = (_ids(parts[key], key) for key in ("images", "categories"))
-        for image in parts["images"]:
-            if not isinstance(image.get("file_name"), str):
-                raise ValueError(f"image {image['id']!r} must have a file_name, a string")
-        for category in parts["categories"]:
-            name = category.get("name")
-            category["name"] = f"category {category['id']}" if name is None else str(name)
-        parts["annotations"] = _usable(annotation_file, parts["annotations"], images, categories)
-        return _indexed(parts)
-    except ValueError as error:
-        raise ValueError(f"{annotation_file} is not a ground truth: {error}") from error
+    coco, _ = read_sound(annotation_file)
+    images = {image["id"] for image in coco.images}
+    objects = [one for one in coco.annotations if one["image_id"] in images]
+    if lost := len(coco.annotations) - len(objects):
+        logger.warning("%s: left out are %d annotations of images not in it", coco.path, lost)
+    # COCOeval takes a match with annotation 0 for none.
+    objects = [
+        one | {"id": number, "area": box_side(one["bbox"]) ** 2}
+        for number, one in enumerate(objects, start=1)
+    ]
+    return _indexed({"images": coco.images, "categories": coco.categories, "annotations": objects})
 
 
 def load_detections(
@@ -68,7 +63,10 @@ def load_detections(
         ValueError: if the file isn't one of boxes, or one of other images or categories; names it
             and the entry.
     """
-    content = _read_json(results_file)
+    try:
+        content = json.loads(Path(results_file).read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{results_file} isn't JSON: {error}") from error
     if not isinstance(content, list):
         raise ValueError(
             f"{results_file} isn't a list of detected boxes, but a {type(content).__name__}"
@@ -93,48 +91,6 @@ def load_detections(
             "annotations": found,
         }
     )
-
-
-def _ids(entries: list[dict[str, Any]], kind: str) -> set[int | str]:
-    """The ids of images or categories, which COCOeval sorts in one array of NumPy's."""
-    ids = [entry.get("id") for entry in entries]
-    if not ids:
-        raise ValueError(f"it has no {kind}")
-    whole = all(isinstance(i, int) and not isinstance(i, bool) and abs(i) < 2**63 for i in ids)
-    if not whole and not all(isinstance(i, str) for i in ids):
-        raise ValueError(f"the ids of {kind} must be all whole numbers of 64 bits or all strings")
-    if len(set(ids)) < len(ids):
-        twice = next(i for i in ids if ids.count(i) > 1)
-        raise ValueError(f"two {kind} have the id {twice!r}")
-    return set(ids)
-
-
-def _usable(
-    file: str | os.PathLike, annotations: list[dict[str, Any]], images: set, categories: set
-) -> list[dict[str, Any]]:
-    """The annotations that mean something, numbered from 1; the others are counted in the log."""
-    usable, left_out = [], Counter()
-    for place, annotation in enumerate(annotations):
-        crowd = annotation.get("iscrowd", 0)
-        if crowd not in (0, 1):
-            raise ValueError(
-                f"annotation {annotation.get('id', place)!r} has iscrowd {crowd!r}, neither 0 nor 1"
-            )
-        if not _is_one_of(annotation.get("image_id"), images):
-            left_out["of images that the file doesn't have"] += 1
-        elif not _is_one_of(annotation.get("category_id"), categories):
-            left_out["of categories that the file doesn't have"] += 1
-        elif not _has_box(annotation):
-            left_out["without a box of four finite numbers, none of its sides negative"] += 1
-        else:
-            # COCOeval takes a match with annotation 0 for none, and a missing iscrowd as an error.
-            number, area = len(usable) + 1, box_side(annotation["bbox"]) ** 2
-            usable.append(annotation | {"id": number, "area": area, "iscrowd": crowd})
-    for what, number in left_out.items():
-        logger.warning(
-            "%s: left out are %d of %d annotations, %s", file, number, len(annotations), what
-        )
-    return usable
 
 
 def _checked(truth: COCO, detection: Any) -> dict[str, Any]:
@@ -234,16 +190,6 @@ def side_groups(limits: Sequence[float]) -> list[tuple[float, float]]:
     """The (lowest, limit) of the groups that ``limits`` cut all sides into."""
     edges = [0, *limits, float("inf")]
     return list(zip(edges, edges[1:]))
-
-
-def _read_json(path: str | os.PathLike) -> Any:
-    content = Path(path).read_bytes()
-    try:
-        return json.loads(content)
-    except RecursionError as error:
-        raise ValueError(f"{path} isn't of COCO's format: it is nested too deeply") from error
-    except ValueError as error:
-        raise ValueError(f"{path} isn't JSON: {error}") from error
 
 
 def _indexed(dataset: dict) -> COCO:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-from enl_detectron2.utils.errors import BadImage
+from enl_detectron2.utils.errors import BadImage, ConfigError
 
 from .coco_file import (
     CocoFile,
@@ -23,6 +23,7 @@ from .coco_file import (
     is_box,
     is_file,
     is_number,
+    read_coco,
 )
 from .images import read_image
 
@@ -59,6 +60,39 @@ def check_annotations(coco: CocoFile) -> list[Finding]:
         _check_annotation(entry, images, categories, error, warn)
     _check_all_boxes(coco, images, error, warn)
     return found
+
+
+def read_sound(
+    json_file: str | Path, image_root: str | Path | None = None
+) -> tuple[CocoFile, list[str]]:
+    """An annotation file that can be used, and its warnings, a line for each kind.
+
+    Args:
+        json_file: the annotation file.
+        image_root: the folder of its images, if those are looked for.
+
+    Raises:
+        ConfigError: (a ValueError) with the first error, and how to see all.
+    """
+    try:
+        coco = read_coco(json_file, image_root)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from None
+    findings = check_annotations(coco)
+    see_all = f"enl check {json_file} {image_root or 'IMAGES'}"
+    errors = [finding for finding in findings if finding.is_error]
+    if errors:
+        first = str(errors[0]).removeprefix("error: ")
+        raise ConfigError(
+            f"{len(errors)} errors in the file, such as {first} (all of them: {see_all})"
+        )
+    kinds: dict[str, list[str]] = {}
+    for finding in findings:
+        kinds.setdefault(finding.kind, []).append(str(finding).removeprefix("warning: "))
+    return coco, [
+        first + (f" (and {len(others)} more: {see_all})" if others else "")
+        for first, *others in kinds.values()
+    ]
 
 
 def check_images(coco: CocoFile, deep_images: str = "refuse") -> list[Finding]:
@@ -168,7 +202,7 @@ def _check_image_entries(coco: CocoFile, error, warn) -> None:
             continue
         if Path(name).is_absolute() or ".." in Path(name).parts:
             warn(part, "has a file_name that leaves the image folder", name)
-        if not is_file(file):
+        if coco.image_root is not None and not is_file(file):
             nearest = coco.nearest.get(name)
             there = f"; the nearest there is {nearest}" if nearest else ""
             error(part, "has a file that is missing", f"{name} in {coco.image_root}{there}")

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Sequence
 
 from detectron2.data import MetadataCatalog
@@ -48,10 +47,8 @@ def check_data_sets(
             categories[name] = _known_categories(name)
             continue
         coco, warnings = sound_coco(name, *entry)
-        for kind, count in Counter(finding.kind for finding in warnings).items():
-            first = next(finding for finding in warnings if finding.kind == kind)
-            more = f" (and {count - 1} more: enl check {entry[0]} {entry[1]})" if count > 1 else ""
-            logger.warning("%s%s", str(first).removeprefix("warning: "), more)
+        for warning in warnings:
+            logger.warning("%s", warning)
         if masks:
             _require_masks(name, coco, mask_format if name in train else None)
         if name in train and filter_empty:

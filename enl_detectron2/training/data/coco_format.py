@@ -19,8 +19,8 @@ from detectron2.structures import BoxMode
 
 from enl_detectron2.utils.errors import ConfigError, MissingFile
 
-from .check import check_annotations
-from .coco_file import CocoFile, Entry, Finding, read_coco, write_coco
+from .check import read_sound
+from .coco_file import CocoFile, Entry, read_coco, write_coco
 
 logger = logging.getLogger(__name__)
 
@@ -91,25 +91,16 @@ def register_coco_format(
         metadata.set(**about)
 
 
-def sound_coco(name: str, json_file: str, image_root: str) -> tuple[CocoFile, list[Finding]]:
-    """The annotation file of a registered set, and the warnings that need no image decoded.
+def sound_coco(name: str, json_file: str, image_root: str) -> tuple[CocoFile, list[str]]:
+    """The annotation file of a registered set, and its warnings, of :func:`.check.read_sound`.
 
     Raises:
-        ConfigError: (a ValueError) with the first error and how to see all.
+        ConfigError: (a ValueError) that names the set.
     """
     try:
-        coco = read_coco(json_file, image_root)
-    except (OSError, ValueError) as error:
+        return read_sound(json_file, image_root)
+    except ConfigError as error:
         raise ConfigError(f"DATASETS.COCO_FORMAT: {name!r}: {error}") from None
-    findings = check_annotations(coco)
-    errors = [finding for finding in findings if finding.is_error]
-    if errors:
-        raise ConfigError(
-            f"DATASETS.COCO_FORMAT: {name!r} can't be used with {len(errors)} errors such as "
-            f"{str(errors[0]).removeprefix('error: ')} (all of them: enl check {json_file} "
-            f"{image_root})"
-        )
-    return coco, findings
 
 
 def keypoint_names(coco: CocoFile) -> list[str]:

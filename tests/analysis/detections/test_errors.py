@@ -187,7 +187,7 @@ def test_says_in_one_sentence_whether_repetition_helps(write_truth, write_result
 @pytest.mark.parametrize("objects", [[(1, 1, LARGE)], []])
 def test_says_so_if_the_data_cannot_tell(write_truth, write_results, objects):
     truth, results = write_truth(objects, 2), write_results("model", [])
-    content = json.loads(truth.read_text()) | {"categories": [{"id": 1}]}
+    content = json.loads(truth.read_text()) | {"categories": [{"id": 1, "name": "a"}]}
     truth.write_text(json.dumps(content))
     analyses = analyze_errors(truth, {"model": results})
     assert "can't tell" in describe_effect("model", analyses["model"])
