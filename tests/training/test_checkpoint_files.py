@@ -15,12 +15,7 @@ from torch import nn
 from enl_detectron2.training.checkpoint import UNFINISHED, ENLCheckpointer
 from enl_detectron2.training.checkpoint_files import convert_checkpoint, read_checkpoint
 from enl_detectron2.training.trainer import Trainer
-from enl_detectron2.utils.errors import (
-    FileNotWritten,
-    MissingFile,
-    NonFinite,
-    UnsafeCheckpoint,
-)
+from enl_detectron2.utils.errors import FileNotWritten, MissingFile, NonFinite, UnsafeCheckpoint
 
 
 class Malicious:

@@ -9,14 +9,7 @@ from detectron2.data.build import build_batch_data_loader
 from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import HookBase
-from tiny_training import (
-    WriteLosses,
-    arguments,
-    read_losses,
-    train,
-    write_config,
-    write_images,
-)
+from tiny_training import WriteLosses, arguments, read_losses, train, write_config, write_images
 
 from enl_detectron2.training.data.loader import TrainLoader
 from enl_detectron2.training.trainer import Trainer, setup

@@ -84,11 +84,13 @@ def test_trains_resumes_and_evaluates(config, tmp_path, kind, capfd):
     results.unlink()
     written = (tmp_path / "config.yaml").read_text()
     capfd.readouterr()
-    metrics = run(command(kind, config, tmp_path, "--resume", "--eval-only"))
+    args = command(kind, config, tmp_path, "--resume", "--eval-only")
+    if kind == "yaml":
+        args.opts += ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(48,64)"]
+    metrics = run(args)
+    assert ("bbox_TTA" in metrics) == (kind == "yaml")
     assert {"AP", "AP50", "APs", "APm", "APl"} <= metrics["bbox"].keys() and results.exists()
-    said = capfd.readouterr().out.splitlines()
-    assert said[-3].split("|")[2:4] == [f"{name:>{len(name) + 3}} " for name in ("AP", "AP50")]
-    assert said[-1].startswith("| bbox |")
+    assert "| bbox" in capfd.readouterr().out.splitlines()[-1]
     # The configuration that made the weights stays.
     assert (tmp_path / "config.yaml").read_text() == written
     assert (tmp_path / "inference/config.yaml").exists()
@@ -230,37 +232,26 @@ def test_a_set_has_the_evaluator_of_its_kind(slim_cfg, monkeypatch, kind, names)
         common.require_sets((), ["of no kind"])
 
 
-def test_keypoints_and_augmented_tests(tmp_path):
+def test_keypoints(tmp_path):
     content = write_images(tmp_path, count=2)
     content["categories"][0]["keypoints"] = POINTS
     for annotation in content["annotations"]:
         annotation["keypoints"] = [20, 12, 2, 14, 20, 2, 26, 20, 2]
         annotation["num_keypoints"] = 3
     write_json(tmp_path, content)
-    config = write_config(tmp_path)
-    test = {
-        "DATASETS.TEST": f"('tiny {tmp_path}',)",
-        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
-        "SOLVER.MAX_ITER": 1,
-    }
     keypoints = {
         "MODEL.KEYPOINT_ON": True,
         "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 3,
         "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": "[16]",
         "TEST.KEYPOINT_OKS_SIGMAS": "[0.05,0.05,0.05]",
+        "SOLVER.MAX_ITER": 1,
     }
-    run(arguments(config, *words(test | keypoints)))
+    args = command("yaml", write_config(tmp_path), tmp_path / "output")
+    args.opts += words(keypoints)
+    run(args)
     assert MetadataCatalog.get(f"tiny {tmp_path}").keypoint_flip_map == [("left_eye", "right_eye")]
     results = json.loads((tmp_path / "output/inference/coco_instances_results.json").read_text())
     assert results and all(len(entry["keypoints"]) == 9 for entry in results)
-
-    augmented = {"TEST.AUG.ENABLED": True, "TEST.AUG.MIN_SIZES": "(48,64)"}
-    run(arguments(config, *words(test | augmented)))
-    lines = (tmp_path / "output/metrics.json").read_text().splitlines()
-    assert {"bbox/AP", "bbox_TTA/AP"} <= json.loads(lines[-1]).keys()
-    weights = {"MODEL.WEIGHTS": tmp_path / "output/model_final.pth"}
-    metrics = run(arguments(config, "--eval-only", *words(test | augmented | weights)))
-    assert {"bbox", "bbox_TTA"} <= metrics.keys()
 
 
 def test_a_plain_detector_with_blocks_gives_its_old_detections(config, tmp_path):

@@ -188,7 +188,7 @@ def test_keys_reach_everything(page, attention):
             page.press("ArrowRight")
             page.press("ArrowDown")
     assert focused[:8] == [
-        *("gallery", "stage", "hold", "level", "part", "strength", "show-boxes", "detections"),
+        *("gallery", "stage", "hold", "level", "part", "strength", "show-boxes", "detections")
     ]
     assert outline == "solid"
     # It started from the first detection's centre, in row 5, column 10.

@@ -4,11 +4,7 @@ import torch
 from detectron2.modeling import build_model
 from equations import every_block, randomized
 
-from enl_detectron2.analysis.attention.maps import (
-    Attention,
-    block_attention,
-    capture_attention,
-)
+from enl_detectron2.analysis.attention.maps import Attention, block_attention, capture_attention
 from enl_detectron2.layers import ENLBlock, NonLocalBlock
 
 HEIGHT, WIDTH = 10, 12  # longer than the frequencies of the cosine term

@@ -19,8 +19,6 @@ from enl_detectron2.analysis.cost.multiply_adds import (
 )
 from enl_detectron2.analysis.cost.random_model import (
     build_random_model,
-    fixed_regions,
-    random_image,
 )
 from enl_detectron2.analysis.cost.report import (
     Cost,
@@ -207,15 +205,7 @@ def test_heads_see_as_many_regions_as_the_configuration_allows(slim_cfg, score_t
     assert slim_parts(slim_cfg)[1] == box | {"heads": box["heads"] + 30 * mask_head}
 
 
-@torch.no_grad()
-def test_regions_are_fixed_within_the_context_only(slim_cfg):
-    model = build_random_model(slim_cfg, "cpu")
-    inputs = [{"image": random_image(IMAGE_SIZE)}]
-    before = model(inputs)[0]["instances"]
-    with fixed_regions(model, IMAGE_SIZE):
-        assert len(model(inputs)[0]["instances"]) == slim_cfg.TEST.DETECTIONS_PER_IMAGE
-    after = model(inputs)[0]["instances"]
-    assert torch.equal(before.pred_boxes.tensor, after.pred_boxes.tensor)
+def test_a_detector_without_an_rpn_is_named(slim_cfg):
     slim_cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PrecomputedProposals"
     with pytest.raises(ValueError, match="needs an RPN"):
         count_multiply_adds(build_model(slim_cfg).eval(), IMAGE_SIZE)
@@ -282,9 +272,8 @@ def test_the_papers_numbers_stand_apart():
 def test_the_tool_prints_the_table_and_writes_its_numbers(run_tool, tmp_path):
     configs = [CONFIGS / "cpu/digits_rcnn.yaml", CONFIGS / "cpu/digits_enl_rcnn.yaml"]
     numbers = tmp_path / "cost.json"
-    overrides = ["MODEL.RPN.POST_NMS_TOPK_TEST", 50]
-    words = [*overrides, "--size", 60, 90, "--no-measure", "--json", numbers]
-    _, table, _ = run_tool(TOOL, *configs, *words)
+    words = ["MODEL.RPN.POST_NMS_TOPK_TEST", 50, "--size", 60, 90, "--no-measure", "--json"]
+    _, table, _ = run_tool(TOOL, *configs, *words, numbers)
     plain, enl = json.loads(numbers.read_text())
     assert plain["image_size"] == [60, 90] and plain["measurement"] is None
     assert enl["trainable_parameters"] - plain["trainable_parameters"] == 3 * (4 * 64 * 32 + 160)
@@ -294,10 +283,6 @@ def test_the_tool_prints_the_table_and_writes_its_numbers(run_tool, tmp_path):
     status, _, said = run_tool(TOOL, configs[0], "--size", 0, 10)
     assert status == 2 and "--size must be from 1 1" in said
     # By a LazyConfig the same.
-    lazy = analyze(
-        str(CONFIGS / "lazy/cpu/digits_enl_rcnn.py"),
-        ["model.proposal_generator.post_nms_topk=[50,50]"],
-        (60, 90),
-        measured=False,
-    )
+    config, opts = "lazy/cpu/digits_enl_rcnn.py", ["model.proposal_generator.post_nms_topk=[50,50]"]
+    lazy = analyze(config, opts, (60, 90), measured=False)
     assert lazy.multiply_adds == enl["multiply_adds"] | {"relation blocks": relation}

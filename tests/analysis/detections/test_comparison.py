@@ -8,9 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from enl_detectron2.analysis.detections.comparison import (
-    compare_detections,
-)
+from enl_detectron2.analysis.detections.comparison import compare_detections
 
 TOOL = Path(__file__).parents[3] / "tools/compare_detections.py"
 FIRST, SECOND, LARGE = [5, 5, 12, 12], [30, 5, 12, 12], [40, 30, 40, 40]
