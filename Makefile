@@ -88,5 +88,5 @@ lint: ## ruff's rules and format, and mypy over the plug-in
 
 clean: ## remove .venv and the caches; results stay
 	rm -rf .venv .venv-app .venv-official .venv-optional .venv-setup.log
-	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

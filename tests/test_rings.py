@@ -106,7 +106,7 @@ def test_finds_an_import_outwards_alone(module, source, found):
 @pytest.mark.slow
 def test_the_demo_imports_only_what_it_needs():
     """Whoever has an environment of their own need not install the tests' packages for the demo."""
-    unneeded = ["hypothesis", "mypy", "onnx", "onnxruntime", "pytest", "ruff", "safetensors"]
+    unneeded = ["mypy", "onnx", "onnxruntime", "pytest", "ruff", "safetensors"]
     script = f"""
 import sys
 sys.modules.update(dict.fromkeys({unneeded}))  # importing one of these is an error

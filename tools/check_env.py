@@ -24,7 +24,6 @@ TEST_NEEDS = {
     "xdist": "pytest-xdist",
     "pytest_timeout": "pytest-timeout",
     "hatchling": "hatchling",
-    "hypothesis": "hypothesis",
     "ruff": "ruff",
     "mypy": "mypy",
     "onnx": "onnx",

@@ -92,17 +92,13 @@ def test_boxes_are_whole_inside_apart_and_of_the_sides_asked_for(digits, config)
         assert min(near) < 1.1 * lowest and max(near) > 0.9 * highest
 
 
-def test_ink_fills_its_boxes_and_nothing_else_in_one_direction(digits):
+def test_ink_fills_its_boxes_and_nothing_else(digits):
     """Another contrast changes the ink alone: by the difference, in the boxes, up to each edge."""
-    faint, signs = SceneConfig(noise=0, contrast=0.1, num_distractors=(0, 0)), set()
+    faint = SceneConfig(noise=0, contrast=0.1, num_distractors=(0, 0))
     for index in range(10):
         image, annotations = draw(digits, faint, index)
         other = draw(digits, replace(faint, contrast=0.3), index)[0]
-        change = other[:, :, 0].astype(int) - image[:, :, 0]
-        sign = int(np.sign(change[np.abs(change).argmax() // 256].sum()))
-        assert (sign * change >= 0).all()
-        signs.add(sign)
-        change = np.abs(change)
+        change = np.abs(other[:, :, 0].astype(int) - image[:, :, 0])
         for x, y, width, height in (annotation["bbox"] for annotation in annotations):
             ink = change[y : y + height, x : x + width]
             assert ink.max() == pytest.approx(0.2 * 255, abs=4)
@@ -110,7 +106,6 @@ def test_ink_fills_its_boxes_and_nothing_else_in_one_direction(digits):
                 assert edge.max() >= 0.1 * 0.2 * 255 - 1
             change[y : y + height, x : x + width] = 0
         assert change.max() == 0
-    assert signs == {-1, 1}
     noisy = draw(digits, replace(faint, noise=0.05), 0)[0].astype(float)
     noise = (noisy - draw(digits, faint, 0)[0])[:, :, 0] / 255
     assert noise.std() == pytest.approx(0.05, rel=0.05)

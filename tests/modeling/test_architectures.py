@@ -56,17 +56,11 @@ def record(folder):
     for x, y, width, height in [(8, 12, 30, 40), (50, 30, 36, 50)]:
         image[y : y + height, x : x + width] += 120
         stuff[y : y + height, x : x + width] = STUFF_CLASSES - 1
-        keypoints = rng.uniform((x, y), (x + width, y + height), (17, 2))
-        annotations.append(
-            {
-                "bbox": [x, y, x + width, y + height],
-                "bbox_mode": BoxMode.XYXY_ABS,
-                "category_id": 0,
-                "iscrowd": 0,
-                "segmentation": [[x, y, x + width, y, x + width, y + height, x, y + height]],
-                "keypoints": np.c_[keypoints, np.full(17, 2)].ravel().tolist(),
-            }
-        )
+        right, bottom = x + width, y + height
+        keypoints = np.c_[rng.uniform((x, y), (right, bottom), (17, 2)), np.full(17, 2)]
+        one = {"bbox": [x, y, right, bottom], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+        one["segmentation"] = [[x, y, right, y, right, bottom, x, bottom]]
+        annotations.append(one | {"iscrowd": 0, "keypoints": keypoints.ravel().tolist()})
     files = {"file_name": folder / "image.png", "sem_seg_file_name": folder / "stuff.png"}
     for path, content in zip(files.values(), (image, stuff)):
         cv2.imwrite(str(path), content)

@@ -24,13 +24,15 @@ def test_yaml_runs_no_code(tmp_path, as_base):
     assert not mark.exists()
 
 
-def test_detectron2s_own_configurations_may_evaluate(tmp_path):
-    base = model_zoo.get_config_file("Base-RetinaNet.yaml")
-    assert "apply:eval" in Path(base).read_text()
+def test_detectron2s_own_configurations_are_read_and_may_evaluate(tmp_path):
+    zoo = Path(model_zoo.__file__).with_name("configs")
+    files = [*zoo.rglob("*.yaml"), *zoo.glob("new_baselines/*.py")]
+    assert len(files) > 70 and all(load_config(file) for file in files)
+    base = zoo / "Base-RetinaNet.yaml"
+    assert "apply:eval" in base.read_text()
     (tmp_path / "leaf.yaml").write_text(f"_BASE_: {base}\n")
-    for file in (base, tmp_path / "leaf.yaml"):
-        assert load_config(file).MODEL.ANCHOR_GENERATOR.SIZES[0][0] == 32
-    (tmp_path / "copy.yaml").write_text(Path(base).read_text())  # is anyone's
+    assert load_config(tmp_path / "leaf.yaml").MODEL.ANCHOR_GENERATOR.SIZES[0][0] == 32
+    (tmp_path / "copy.yaml").write_text(base.read_text())  # is anyone's
     with pytest.raises(ConfigError, match="copy.yaml can't be read"):
         load_config(tmp_path / "copy.yaml")
 
