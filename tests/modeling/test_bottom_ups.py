@@ -1,9 +1,9 @@
-"""ENL_FPN over detectron2's bottom-up networks, and over a third-party one."""
+"""ENL_FPN over detectron2's bottom-up networks."""
 
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone
+from detectron2.modeling import Backbone
 from detectron2.modeling.backbone import BasicStem, RegNet, ResNet, SwinTransformer
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.backbone.regnet import ResBottleneckBlock, SimpleStem
@@ -94,19 +94,3 @@ def test_what_does_not_fit_is_named():
         ENL_FPN(regnet(), ["s2", "s3", "s4"], CHANNELS, top_block=LastLevelP6P7(8, CHANNELS))
     with pytest.raises(ValueError, match="bottom_up must be a detectron2 Backbone, got a Linear"):
         ENL_FPN(nn.Linear(1, 1), ["res5"], CHANNELS)
-
-
-def test_a_strangers_network(slim_cfg, monkeypatch):
-    def build_strided(cfg, input_shape):
-        return Strided({"fine": 8, "coarse": 16})
-
-    monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "build_strided", build_strided)
-    slim_cfg.MODEL.ENL_FPN.BOTTOM_UP = "build_strided"
-    slim_cfg.MODEL.FPN.IN_FEATURES = ["fine", "coarse"]
-    slim_cfg.MODEL.ENL_FPN.BLOCK_FEATURES = ["fine", "coarse"]
-    outputs = build_backbone(slim_cfg)(torch.randn(1, 3, 64, 96))
-    sizes = {name: tuple(output.shape[1:]) for name, output in outputs.items()}
-    assert sizes == {"p3": (16, 8, 12), "p4": (16, 4, 6), "p5": (16, 2, 3)}
-    slim_cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3"]
-    with pytest.raises(ValueError, match="names res2, res3, but only fine, coarse can be used"):
-        build_backbone(slim_cfg)

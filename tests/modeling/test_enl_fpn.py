@@ -24,11 +24,6 @@ class Maps(Backbone):
         return maps
 
 
-def random_maps(height=4, width=6):
-    """Bottom-up maps, coarsest height × width."""
-    return {f"res{k}": torch.randn(1, 1, height << (5 - k), width << (5 - k)) for k in range(2, 6)}
-
-
 def build(cfg, name="ENL_FPN", **keys):
     """The backbone ``name``, with keys of MODEL.ENL_FPN, always from the same random numbers."""
     cfg = cfg.clone()
@@ -85,27 +80,6 @@ def test_without_a_block_or_with_identities_it_is_detectron2s_fpn(
         assert build(slim_cfg, BLOCK=block).relations.p5.options() == by_lazy_config
 
 
-@torch.no_grad()
-def test_blocks_act_before_the_output_convolution_and_the_interpolation(monkeypatch):
-    class Double(nn.Module):
-        def __init__(self, channels):
-            super().__init__()
-
-        def forward(self, x):
-            return 2 * x
-
-    monkeypatch.setitem(RELATION_BLOCK_REGISTRY._obj_map, "Double", Double)
-    fpn = ENL_FPN(Maps(), ["res3", "res4", "res5"], 8, block="Double", attend_to_padding=True)
-    maps = random_maps()
-    refined5 = 2 * fpn.fpn_lateral5(maps["res5"])
-    refined4 = 2 * (fpn.fpn_lateral4(maps["res4"]) + F.interpolate(refined5, scale_factor=2.0))
-    refined3 = 2 * (fpn.fpn_lateral3(maps["res3"]) + F.interpolate(refined4, scale_factor=2.0))
-    outputs = fpn(maps)
-    assert torch.equal(outputs["p5"], fpn.fpn_output5(refined5))
-    assert torch.equal(outputs["p4"], fpn.fpn_output4(refined4))
-    assert torch.equal(outputs["p3"], fpn.fpn_output3(refined3))
-
-
 def test_any_levels_have_blocks_and_by_default_those_at_strides_of_8_and_more(slim_cfg):
     for features in (["res2", "res3", "res4", "res5"], ["res2"]):
         backbone = build(slim_cfg, BLOCK_FEATURES=features)
@@ -134,16 +108,23 @@ def test_options_reach_every_block(slim_cfg):
         assert getattr(block, layer).weight.std().item() > 4
 
 
-def test_a_projects_own_block_has_its_own_options(slim_cfg, monkeypatch, tmp_path):
-    class Gain(nn.Module):
-        def __init__(self, channels, *, gain=1.0):
-            super().__init__()
-            self.gain = gain
+class Gain(nn.Module):
+    """A project's own block, with an option of its own."""
 
-        def forward(self, x):
-            return self.gain * x
+    def __init__(self, channels, *, gain=1.0):
+        super().__init__()
+        self.gain = gain
 
+    def forward(self, x):
+        return self.gain * x
+
+
+@pytest.fixture
+def with_gain(monkeypatch):
     monkeypatch.setitem(RELATION_BLOCK_REGISTRY._obj_map, "Gain", Gain)
+
+
+def test_a_projects_own_block_has_its_own_options(slim_cfg, with_gain, tmp_path):
     file = tmp_path / "gain.yaml"
     file.write_text("MODEL: {ENL_FPN: {BLOCK: Gain, BLOCK_OPTIONS: {gain: 3.0}}}")
     slim_cfg.merge_from_file(str(file))
@@ -155,6 +136,20 @@ def test_a_projects_own_block_has_its_own_options(slim_cfg, monkeypatch, tmp_pat
     add_enl_config(cfg)
     cfg.merge_from_list(["MODEL.ENL_FPN.BLOCK", "Gain", "MODEL.ENL_FPN.BLOCK_OPTIONS.gain", "2.5"])
     assert cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.gain == 2.5
+
+
+@torch.no_grad()
+def test_blocks_act_before_the_output_convolution_and_the_interpolation(with_gain):
+    keys = {"block": "Gain", "block_options": {"gain": 2.0}, "attend_to_padding": True}
+    fpn = ENL_FPN(Maps(), ["res3", "res4", "res5"], 8, **keys)
+    maps = {f"res{k}": torch.randn(1, 1, 4 << (5 - k), 6 << (5 - k)) for k in range(2, 6)}
+    refined5 = 2 * fpn.fpn_lateral5(maps["res5"])
+    refined4 = 2 * (fpn.fpn_lateral4(maps["res4"]) + F.interpolate(refined5, scale_factor=2.0))
+    refined3 = 2 * (fpn.fpn_lateral3(maps["res3"]) + F.interpolate(refined4, scale_factor=2.0))
+    outputs = fpn(maps)
+    assert torch.equal(outputs["p5"], fpn.fpn_output5(refined5))
+    assert torch.equal(outputs["p4"], fpn.fpn_output4(refined4))
+    assert torch.equal(outputs["p3"], fpn.fpn_output3(refined3))
 
 
 @pytest.mark.parametrize(

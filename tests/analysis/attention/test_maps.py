@@ -62,13 +62,6 @@ def test_says_which_maps_may_go_below_zero(block, expected):
     assert tuple(signed[part] for part in ("appearance", "position", "total")) == expected
 
 
-def test_a_row_needs_no_square_matrix():
-    side = 400  # an N×N matrix of float32 would be 102 GB
-    maps, kernels = torch.rand(2, 1, side, side), torch.rand(2, side, side)
-    attention = Attention(*maps, kernels, True, False, 8, (8 * side, 8 * side))
-    assert attention.row(200, 300).total.shape == (side, side)
-
-
 def test_a_point_belongs_to_the_cell_that_covers_it():
     maps = torch.rand(2, 2, 12, 16)
     attention = Attention(*maps, None, False, False, 8, (70, 100))
@@ -109,10 +102,3 @@ def test_captures_what_each_block_of_a_detector_is_given(slim_cfg):
         x, z = outputs[name]
         assert_rows_give_the_output(modules[name], x, block, rows=[(1, 2)], z=z, atol=1e-4)
     assert not model.backbone._forward_pre_hooks  # nothing is left behind
-
-
-def test_a_model_without_blocks_has_no_attention_to_show(slim_cfg):
-    slim_cfg.MODEL.ENL_FPN.BLOCK = ""
-    model = build_model(slim_cfg).eval()
-    with pytest.raises(ValueError, match="no attention to show"):
-        capture_attention(model, {"image": torch.zeros(3, 64, 64)})
