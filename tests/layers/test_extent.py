@@ -120,5 +120,3 @@ def test_stays_finite_for_small_and_large_inputs(kind, equation, options):
         if not (fused and x.is_cuda and scale == 1e4):
             for gradient in torch.autograd.grad(output.mean(), [x, *block.parameters()]):
                 assert torch.isfinite(gradient).all()
-
-

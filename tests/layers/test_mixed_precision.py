@@ -82,5 +82,3 @@ def test_float16_counts_more_positions_than_it_can_hold():
     added = block(x).double() - x.double()
     expected = block.double()(x.double()) - x.double()
     assert (added - expected).norm() < 0.01 * expected.norm()
-
-

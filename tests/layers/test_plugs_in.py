@@ -1,6 +1,5 @@
 """What PyTorch does to a network's layers, it does to the blocks': they are called as modules."""
 
-import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +9,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from equations import ENL_CASES, randomized, relative_error
-from fvcore.nn import FlopCountAnalysis
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed import fsdp
-from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
 from enl_detectron2.layers import ENLBlock, NonLocalBlock

@@ -50,9 +50,7 @@ def test_dct_basis_has_orthonormal_columns_lowest_frequency_first(length, count)
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 7), (12, 17)])
-@pytest.mark.parametrize(
-    "term", [CosPosition(4), CosPosition(9), L1Position(2.0)]
-)
+@pytest.mark.parametrize("term", [CosPosition(4), CosPosition(9), L1Position(2.0)])
 def test_a_term_is_its_written_out_matrix_and_keeps_constants(term, height, width):
     if isinstance(term, CosPosition):
         expected = cos_matrix(height, width, term.num_frequencies)
