@@ -25,7 +25,6 @@ COMMANDS = {
 EXTRAS = {
     "gradio": "app",
     "cv2": "demo",
-    "sklearn": "demo",
     "matplotlib": "demo",
     "onnx": "onnx",
     "safetensors": "safetensors",

@@ -182,7 +182,7 @@ def test_a_python_that_will_do_is_found_or_it_is_one_sentence(checkout):
 
 def test_make_uses_an_own_environment_as_it_is_or_says_what_it_lacks(checkout, tmp_path):
     own = {"PYTHON": str(checkout.bin / "python3"), "PYTHONPATH": str(tmp_path)}
-    modules = "numpy torch torchvision fvcore pycocotools cv2 sklearn matplotlib safetensors"
+    modules = "numpy torch torchvision fvcore pycocotools cv2 matplotlib safetensors"
     for name in [*modules.split(), "efficientnet_lite_pytorch", "detectron2"]:
         (tmp_path / f"{name}.py").touch()
     (checkout.folder / "enl_detectron2.py").touch()

@@ -15,7 +15,6 @@ NEEDS = {
     "fvcore": "fvcore",
     "pycocotools": "pycocotools",
     "cv2": "opencv-python",
-    "sklearn": "scikit-learn",
     "matplotlib": "matplotlib",
     "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
 }
@@ -27,6 +26,8 @@ TEST_NEEDS = {
     "hypothesis": "hypothesis",
     "ruff": "ruff",
     "mypy": "mypy",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
     "safetensors": "safetensors",
