@@ -28,7 +28,7 @@ EXTRAS = {
     "matplotlib": "demo",
     "onnx": "onnx",
     "safetensors": "safetensors",
-    "efficientnet_lite_pytorch": "efficientnet",
+    "efficientnet_lite_pytorch": "demo",
 }
 
 

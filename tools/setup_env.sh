@@ -68,7 +68,7 @@ pytorch() { # without its own tests and a compiler that nobody asks for, a fifth
 }
 packages() {
     # No isolation: what comes as source is built by the pinned setuptools. No bytecode of what nobody imports.
-    pip install --constraint requirements/lock.txt setuptools hatchling &&
+    pip install --constraint requirements/lock.txt --no-compile setuptools hatchling &&
         pip install --constraint requirements/lock.txt --no-build-isolation --use-pep517 --no-compile \
             --requirement requirements/lock.in --editable ".[$1]"
 }
@@ -81,7 +81,7 @@ detectron2() {
         rm -f "$site"/detectron2/_C.* # built for another PyTorch; without it detectron2 is pure Python everywhere
 }
 
-extras=demo,efficientnet,safetensors
+extras=demo,safetensors
 if [ "$target" = test ]; then extras=test; fi
 if built demo; then
     : >.venv/stamp
