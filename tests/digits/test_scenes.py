@@ -9,8 +9,6 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn")
-
 import scenes
 from scenes import (
     DEMO,
