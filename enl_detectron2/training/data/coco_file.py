@@ -18,7 +18,6 @@ from numbers import Real
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-import numpy as np
 import pycocotools.mask
 
 from enl_detectron2.utils.files import whole_file

@@ -122,8 +122,9 @@ def test_ap_is_that_of_pycocotools_on_the_group_alone(write_truth, write_results
     objects, detections = random_scenes(np.random.default_rng(0))
     truth, results = write_truth(objects, 12), write_results("model", detections)
     analysis = analyze_errors(truth, {"model": results})["model"]
-    for label, limits in {"8–12": (8, 12), "12–16": (12, 16), "16–24": (16, 24)}.items():
-        row = by_label(analysis.by_side)[label]
+    sides = {"8–12": (8, 12), "12–16": (12, 16), "16–24": (16, 24), "all": (0, 1000)}
+    for label, limits in sides.items():
+        row = by_label([*analysis.by_side, analysis.every])[label]
         expected = coco_ap(truth, detections, side_range=limits)
         assert pytest.approx(list(expected)) == [row.AP50, row.AP]
 
@@ -273,7 +274,7 @@ def test_the_tool_compares_models_and_overwrites_nothing(
         rows = list(csv.DictReader(file))
     assert {row["model"] for row in rows} == {"good", "bad"}
     by_side = [row for row in rows if row["grouped by"] == "box side, px"]
-    assert sum(int(row["objects"]) for row in by_side) == 2 * len(objects)
+    assert sum(int(row["objects"]) for row in by_side) == 2 * 2 * len(objects)  # and all of them
     recall = {
         model: sum(
             int(r["objects"]) * float(r["recall"])
