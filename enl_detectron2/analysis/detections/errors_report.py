@@ -105,9 +105,8 @@ def plot_analyses(analyses: Mapping[str, ErrorAnalysis], path: str | os.PathLike
                 values = [getattr(rows[index], metric) for rows in groups]
                 style = {"color": MODEL_COLOURS[index], "marker": MODEL_MARKERS[index]}
                 # Side by side, so that none hides another of the same value.
-                places = [
-                    at + BESIDE * (index - (len(analyses) - 1) / 2) for at in range(len(values))
-                ]
+                beside = BESIDE * (index - (len(analyses) - 1) / 2)
+                places = [at + beside for at in range(len(values))]
                 # The line goes through groups that say something, past the others.
                 line = [at for at in range(len(values)) if many[at]]
                 x, y = [places[at] for at in line], [values[at] for at in line]
