@@ -37,16 +37,9 @@ def test_classes_have_the_names_that_their_set_gives_them(trained_cfg, tmp_path,
     assert "the set to test on has 3 classes, the model 2" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"images": [', "named.json is not a complete JSON file"),
-        ('{"images": [], "categories": [{"id": 1}]}', "'named' must have an id and a name for"),
-    ],
-)
-def test_a_set_that_cannot_be_read_is_named(trained_cfg, tmp_path, content, message):
-    (tmp_path / "named.json").write_text(content)
-    with pytest.raises(ValueError, match=message):
+def test_what_cannot_be_read_or_built_is_named(trained_cfg, tmp_path):
+    (tmp_path / "named.json").write_text('{"images": [')
+    with pytest.raises(ValueError, match="named.json is not a complete JSON file"):
         load_detector(trained_cfg)
     trained_cfg.MODEL.META_ARCHITECTURE = "Nope"
     with pytest.raises(ConfigError, match="the model can't be built from this configuration: "):

@@ -47,8 +47,6 @@ def test_a_bad_image_stops_or_is_replaced(folder, caplog):
         evaluates(folder)
     with caplog.at_level(logging.WARNING):
         trains(folder, "DATALOADER.ON_BAD_IMAGE", "replace", "DATALOADER.NUM_WORKERS", 1)
-    texts = [record.getMessage() for record in caplog.records]
-    assert sum("image 1.png (image 2) can't be used" in text for text in texts) == 2  # one a batch
     assert "image 1.png (image 2)" in (folder / "output/log.txt").read_text()
 
 

@@ -34,9 +34,9 @@ def test_draws_ground_truth_beside_the_detections_above_the_threshold(black_set)
     results.write_text(json.dumps([detection, {**detection, "image_id": 2, "score": 0.1}]))
     draw_contact_sheet("black", results, sheet, num_images=1)
     left, right = coloured_pixels(sheet, TRUTH_COLOUR)
-    assert left > 400 and right == 0  # 20 pixels of 80 are 120 of 480
+    assert left > 300 and right == 0  # 20 pixels of 100 are 96 of 480
     left, right = coloured_pixels(sheet, MODEL_COLOURS[0])
-    assert left == 0 and right > 400
+    assert left == 0 and right > 300
     results.write_text(json.dumps([{**detection, "score": 0.49}]))
     draw_contact_sheet("black", results, sheet, num_images=3)
     assert coloured_pixels(sheet, MODEL_COLOURS[0]) == (0, 0)

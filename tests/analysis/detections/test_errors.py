@@ -137,7 +137,7 @@ def test_the_slope_is_the_one_of_a_line_through_the_recalls():
 def test_size_alone_is_not_taken_for_repetition():
     # Few are large enough to be found, many are tiny and missed: the number itself does nothing.
     few, many = objects_of([1, 2], [1, 1], side=30.0), objects_of([8, 9], [0, 0], side=7.0)
-    many.image += 1000
+    many = replace(many, image=many.image + 1000)
     names = ("image", "category", "side", "count", "found")
     columns = [np.concatenate([getattr(few, n), getattr(many, n)]) for n in names]
     objects = Objects(*columns)

@@ -11,7 +11,8 @@ from enl_detectron2.analysis.detections.matching import (
 from enl_detectron2.utils.errors import ConfigError
 
 BOX = [10, 10, 16, 16]
-IMAGE = {"id": 1, "file_name": "1.png", "width": 100, "height": 80}
+
+
 GOOD = {"image_id": 1, "category_id": 1, "bbox": BOX, "score": 1}
 
 
@@ -43,20 +44,9 @@ def test_all_detections_count_however_many(write_truth, write_results):
 
 @pytest.mark.parametrize(
     "content, message",
-    [
-        ("[", "is not a complete JSON file"),
-        ({"images": []}, "has no images"),
-        ({"annotations": [1]}, "'annotations' must be a list of objects"),
-        ({"images": [{"id": 1}]}, "image 1 has no width and height above 0"),
-        ({"images": [IMAGE, IMAGE]}, "image 1 is there more than once"),
-        ({"annotations": [{"id": 7, "image_id": 1, "category_id": 1}]}, "annotation 7 has no box"),
-    ],
+    [("[", "is not a complete JSON file"), ('{"images": [], "categories": []}', "has no images")],
 )
 def test_a_file_that_is_no_ground_truth_is_named(tmp_path, content, message):
-    if isinstance(content, dict):
-        categories = [{"id": 1, "name": "a"}]
-        content = {"images": [IMAGE], "annotations": [], "categories": categories} | content
-        content = json.dumps(content)
     (tmp_path / "bad.json").write_text(content)
     with pytest.raises(ConfigError, match=f"bad.json.* {message}"):
         load_truth(tmp_path / "bad.json")

@@ -5,12 +5,11 @@ import os
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
-from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import detection_utils
 from omegaconf import OmegaConf
 from PIL import Image
 
 from enl_detectron2.training.data.images import deep_images_of, read_image
-from enl_detectron2.training.data.loader import CheckedMapper
 from enl_detectron2.utils.errors import BadImage
 
 RAMP = np.linspace(500, 4100, 12).reshape(3, 4)  # of a camera with 12 bits
@@ -86,19 +85,6 @@ def test_everything_that_is_wrong_with_a_file_is_one_sentence(tmp_path, monkeypa
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(BadImage, match="sound.png can't be read: Image size .* exceeds limit"):
         read_image(tmp_path / "sound.png")
-
-
-def test_the_mapper_reads_deep_images_as_the_tools_do(deep):
-    mapper = DatasetMapper(is_train=True, augmentations=[], image_format="BGR")
-    record = {"file_name": str(deep), "image_id": 3, "height": 3, "width": 4}
-    with pytest.raises(
-        BadImage, match=r"\(image 3\) can't be used: .*: its pixels have more than 8"
-    ):
-        CheckedMapper(mapper)(record)
-    data = CheckedMapper(mapper, "rescale")(record)
-    expected = read_image(deep, "BGR", deep_images="rescale")
-    assert np.array_equal(data["image"].numpy(), expected.transpose(2, 0, 1))
-    assert data["file_name"] == record["file_name"] == str(deep)
 
 
 def test_what_a_configuration_says():
