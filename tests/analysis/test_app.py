@@ -46,7 +46,7 @@ def app(tmp_path):
         yield re.fullmatch(r"Open (http://127\.0\.0\.1:\d+)/ in a browser; .*\n", said)[1]
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) in (0, 130, -signal.SIGINT)
+        assert process.wait(300) in (0, 130, -signal.SIGINT)
     assert not list(tmp_path.glob("enl-app-*"))  # nor what was dropped
 
 
