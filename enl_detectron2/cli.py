@@ -25,11 +25,10 @@ COMMANDS = {
 EXTRAS = {
     "gradio": "app",
     "cv2": "demo",
-    "sklearn": "demo",
     "matplotlib": "demo",
     "onnx": "onnx",
     "safetensors": "safetensors",
-    "efficientnet_lite_pytorch": "efficientnet",
+    "efficientnet_lite_pytorch": "demo",
 }
 
 
@@ -43,11 +42,8 @@ def main() -> None:
     if words[0] not in COMMANDS:
         print(f"enl: error: {words[0]!r} must be one of {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
-    name, rest = words[0], words[1:]
-    if name == "attention" and rest[:1] == ["explorer"]:
-        name, rest = "attention explorer", rest[1:]
-    sys.argv = [f"enl {name}", *rest]  # what argparse and run() call themselves
-    run(lambda: _run(name))
+    sys.argv = [f"enl {words[0]}", *words[1:]]  # what argparse and run() call themselves
+    run(lambda: _run(words[0]))
 
 
 def _run(name: str) -> None:
@@ -57,8 +53,7 @@ def _run(name: str) -> None:
 
             launch(["--eval-only", *sys.argv[1:]] if name == "evaluate" else None)
         else:
-            module = name.split()[-1]
-            importlib.import_module(f"enl_detectron2.analysis.commands.{module}").main()
+            importlib.import_module(f"enl_detectron2.analysis.commands.{name}").main()
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise

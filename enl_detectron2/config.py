@@ -99,8 +99,9 @@ def _options(kind: type[CfgNode], *blocks: str) -> CfgNode:
     options: dict[str, Any] = {name: None for one in kinds for name in option_names(one)}
     terms = POSITION_REGISTRY.values()
     of_terms = {name: None for term in terms for name in position_options_of(term)}
-    options["position_options"] = kind(of_terms, new_allowed=True)
-    return kind(options, new_allowed=True)
+    node = kind(options, new_allowed=True)
+    node.position_options = kind(of_terms, new_allowed=True)  # a node made of nodes forgets that
+    return node
 
 
 def _add_missing(parent: CfgNode, key: str, value: object) -> None:

@@ -15,7 +15,6 @@ NEEDS = {
     "fvcore": "fvcore",
     "pycocotools": "pycocotools",
     "cv2": "opencv-python",
-    "sklearn": "scikit-learn",
     "matplotlib": "matplotlib",
     "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
 }
@@ -26,6 +25,8 @@ TEST_NEEDS = {
     "hatchling": "hatchling",
     "ruff": "ruff",
     "mypy": "mypy",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
     "safetensors": "safetensors",

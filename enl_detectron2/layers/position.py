@@ -220,7 +220,8 @@ def build_position(
     """
     term, _, way = position.rpartition("_")
     known = [f"{term}_{way}" for term in POSITION_REGISTRY for way in ways]
-    check_choice("position", position, [*known, "none"])
+    remedy = "; a term of your own must be imported first (--import FILE.py)"
+    check_choice("position", position, [*known, "none"], remedy)
     options = dict(options or {})
     names = {name for kind in POSITION_REGISTRY.values() for name in position_options_of(kind)}
     for name in options:

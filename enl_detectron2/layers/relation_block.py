@@ -20,11 +20,11 @@ class InvalidOption(ValueError):
         self.option, self.problem = option, problem
 
 
-def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
+def check_choice(option: str, value: object, choices: Sequence[str], remedy: str = "") -> None:
     """Raises :class:`InvalidOption` unless ``value`` is one of ``choices``."""
     if value not in choices:
         expected = ", ".join(map(repr, choices))
-        raise InvalidOption(option, f"must be one of {expected}, got {value!r}")
+        raise InvalidOption(option, f"must be one of {expected}, got {value!r}{remedy}")
 
 
 def check_positive(option: str, value: Any, kind: Any = Real) -> None:

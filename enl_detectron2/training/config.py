@@ -1,14 +1,17 @@
 """From a file, or a name of the model zoo, to the configuration of a run."""
 
+import contextlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from detectron2 import model_zoo as detectron2_zoo
 from detectron2.config import CfgNode, LazyConfig, downgrade_config, get_cfg, upgrade_config
 from detectron2.utils.file_io import PathManager
+from fvcore.common.config import BASE_KEY
 from omegaconf import DictConfig, OmegaConf
 
 from enl_detectron2 import model_zoo
@@ -33,29 +36,54 @@ class _SafeReader(CfgNode):
     """Reads YAML files as detectron2's ``CfgNode`` does, but runs no code, whoever wrote them.
 
     A few files of detectron2's own model zoo evaluate an expression; they are read as detectron2
-    reads them, also as the ``_BASE_`` of another file.
+    reads them, also as the ``_BASE_`` of another file. A ``_BASE_`` that isn't there may be a name
+    of this project's model zoo.
     """
+
+    _in_zoo: ClassVar[dict[str, str]] = {}  # what fvcore makes of such a name, and its file
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        if filename in cls._in_zoo and not PathManager.isfile(filename):
+            filename = cls._in_zoo[filename]
         # Resolved, as a checkout of detectron2 has a link there.
         theirs = Path(detectron2_zoo.__file__).with_name("configs").resolve()
         allow_unsafe = Path(filename).resolve().is_relative_to(theirs)
         with PathManager.open(filename) as file:
-            for key in _keys_twice(yaml.compose(file, yaml.SafeLoader)):
-                logger.warning("%s has %s more than once: only the last one counts", filename, key)
+            node = yaml.compose(file, yaml.SafeLoader)
+        for key in keys_twice(node):
+            logger.warning("%s has %s more than once: only the last one counts", filename, key)
+        for base in _bases(node):
+            with contextlib.suppress(RuntimeError):  # it is none of the zoo
+                joined = os.path.join(os.path.dirname(filename), base)
+                cls._in_zoo[joined] = model_zoo.get_config_file(base)
         return super().load_yaml_with_base(filename, allow_unsafe=allow_unsafe)
 
 
-def _keys_twice(node: yaml.Node | None, path: str = "") -> Iterator[str]:
+def _bases(node: yaml.Node | None) -> list[str]:
+    """What a file names as its ``_BASE_``, which can be several."""
+    values = [value for key, value in node.value if key.value == BASE_KEY] if _maps(node) else []
+    return [
+        one.value
+        for value in values
+        for one in (value.value if isinstance(value, yaml.SequenceNode) else [value])
+        if isinstance(one.value, str)
+    ]
+
+
+def _maps(node: yaml.Node | None) -> bool:
+    return isinstance(node, yaml.MappingNode)
+
+
+def keys_twice(node: yaml.Node | None, path: str = "") -> Iterator[str]:
     """Of a mapping in YAML, as a second ``MODEL:`` further down, which takes the first's place."""
     seen = set()
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+    for key, value in node.value if _maps(node) else ():
         name = f"{path}{key.value}"
         if name in seen:
             yield name
         seen.add(name)
-        yield from _keys_twice(value, f"{name}.")
+        yield from keys_twice(value, f"{name}.")
 
 
 def merge_file(cfg: CfgNode, config_file: str | Path) -> None:
@@ -98,7 +126,8 @@ def load_config(
 
     Args:
         config_file: as of :func:`find_config`.
-        opts: overrides, KEY VALUE … for a .yaml, key=value … for a .py.
+        opts: overrides, KEY VALUE … for a .yaml, key=value … for a .py. The value of a node, as
+            BLOCK_OPTIONS, is a mapping in YAML, whose keys are overridden.
         tile: as of :func:`find_config`.
 
     Raises:
@@ -111,8 +140,26 @@ def load_config(
         return _load_lazy(file, opts)
     cfg = get_training_cfg()
     merge_file(cfg, file)
-    cfg.merge_from_list(list(opts))
+    _merge_opts(cfg, opts)
     return cfg
+
+
+def _merge_opts(cfg: CfgNode, opts: list[str]) -> None:
+    """``cfg.merge_from_list``, which itself takes no mapping for a node."""
+    while opts:
+        pair, opts = opts[:2], opts[2:]
+        names, value, node = pair[0].split("."), None, cfg
+        for name in names:
+            node = node.get(name) if isinstance(node, CfgNode) else None
+        if isinstance(node, CfgNode):
+            with contextlib.suppress(yaml.YAMLError):
+                value = yaml.safe_load(pair[-1])
+        if isinstance(value, dict):
+            for name in reversed(names):
+                value = {name: value}
+            cfg.merge_from_other_cfg(CfgNode(value))
+        else:
+            cfg.merge_from_list(pair)
 
 
 def drop_other_options(cfg: CfgNode) -> None:

@@ -1,14 +1,19 @@
 """How all commands of this project end."""
 
+import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from .errors import UserError
 
 MOST_CHARACTERS = 1000  # of a message: names can have thousands
+# Of libraries' modules, which warn their callers, who are libraries as well, of what they should
+# replace: whoever runs a command can't.
+WARN_DEVELOPERS = r"torch\.functional|detectron2\.model_zoo"
 
 
 def run(main: Callable[[], None]) -> None:
@@ -16,11 +21,15 @@ def run(main: Callable[[], None]) -> None:
 
     That ends with status 2, as argparse's own errors do; a reader of the output that stops early,
     such as ``head``, silently with 141. Any other error keeps its traceback. Characters that the
-    terminal doesn't have are escaped.
+    terminal doesn't have are escaped. What libraries tell developers is left out, unless Python was
+    asked for warnings.
 
     Args:
         main: the command.
     """
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=WARN_DEVELOPERS)
+        logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # None where there is no terminal at all
             stream.reconfigure(errors="backslashreplace")

@@ -13,11 +13,12 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from enl_detectron2.training.config import load_config
+from enl_detectron2.training.config import keys_twice, load_config
 from enl_detectron2.utils.errors import ConfigError, MissingFile
 
 ROOT = Path(__file__).resolve().parents[2]
 AXES = ("systems", "data", "variants", "seeds")
+OF_SYSTEM = ("config", "options", "baseline", "image_size")
 PATHS = ("config", "train", "scenes", "report", "papers", "results")  # beside the grid's file
 
 
@@ -234,6 +235,11 @@ def load_grid(file: str | Path, output: str | Path | None = None) -> Grid:
         if key in content:
             content[key] = tuple(_as_list(content[key]))
     grid = Grid(file=file, output=output, blocks=blocks, **(defaults | content))
+    written = [(f"systems: {name}", one, OF_SYSTEM) for name, one in grid.systems.items()]
+    for part, keys, legal in written + [("runs", block, AXES) for block in blocks]:
+        if unknown := sorted(set(keys) - set(legal)):  # which would change nothing
+            has = ", ".join(legal)
+            raise ConfigError(f"{file}: {part}: {unknown[0]!r} must be one of {has}")
     for system in grid.systems:
         if not (config := grid.config_of(system)) or not config.is_file():
             raise MissingFile(f"{file}: systems: {system}: there is no configuration {config}")
@@ -262,11 +268,15 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise MissingFile(f"there is no grid {file}")
     try:
-        content = yaml.safe_load(file.read_text())
+        text = file.read_text()
+        twice = list(keys_twice(yaml.compose(text, yaml.SafeLoader)))
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{file} is no grid: it must be a mapping with the key systems")
+    if twice:  # of two systems of one name, say, the first would be left out
+        raise ConfigError(f"{file}: {twice[0]} is there more than once")
     content = _with_paths(content, file.parent)
     systems = content.get("systems")
     for of_system in systems.values() if isinstance(systems, dict) else ():

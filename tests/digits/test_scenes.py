@@ -8,9 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-
-pytest.importorskip("sklearn")
-
 import scenes
 from scenes import (
     DEMO,

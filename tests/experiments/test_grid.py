@@ -55,6 +55,8 @@ DIFFERENT = {"options": {"SOLVER.GAMMA": 0.5}}
         ({"sytems": {}}, "sytems is no key of a grid"),
         ({"baseline": "none"}, "baseline 'none' is no system"),
         ({"runs": [{"systems": "wid"}]}, "'wid' is none of its systems: plain, other"),
+        ({"systems": {"plain": {"option": {}}}}, "plain: 'option' must be one of config, options"),
+        ({"runs": [{"system": "plain"}]}, "runs: 'system' must be one of systems, data"),
         ({"options": {"SOLVER.MAXITER": 3}}, "plain.*: Non-existent key: SOLVER.MAXITER"),
         ({"systems": {"plain": None, "same": None}}, "'plain' and 'same' have the same config"),
         # One folder for two runs.
@@ -64,6 +66,13 @@ DIFFERENT = {"options": {"SOLVER.GAMMA": 0.5}}
 def test_what_is_wrong_with_a_grid_is_named(write_grid, content, message):
     with pytest.raises(UserError, match=f"grid.yaml.*{message}"):
         load(write_grid(**content))
+
+
+def test_a_system_that_is_there_twice_is_named(write_grid):
+    file = write_grid()
+    file.write_text(file.read_text() + "systems: {}\n")
+    with pytest.raises(UserError, match="grid.yaml: systems is there more than once"):
+        load(file)
 
 
 def test_hashes_tell_what_matters_from_what_does_not(write_grid):

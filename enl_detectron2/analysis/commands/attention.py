@@ -2,6 +2,8 @@
 
     enl attention image --config-file CONFIG --input IMAGE --at X Y \\
         --output attention.png --opts MODEL.WEIGHTS model.pth
+    enl attention explorer --config-file CONFIG --input IMAGE … --output FOLDER \\
+        --opts MODEL.WEIGHTS model.pth
     enl attention filters --size 25 34 --size 100 136 --output filters.png
 """
 
@@ -9,6 +11,8 @@ import argparse
 from pathlib import Path
 
 from enl_detectron2.analysis import command_line
+
+from . import explorer
 
 MOST_CELLS = 4096  # a side of a map of position filters
 
@@ -26,6 +30,14 @@ def parse_args() -> argparse.Namespace:
     command_line.add_threshold(image)
     image.add_argument("--output", required=True, help="picture to write")
     command_line.add_config(image)
+
+    page = commands.add_parser(
+        "explorer",
+        help="a page in the browser for each image: any point of it, in each block",
+        description=explorer.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    explorer.add_arguments(page)
 
     filters = commands.add_parser("filters", help="rows of the cosine position term Ê Êᵀ")
     filters.add_argument(
@@ -98,4 +110,5 @@ def main() -> None:
     args = parse_args()
     command_line.require_new(args.output)
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    {"image": show_image, "filters": show_filters}[args.command](args)
+    show = {"image": show_image, "explorer": explorer.show, "filters": show_filters}
+    show[args.command](args)

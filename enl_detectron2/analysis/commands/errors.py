@@ -31,7 +31,7 @@ def main() -> None:
     from enl_detectron2.analysis.detections.errors import analyze_errors
 
     analyses = analyze_errors(args.annotations, results, score_threshold=args.score_threshold)
-    print(errors_report.format_analyses(analyses))
     args.output.mkdir(parents=True, exist_ok=True)
     errors_report.write_csv(analyses, args.output / "errors.csv")
     errors_report.plot_analyses(analyses, args.output / "errors.png")
+    print(errors_report.format_analyses(analyses))

@@ -15,17 +15,20 @@ from pathlib import Path
 from enl_detectron2.analysis import command_line
 
 
-def parse_args() -> argparse.Namespace:
-    parser = command_line.new_parser(__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", nargs="+", required=True, help="image files")
     command_line.add_output_folder(parser)
     command_line.add_threshold(parser)
     command_line.add_config(parser)
-    return parser.parse_args()
 
 
 def main() -> None:
-    args = parse_args()
+    parser = command_line.new_parser(__doc__)
+    add_arguments(parser)
+    show(parser.parse_args())
+
+
+def show(args: argparse.Namespace) -> None:
     command_line.require_new(args.output)
 
     from enl_detectron2.analysis.attention.explorer import write_explorer

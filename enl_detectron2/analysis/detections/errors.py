@@ -65,8 +65,9 @@ class RepetitionEffect:
 
 @dataclass(frozen=True)
 class ErrorAnalysis:
-    """One model: all objects by side, small ones by the number of objects of their class."""
+    """One model: all objects, also by side, small ones by the number of objects of their class."""
 
+    every: Row
     by_side: list[Row]
     by_count: list[Row]
     effect: RepetitionEffect
@@ -114,6 +115,7 @@ def _analyze(truth: COCO, detections: COCO, score_threshold: float) -> ErrorAnal
     evaluation = match(truth, detections, side_ranges=[SMALL_RANGE, EVERY_SIDE, *sides])
     objects = _objects(truth, evaluation, score_threshold)
     precision = _precision(evaluation)
+    every = _row("all", objects.found, precision[1])
     by_side = [
         _row(range_label(*limits), objects.found[_within(objects.side, limits)], of_group)
         for limits, of_group in zip(sides, precision[2:])
@@ -127,7 +129,7 @@ def _analyze(truth: COCO, detections: COCO, score_threshold: float) -> ErrorAnal
         pairs = set(zip(objects.image[group].tolist(), objects.category[group].tolist()))
         of_group = _precision(_only(evaluation, pairs))[0]
         by_count.append(_row(_count_label(*limits), objects.found[group], of_group))
-    return ErrorAnalysis(by_side, by_count, repetition_effect(objects, small))
+    return ErrorAnalysis(every, by_side, by_count, repetition_effect(objects, small))
 
 
 def _within(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:

@@ -15,6 +15,7 @@ from enl_detectron2.utils.files import write_whole
 from .errors import ErrorAnalysis, Row
 
 FEW = 30  # objects: a share of fewer says little
+BESIDE = 0.12  # of the distance of two groups: between the markers of two models
 METRICS = ("recall", "AP50", "AP")
 SIZE_GROUPING = "box side, px"
 COUNT_GROUPING = "objects of its class in the image"
@@ -96,17 +97,21 @@ def plot_analyses(analyses: Mapping[str, ErrorAnalysis], path: str | os.PathLike
     axes = figure.subplots(2, 2, sharey=True)
     titles = ("all objects", f"small objects (side below {SMALL_SIDE} px)")
     for (title, groups), which, pair in zip(_groupings(analyses), titles, axes):
-        groups = [rows for rows in groups if rows[0].objects]
+        groups = [rows for rows in groups if rows[0].objects and rows[0].label != "all"]
         labels = [f"{rows[0].label}\n{rows[0].objects:,}" for rows in groups]
         many = [rows[0].objects >= FEW for rows in groups]
         for metric, ax in zip(("recall", "AP"), pair):
             for index, name in enumerate(analyses):
                 values = [getattr(rows[index], metric) for rows in groups]
                 style = {"color": MODEL_COLOURS[index], "marker": MODEL_MARKERS[index]}
+                # Side by side, so that none hides another of the same value.
+                beside = BESIDE * (index - (len(analyses) - 1) / 2)
+                places = [at + beside for at in range(len(values))]
                 # The line goes through groups that say something, past the others.
                 line = [at for at in range(len(values)) if many[at]]
-                ax.plot(line, [values[at] for at in line], label=shortened(name), **style)
-                few = [(at, value) for at, value in enumerate(values) if not many[at]]
+                x, y = [places[at] for at in line], [values[at] for at in line]
+                ax.plot(x, y, label=shortened(name), **style)
+                few = [(places[at], value) for at, value in enumerate(values) if not many[at]]
                 if few:
                     ax.plot(*zip(*few), markerfacecolor="white", linestyle="none", **style)
             ax.set_xticks(range(len(groups)), labels, fontsize="small")
@@ -123,7 +128,8 @@ def plot_analyses(analyses: Mapping[str, ErrorAnalysis], path: str | os.PathLike
 
 def _groupings(analyses: Mapping[str, ErrorAnalysis]) -> Iterator[tuple[str, list[Sequence[Row]]]]:
     """Each grouping's name, and for each group the models' rows."""
-    yield SIZE_GROUPING, list(zip(*(analysis.by_side for analysis in analyses.values())))
+    sides = ([*analysis.by_side, analysis.every] for analysis in analyses.values())
+    yield SIZE_GROUPING, list(zip(*sides))
     yield COUNT_GROUPING, list(zip(*(analysis.by_count for analysis in analyses.values())))
 
 

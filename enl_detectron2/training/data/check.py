@@ -17,6 +17,7 @@ from .coco_file import (
     Entry,
     Finding,
     box_area,
+    box_of,
     has_plausible_area,
     has_size,
     id_of,
@@ -253,22 +254,19 @@ def _check_annotation(entry: Entry, images: dict, categories: set, error, warn) 
         warn(part, kind, f"{area:g}, but its box has {box_area(entry):g}{remedy}")
 
     mask = entry.get("segmentation")
-    if mask and isinstance(mask, list) and is_box(entry) and _contradicts(box, mask):
-        warn(part, "has a box that isn't its polygons'", f"bbox {box}, polygons {mask}")
+    if mask and is_box(entry) and _contradicts(box, around := box_of(mask)):
+        warn(part, "has a box that isn't its mask's", f"bbox {box}, but {around} around its mask")
 
 
-def _contradicts(box: list[float], polygons: list[list[float]]) -> bool:
-    """Whether a box and its polygons' overlap by less than half of what both cover."""
-    xs = [x for polygon in polygons for x in polygon[::2]]
-    ys = [y for polygon in polygons for y in polygon[1::2]]
-    left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
-    sides = (left - min(xs), top - min(ys), right - max(xs), bottom - max(ys))
+def _contradicts(box: list[float], other: list[float]) -> bool:
+    """Whether two boxes overlap by less than half of what both cover."""
+    (x0, y0, w0, h0), (x1, y1, w1, h1) = box, other
+    sides = (x0 - x1, y0 - y1, x0 + w0 - x1 - w1, y0 + h0 - y1 - h1)
     if max(map(abs, sides)) <= 2 * TOLERANCE:
         return False
-    width = max(0, min(right, max(xs)) - max(left, min(xs)))
-    height = max(0, min(bottom, max(ys)) - max(top, min(ys)))
-    covered = box[2] * box[3] + (max(xs) - min(xs)) * (max(ys) - min(ys)) - width * height
-    return width * height < covered / 2
+    width = max(0, min(x0 + w0, x1 + w1) - max(x0, x1))
+    height = max(0, min(y0 + h0, y1 + h1) - max(y0, y1))
+    return width * height < (w0 * h0 + w1 * h1 - width * height) / 2
 
 
 def _check_all_boxes(coco: CocoFile, images: dict, error, warn) -> None:

@@ -18,7 +18,6 @@ from numbers import Real
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-import numpy as np
 import pycocotools.mask
 
 from enl_detectron2.utils.files import whole_file
@@ -294,11 +293,11 @@ def _put_annotation_right(coco: CocoFile, entry: Entry, image_size: tuple | None
             part, detail = f"annotation {entry.get('id')}", f"its segmentation {fault}"
             coco.findings.append(Finding(False, coco.path, part, kind, detail))
     if not entry.get("bbox") and entry.get("segmentation"):
-        coco.put(entry, "bbox", _box_of(entry["segmentation"]), NO_BOX)
+        coco.put(entry, "bbox", box_of(entry["segmentation"]), NO_BOX)
     if entry.get("iscrowd") is None:
         coco.put(entry, "iscrowd", 0)
     _put_whole(coco, entry, "iscrowd")
-    if entry.get("ignore") and not entry["iscrowd"]:
+    if _whole(entry.get("ignore")) and not entry["iscrowd"]:
         coco.put(entry, "iscrowd", 1, IGNORED)
         del entry["ignore"]
     if entry.get("area") is None and is_box(entry, sized=False):
@@ -326,11 +325,12 @@ def _is_polygon(value: Any) -> bool:
     return is_flat and len(value) >= 6 and len(value) % 2 == 0 and math.isfinite(sum(value))
 
 
-def _box_of(segmentation: list | dict) -> list[float]:
+def box_of(segmentation: list | dict) -> list[float]:
+    """[x, y, width, height] around polygons, or around what a run-length mask covers."""
     if isinstance(segmentation, list):
-        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
-        low, high = points.min(0), points.max(0)
-        return [*low.tolist(), *(high - low).tolist()]
+        xs = [x for polygon in segmentation for x in polygon[::2]]
+        ys = [y for polygon in segmentation for y in polygon[1::2]]
+        return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
     if isinstance(segmentation["counts"], list):
         segmentation = pycocotools.mask.frPyObjects(segmentation, *segmentation["size"])
     return pycocotools.mask.toBbox(segmentation).tolist()
@@ -347,6 +347,8 @@ def _find_files(coco: CocoFile, root: Path) -> None:
     for folder, _, files in os.walk(root):
         for file in files:
             found = os.path.relpath(os.path.join(folder, file), root)
+            if not is_file(root / found):  # a pipe, say
+                continue
             spelled.setdefault(_plain(found), []).append(found)
             stems.setdefault(PurePath(_plain(file)).stem.lower(), found)
     for image, name in missing:

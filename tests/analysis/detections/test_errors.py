@@ -91,8 +91,10 @@ def test_ap_is_that_of_pycocotools_on_the_group_alone(write_truth, write_results
     objects, detections = random_scenes(np.random.default_rng(0))
     truth, results = write_truth(objects, 12), write_results("model", detections)
     analysis = analyze_errors(truth, {"model": results})["model"]
-    row = by_label(analysis.by_side)["8–12"]
-    assert pytest.approx(coco_ap(truth, detections, side_range=(8, 12))) == (row.AP50, row.AP)
+    for label, limits in {"8–12": (8, 12), "all": (0, 1000)}.items():
+        row = by_label([*analysis.by_side, analysis.every])[label]
+        expected = coco_ap(truth, detections, side_range=limits)
+        assert pytest.approx(list(expected)) == [row.AP50, row.AP]
     pairs = [(image, category) for image, category, _ in objects]
     for label, low, high in (("1", 1, 1), ("3–4", 3, 4), ("5–8", 5, 8)):
         group = {pair for pair in pairs if low <= pairs.count(pair) <= high}
@@ -211,7 +213,7 @@ def test_the_tool_compares_models_and_overwrites_nothing(
     assert "good: recall of small objects" in printed and "bad: recall of small" in printed
     with open(tmp_path / "out/errors.csv") as file:
         rows = [row for row in csv.DictReader(file) if row["grouped by"] == "box side, px"]
-    assert sum(int(row["objects"]) for row in rows) == 2 * len(objects)
+    assert sum(int(row["objects"]) for row in rows) == 2 * 2 * len(objects)  # and all of them
     found = dict.fromkeys(("good", "bad"), 0.0)
     for row in rows:
         found[row["model"]] += int(row["objects"]) * float(row["recall"] or 0)
