@@ -9,18 +9,11 @@ from detectron2.data.build import build_batch_data_loader
 from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import HookBase
-from tiny_training import WriteLosses, arguments, read_losses, train, write_config, write_images
+from tiny_training import WriteLosses, arguments, read_losses, train
 
 from enl_detectron2.training.data.loader import TrainLoader
 from enl_detectron2.training.trainer import Trainer, setup
 from enl_detectron2.utils.errors import ConfigError, NonFinite
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    write_images(folder)
-    return write_config(folder)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from tiny_training import arguments, train, write_config, write_images
+from tiny_training import arguments, train
 
 from enl_detectron2.layers import RelationBlock
 from enl_detectron2.modeling import RELATION_BLOCK_REGISTRY
@@ -23,13 +23,6 @@ _lock(sys.argv[1])
 print("locked", flush=True)
 sys.stdin.read()
 """
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    write_images(folder)
-    return write_config(folder)
 
 
 def test_changed_keys_are_listed_and_the_run_goes_on(config, tmp_path, caplog):

@@ -33,13 +33,6 @@ from enl_detectron2.utils.errors import ConfigError
 POINTS = ["nose", "left_eye", "right_eye"]
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    write_images(folder)
-    return write_config(folder)
-
-
 def words(options):
     return [str(part) for option in options.items() for part in option]
 

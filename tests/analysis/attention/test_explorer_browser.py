@@ -170,11 +170,11 @@ def test_follows_the_mouse_until_a_click_holds_a_pixel(page, attention):
     assert_draws(page, block.visible_row(1, 12).total)
     under_pointer = block.visible_row(1, 12).total[5, 7].item()
     assert number(text(page, "value-pointer")) == pytest.approx(under_pointer, rel=0.006, abs=1e-5)
-    click(page, "#strength", left=2)
-    assert page.run("getComputedStyle(document.getElementById('map')).opacity") == "0"
     page.press("Escape")
     page.move(*on_image(page, 61.5, 44.5))
     assert_draws(page, block.visible_row(5, 7).total)
+    click(page, "#strength", left=2)
+    assert page.run("getComputedStyle(document.getElementById('map')).opacity") == "0"
 
 
 def test_keys_reach_everything(page, attention):

@@ -56,7 +56,7 @@ def test_deep_images_reach_the_loader_of_detectron2s_own_mapper(tmp_path, deep_i
             next(iter(ours))
     with pytest.raises(ConfigError, match="deep_images must be 'refuse' or 'rescale', got 'cut'"):
         TrainLoader(built, seed=0, deep_images="cut")
-    options = {"total_batch_size": 1, "collate_fn": list}
+    options = {"total_batch_size": 1, "aspect_ratio_grouping": False, "collate_fn": list}
     built = build_detection_train_loader(records, mapper=own, **options)
     with pytest.raises(TypeError, match="collate_fn of its own"):
         TrainLoader(built, seed=0)
