@@ -12,6 +12,8 @@ unexport PYTHONPATH PYTHONHOME
 # What `make optional` has fetched, if it has.
 OPTIONAL := PYTHONPATH=$(CURDIR)/.venv-optional
 endif
+# Without warnings: they are detectron2's, of its calls of PyTorch.
+QUIET := TORCH_LOGS=-torch.fx $(PY) -W ignore
 # Two workers with a pool of threads each would only get in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(OPTIONAL) $(PY) -m pytest
 
@@ -26,18 +28,18 @@ help: ## this list
 	@echo
 	@echo "The first of them builds .venv (Python 3.10 to 3.13); PYTHON=/path/to/python make … uses your environment instead."
 
-# One thread in each of the demo's processes. The warnings are detectron2's, of its calls of PyTorch.
+# One thread in each of the demo's processes.
 demo: look ## look, then make the digits' data, train on CPU, evaluate, draw the detections
-	OMP_NUM_THREADS=1 $(PY) -W ignore demo/digits.py
+	OMP_NUM_THREADS=1 $(QUIET) demo/digits.py
 
 look: ## find cell nuclei on six photographs with the trained detector, and see what it looks at
 	$(SETUP) demo
-	$(PY) -W ignore demo/look.py
+	$(QUIET) demo/look.py
 
 app: ## a page in the browser to drop photographs on (fetches gradio, 235 MB of disk)
 	$(SETUP) demo
 	@$(GRADIO)
-	PYTHONPATH=$(CURDIR)/.venv-app:$(CURDIR) $(PY) -W ignore -m enl_detectron2 app
+	PYTHONPATH=$(CURDIR)/.venv-app:$(CURDIR) $(QUIET) -m enl_detectron2 app
 
 test: lint ## lint, then all tests but the slow ones; with a GPU also those of it
 	$(PYTEST) -n 2
@@ -50,6 +52,7 @@ test-core: ## the plug-in's tests, in under a minute: layers, modeling, model zo
 nightly: ## all slow tests: each configuration, kills, exports of each kind, the notebook, the page, memory, set-up
 	$(SETUP) test
 	@$(GRADIO) || echo "gradio can't be fetched: the page of enl app isn't tested"
+	@$(MAKE) --no-print-directory optional || echo "nbclient can't be fetched: the notebook isn't run"
 	$(PYTEST) -n 2 -m slow --timeout 3600
 
 test-gpu: ## the numerical tests on a GPU, and whole detectors
@@ -88,5 +91,5 @@ lint: ## ruff's rules and format, and mypy over the plug-in
 
 clean: ## remove .venv and the caches; results stay
 	rm -rf .venv .venv-app .venv-official .venv-optional .venv-setup.log
-	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

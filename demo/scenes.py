@@ -11,7 +11,7 @@ apart.
 
 tools/draw_digits.py writes a train and a test split in COCO format, deterministic from a seed.
 
-The digits are real handwriting: the 1,797 samples of 8×8 pixels that scikit-learn ships, the test
+The digits are real handwriting: digits.npz has 1,797 samples of 8×8 pixels from 0 to 16, the test
 part of "Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, 1998, UCI Machine
 Learning Repository, https://doi.org/10.24432/C50P49, licence CC BY 4.0).
 """
@@ -36,7 +36,8 @@ RELATIONS = ("both", "repeats", "large", "none")
 SPLITS = ("train", "test")
 
 _VERSION = 1  # of what is drawn: raise it when the same settings give other scenes than before
-_SAMPLE_SIDE = 8  # pixels; the side of a digit as scikit-learn ships it
+_SAMPLES = Path(__file__).with_name("digits.npz")
+_SAMPLE_SIDE = 8  # pixels; the side of a digit there
 _FAINTEST_INK = 0.1  # of full ink; what is fainter can't be seen and must not widen a box
 _GAP = 2  # pixels that stay free between two objects
 _FULLEST = 0.4  # largest part of a scene that objects may take; random placement jams near 0.5
@@ -131,21 +132,11 @@ def load_digit_samples(split: str) -> DigitSamples:
 
     Every third sample is for testing, whatever the seed: no test scene of any seed shows a sample
     that a training scene of any seed shows.
-
-    Raises:
-        ImportError: scikit-learn is missing.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            "Relational digits are drawn from scikit-learn's handwritten digits, which the `demo`"
-            " extra brings: pip install 'enl_detectron2[demo]'."
-        ) from error
-
-    samples = load_digits()
-    chosen = (np.arange(len(samples.target)) % 3 == 0) == (split == "test")
-    return DigitSamples((samples.images[chosen] / 16).astype(np.float32), samples.target[chosen])
+    with np.load(_SAMPLES) as samples:
+        images, labels = samples["images"], samples["labels"].astype(int)
+    chosen = (np.arange(len(labels)) % 3 == 0) == (split == "test")
+    return DigitSamples((images[chosen] / 16).astype(np.float32), labels[chosen])
 
 
 def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
@@ -298,7 +289,6 @@ def write_relational_digits(
     Raises:
         ValueError: a number is too small.
         FileExistsError: `folder` holds something else, which is left as it is.
-        ImportError: scikit-learn is missing.
     """
     numbers = {"num_train": num_train, "num_test": num_test, "seed": seed}
     least = {"num_train": 1, "num_test": 1, "seed": 0}

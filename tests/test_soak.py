@@ -19,14 +19,13 @@ def resident_bytes():
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def random_record(draw, training):
+def random_record(draw):
     height, width = draw.randint(33, 128), draw.randint(33, 128)
-    record = {"image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8)}
-    if training:
-        record["instances"] = Instances((height, width))
-        record["instances"].gt_boxes = Boxes(torch.tensor([[2.0, 3.0, 30.0, 28.0]]))
-        record["instances"].gt_classes = torch.tensor([0])
-    return record
+    instances = Instances((height, width))
+    instances.gt_boxes = Boxes(torch.tensor([[2.0, 3.0, 30.0, 28.0]]))
+    instances.gt_classes = torch.tensor([0])
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    return {"image": image, "instances": instances}
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def test_memory_is_flat_at_changing_image_sizes(detector, what):
     draw = random.Random(0)
     resident = []
     for _ in range(ROUNDS):
-        records = [random_record(draw, training) for _ in range(2 if training else 1)]
+        records = [random_record(draw) for _ in range(2 if training else 1)]
         if training:
             with EventStorage():
                 loss = sum(detector(records).values())

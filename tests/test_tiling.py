@@ -64,9 +64,8 @@ def as_record(image, **more):
 def places():
     """Twenty places of a large object on the seams between tiles, and where these cross."""
     xs = [40, 44, 48, 52, 88, 92, 96, 100, 120, 130]
-    return [(x, 10 + place % 3) for place, x in enumerate(xs)] + [
-        (x, y) for x in (44, 50, 90, 96, 130) for y in (44, 90)
-    ]
+    places = [(x, 10 + place % 3) for place, x in enumerate(xs)]
+    return places + [(x, y) for x in (44, 50, 90, 96, 130) for y in (44, 90)]
 
 
 @pytest.mark.parametrize("masks", [False, True])

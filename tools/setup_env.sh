@@ -57,14 +57,18 @@ try() {
 }
 step() { try "$@" || { tail -n 15 $log >&2; stop "this step failed; the whole log is $PWD/$log"; }; }
 pip() { .venv/bin/python -m pip --no-input "$@"; }
-pytorch() { # of an index of its own; uv knows PyTorch's, and gives up within seconds on one that doesn't answer
+# PyTorch of an index of its own, by uv, which knows PyTorch's.
+by_uv() { .venv/uv/bin/uv pip install --python .venv --no-deps "$@" $(grep -E '^torch(vision)?==' requirements/lock.txt); }
+ask() { # within seconds; what is fetched then may take its time
     pip install --target .venv/uv uv==0.13.9 &&
-        UV_HTTP_CONNECT_TIMEOUT=5 UV_HTTP_TIMEOUT=10 UV_HTTP_RETRIES=0 .venv/uv/bin/uv pip install --python .venv \
-            --no-deps "$1" $(grep -E '^torch(vision)?==' requirements/lock.txt) && rm -r .venv/uv
+        UV_HTTP_CONNECT_TIMEOUT=5 UV_HTTP_TIMEOUT=10 UV_HTTP_RETRIES=0 by_uv "$1" --dry-run
+}
+pytorch() { # without its own tests and a compiler that nobody asks for, a fifth of that build
+    by_uv "$1" && rm -rf .venv/uv .venv/lib/*/site-packages/torch/{test,bin/*[tT]est*,bin/protoc*}
 }
 packages() {
     # No isolation: what comes as source is built by the pinned setuptools. No bytecode of what nobody imports.
-    pip install --constraint requirements/lock.txt setuptools hatchling &&
+    pip install --constraint requirements/lock.txt --no-compile setuptools hatchling &&
         pip install --constraint requirements/lock.txt --no-build-isolation --use-pep517 --no-compile \
             --requirement requirements/lock.in --editable ".[$1]"
 }
@@ -77,7 +81,7 @@ detectron2() {
         rm -f "$site"/detectron2/_C.* # built for another PyTorch; without it detectron2 is pure Python everywhere
 }
 
-extras=demo,efficientnet,safetensors
+extras=demo,safetensors
 if [ "$target" = test ]; then extras=test; fi
 if built demo; then
     : >.venv/stamp
@@ -93,22 +97,24 @@ else
     say "building .venv with $base (Python $version), once; PYTHON=/path/to/python make $target uses your environment instead"
     mkdir -p .venv && : >.venv/stamp
     step "1/4 virtual environment" "$base" -m venv .venv
-    with_cuda="PyTorch with CUDA from pip's index: downloads 3.3 GB and fills 6.2 GB of disk"
+    with_cuda="PyTorch with CUDA from pip's index: downloads 3.2 GB and fills 6.0 GB of disk"
     index=
     if [ -n "${TORCH_INDEX:-}" ]; then
-        index=--default-index=$TORCH_INDEX what="PyTorch from $TORCH_INDEX"
+        index=--default-index=$TORCH_INDEX what="PyTorch from $TORCH_INDEX" cost=
     elif [ "$(uname -s)" != Linux ]; then
         what="PyTorch from pip's index: downloads some 0.3 GB"
     elif [ -n "${TORCH_INDEX-unset}" ] && ! nvidia-smi -L >/dev/null 2>&1; then
-        index=--torch-backend=cpu
-        what="no NVIDIA GPU answers, so PyTorch for CPUs from PyTorch's index: downloads some 0.4 GB and fills 1.3 GB of disk"
+        index=--torch-backend=cpu what="no NVIDIA GPU answers, so PyTorch for CPUs from PyTorch's index"
+        cost=": downloads some 0.4 GB and fills 1.0 GB of disk"
     else
         what=$with_cuda
     fi
     if [ -z "$index" ]; then
         say "2/4 $what"
-    elif ! try "2/4 $what" pytorch "$index"; then
-        say "that isn't available ($log says why), so $with_cuda"
+    elif try "2/4 $what, if it answers" ask "$index"; then
+        step "it answers$cost" pytorch "$index"
+    else
+        say "it doesn't ($log says why), so $with_cuda"
     fi
     step "3/4 this package and what it needs" packages $extras
     step "4/4 detectron2 (requirements/detectron2.txt)" detectron2

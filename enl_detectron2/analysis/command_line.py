@@ -1,8 +1,9 @@
 """What the tools' command lines have in common: nothing here takes time to import."""
 
 import argparse
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,25 @@ def named_path(argument: str) -> tuple[str, str]:
     if not os.path.exists(path):
         raise argparse.ArgumentTypeError(f"{name!r}: there is no {path}")
     return name, path
+
+
+def number(
+    kind: type[int] | type[float], low: float, high: float = math.inf
+) -> Callable[[str], int | float]:
+    """A type for argparse: a finite number from ``low`` to ``high``."""
+    bounds = f"from {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+
+    def parse(argument: str) -> int | float:
+        try:
+            value = kind(argument)
+        except ValueError:
+            value = math.nan
+        if not (low <= value <= high and math.isfinite(value)):
+            noun = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{argument!r} must be a {noun} {bounds}")
+        return value
+
+    return parse
 
 
 def folder(argument: str) -> str:
@@ -65,7 +85,7 @@ def add_tile(parser: argparse.ArgumentParser) -> None:
     """Adds ``--tile``."""
     parser.add_argument(
         "--tile",
-        type=whole,
+        type=number(int, 0),
         metavar="PIXELS",
         help="for large photographs: detect on square tiles of this side, which overlap by a "
         "quarter (default: the configuration's TEST.TILE, train.tile in a LazyConfig; 0: whole)",
@@ -76,7 +96,7 @@ def add_threshold(parser: argparse.ArgumentParser, name: str = "--confidence-thr
     """Adds the least score of detections that count."""
     parser.add_argument(
         name,
-        type=score,
+        type=number(float, 0, 1),
         default=0.5,
         help="detections below are left out, from 0 to 1 (default: 0.5)",
     )
@@ -124,11 +144,13 @@ def add_sheets(parser: argparse.ArgumentParser) -> None:
     """Adds what is small, and how many images are drawn."""
     parser.add_argument(
         "--small-side",
-        type=length,
+        type=number(float, 1),
         default=SMALL_SIDE,
         help=f"boxes below this side, the root of their area, are small (default: {SMALL_SIDE})",
     )
-    parser.add_argument("--num-images", type=count, default=20, help="to draw (default: 20)")
+    parser.add_argument(
+        "--num-images", type=number(int, 1), default=20, help="to draw (default: 20)"
+    )
 
 
 def add_deep_images(parser: argparse.ArgumentParser) -> None:
@@ -159,57 +181,6 @@ def load_model(config: str, weights: str | None = None, tile: int | None = None)
     key = ["train.init_checkpoint={}"] if config.endswith(".py") else ["MODEL.WEIGHTS", "{}"]
     opts = [word.format(weights) for word in key] if weights else []
     return load_detector(load_config(config, opts, tile))
-
-
-def score(argument: str) -> float:
-    """A number from 0 to 1, a type for argparse.
-
-    Raises:
-        argparse.ArgumentTypeError: if it isn't one.
-    """
-    return _within(argument, float, 0, 1)
-
-
-def length(argument: str) -> float:
-    """A number of pixels above 0, a type for argparse.
-
-    Raises:
-        argparse.ArgumentTypeError: if it isn't one.
-    """
-    value = _within(argument, float, 0, float("inf"))
-    if not value or value == float("inf"):
-        raise argparse.ArgumentTypeError(f"{argument} must be a finite number above 0")
-    return value
-
-
-def count(argument: str) -> int:
-    """A whole number from 1, a type for argparse.
-
-    Raises:
-        argparse.ArgumentTypeError: if it isn't one.
-    """
-    return _within(argument, int, 1, float("inf"))
-
-
-def whole(argument: str) -> int:
-    """A whole number from 0, a type for argparse.
-
-    Raises:
-        argparse.ArgumentTypeError: if it isn't one.
-    """
-    return _within(argument, int, 0, float("inf"))
-
-
-def _within(argument: str, kind: type, low: float, high: float):
-    bounds = f"from {low}" if high == float("inf") else f"from {low} to {high}"
-    noun = "whole number" if kind is int else "number"
-    try:
-        value = kind(argument)
-    except ValueError:
-        value = float("nan")
-    if not low <= value <= high:  # which no comparison with NaN is
-        raise argparse.ArgumentTypeError(f"{argument!r} must be a {noun} {bounds}")
-    return value
 
 
 def by_name(

@@ -78,20 +78,16 @@ def test_draws_each_metric_that_there_is(runs, tmp_path, monkeypatch):
     assert [ax.get_title() for ax in (loss, ap)] == ["total_loss", "bbox/AP"]
     points = {line.get_label(): line.get_xydata().tolist() for line in loss.lines}
     assert points == {"a": [[1, 1], [2, 0.5], [4, 0.25]], "b": [[1, 1], [2, 0.5]]}
-    colours = [line.get_color() for line in loss.lines]
-    assert len(set(colours)) == 2 and colours == [line.get_color() for line in ap.lines]
-    assert ap.lines[0].get_xydata().tolist() == [[4, 10]]
+    assert [line.get_color() for line in loss.lines] == [line.get_color() for line in ap.lines]
     with pytest.raises(ValueError, match="no run has nothing; there are bbox/AP, bbox/APs, iter"):
         plot_curves(runs, tmp_path / "curves.png", metrics=["nothing"])
 
 
 def test_the_tool_writes_a_picture_once(runs, tmp_path, run_tool):
-    words = [*(f"{name}={run}" for name, run in runs.items()), "--output"]
-    words.append(str(tmp_path / "curves.png"))
+    words = [f"a={runs['a']}", "--output", tmp_path / "curves.png"]
     assert run_tool(TOOL, *words)[0] == 0
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    status, _, said = run_tool(TOOL, *words)
-    assert status == 2 and "curves.png already exists" in said
-    status, _, said = run_tool(TOOL, f"a={runs['a']}", "--output", tmp_path / "curves.xyz")
+    assert "curves.png already exists" in run_tool(TOOL, *words)[2]
+    status, _, said = run_tool(TOOL, *words[:2], tmp_path / "curves.xyz")
     assert status == 2 and "'xyz' is not supported" in said
     assert not (tmp_path / "curves.xyz").exists()

@@ -42,9 +42,3 @@ def test_every_measurement_gives_a_line(script, monkeypatch):
     assert results["bfloat16"][0]["relative_error"] < 2**-6
     for table in script.tables(results):
         assert "4×6" in table
-
-
-def test_what_would_take_too_long_is_left_out(script):
-    row = {"size": (10, 10), "ms": {"sdpa": 100.0}}
-    assert script.expected_seconds(row, "sdpa", 200) == pytest.approx(0.4)
-    assert script.expected_seconds(row, "explicit", 200) == float("inf")

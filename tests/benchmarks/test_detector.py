@@ -34,18 +34,3 @@ def test_both_detectors_have_the_same_weights_and_the_same_work(script):
 
     inferred = script.inference(models, SIZE, seconds=0)
     assert inferred["peak_bytes"]["+3ENL TD"] >= inferred["peak_bytes"]["baseline"]
-
-
-def test_the_first_detector_is_the_measure(script):
-    sides = {"baseline": 2.0, "+3ENL TD": 3.0}
-    results = {
-        "image_size": SIZE,
-        "multiply_adds": {name: side * 1e9 for name, side in sides.items()},
-        "process": {name: {"before": 0, "peak": side * 2**20} for name, side in sides.items()},
-        "inference": {"ms": sides, "ratio": {"+3ENL TD": 1.25}, "peak_bytes": sides},
-        "training": {"ms": sides, "ratio": {"+3ENL TD": 1.125}},
-    }
-    assert script.row(results, "baseline")["÷ baseline"] == 1
-    row = script.row(results, "+3ENL TD")
-    assert (row["more G"], row["÷ baseline"], row["÷ baseline "]) == (1.0, 1.25, 1.5)
-    assert "96×128, contiguous" in script.table(results, "contiguous")

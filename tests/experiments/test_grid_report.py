@@ -15,33 +15,24 @@ def write_results(tmp_path):
     from runner.grid import ROOT, load_grid
 
     file = tmp_path / "grid.yaml"
-    configs = ROOT / "configs"
+    configs = {"plain": "rcnn_R50", "ours": "enl_rcnn_R50", "mine": "enl_retinanet_R50"}
     content = {
-        "papers": str(ROOT / "docs" / "papers_results.yaml"),
+        "papers": str(ROOT / "docs" / "papers_results.yaml"),  # which has the first two
         "baseline": "plain",
         "data": "coco_2017",
         "variants": ["1x"],
-        "systems": {
-            "plain": {"config": str(configs / "rcnn_R50.yaml")},
-            "ours": {"config": str(configs / "enl_rcnn_R50.yaml")},
-            "mine": {"config": str(configs / "enl_retinanet_R50.yaml")},  # none of the papers'
-        },
+        "systems": {n: {"config": f"{ROOT}/configs/{c}.yaml"} for n, c in configs.items()},
     }
+    one = {"data": "coco_2017", "variant": "1x"}
 
     def write(values, **more):
         seeds = sorted({seed for _, seed in values})
         file.write_text(yaml.safe_dump(content | {"seeds": seeds}))
-        lines = [
-            {
-                "run": {"system": system, "data": "coco_2017", "variant": "1x", "seed": seed},
-                "metrics": dict.fromkeys(METRICS, ap),
-                "steps": 90_000,
-            }
-            | more
-            for (system, seed), ap in values.items()
-        ]
+        text = ""
+        for (system, seed), ap in values.items():
+            line = {"run": one | {"system": system, "seed": seed}, "steps": 90_000} | more
+            text += json.dumps(line | {"metrics": dict.fromkeys(METRICS, ap)}) + "\n"
         (tmp_path / "results").mkdir(exist_ok=True)
-        text = "".join(json.dumps(line) + "\n" for line in lines)
         (tmp_path / "results" / "grid.jsonl").write_text(text)
         return load_grid(file, tmp_path / "output")
 
@@ -73,10 +64,8 @@ def test_seeds_are_paired_and_the_papers_stand_beside(write_results):
     assert (grid.output / "report.md").read_text() in text
     assert (grid.output / "report.png").stat().st_size > 0
     values = {("plain", 1): 30.0, ("plain", 2): 31.0, ("ours", 1): 32.5}
-    assert report.measured_ap(write_results(values)) == {
-        "rcnn_R50": "box 30.50 / 30.50",
-        "enl_rcnn_R50": "box 32.50 / 32.50",
-    }
+    measured = report.measured_ap(write_results(values))
+    assert measured == {"rcnn_R50": "box 30.50 / 30.50", "enl_rcnn_R50": "box 32.50 / 32.50"}
 
 
 def test_what_comes_from_elsewhere_is_left_out_by_name(write_results):

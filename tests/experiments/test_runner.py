@@ -1,6 +1,5 @@
 """run.py: what it records, and that nothing is lost or done twice, whoever is killed."""
 
-import json
 import os
 import signal
 import subprocess
@@ -20,7 +19,7 @@ def runs(tmp_path):
 
 
 def test_what_is_missing_is_trained_and_recorded_and_what_fails_stops_no_other(
-    write_grid, run, results
+    write_grid, run, results, runs
 ):
     rate = {"images_per_second": {"plain": STEPS / 3600}, "where": "a slow place"}
     file = write_grid(seeds=[13, 1], rate=rate)
@@ -40,6 +39,10 @@ def test_what_is_missing_is_trained_and_recorded_and_what_fails_stops_no_other(
     assert text.count("ended with status 1") == 2
     text, _ = run(file, "--only", "plain*", "--dry-run")
     assert "2 runs, 1 of them to do" in text and "2.0 device hours at a slow place" in text
+    # What was trained, elsewhere perhaps, is only recorded.
+    results.unlink()
+    assert "plain___1" not in run(file)[0].partition("failed: ")[2]
+    assert begun(runs / "plain___1") == [0] and len(read_lines(results)) == 2
 
 
 def test_a_training_that_is_killed_resumes(write_grid, run, quick, results, runs):
@@ -164,18 +167,6 @@ def test_a_line_that_is_no_result_is_named_and_others_are_shown(write_grid, run,
     assert results.read_text().endswith(whole + '{"run": {}}\n')
 
 
-def test_what_was_trained_elsewhere_is_only_recorded(write_grid, run, quick, results, runs):
-    file = write_grid(systems=["plain"])
-    run(file)
-    [first] = read_lines(results)
-    results.unlink()
-    assert run(file)[1] == 0 and begun(runs / "plain___1") == [0]
-    assert read_lines(results)[0]["metrics"] == first["metrics"]
-    results.unlink()
-    (runs / "plain___1" / "model_final.pth").unlink()  # it was killed before it had all
-    assert run(file)[1] == 0 and begun(runs / "plain___1") == [0, STEPS]
-
-
 def test_a_start_that_is_another_is_not_gone_on_from(write_grid, run, quick, results, runs):
     start = {"system": "plain", "data": "early", "variant": ""}
     axes = {"systems": ["plain"], "data": ["early", "late"], "runs": [{"data": "late"}]}
@@ -215,8 +206,7 @@ def test_time_left_is_estimated_from_what_others_of_the_system_took(write_grid, 
     assert "isn't known" in summary(states(grid), 1)
     folder = grid.folder(grid.runs()[0])
     folder.mkdir(parents=True)
-    line = {"iteration": 4, "total_loss": 1.0, "time": 30.0}
-    (folder / "metrics.json").write_text(json.dumps(line) + "\n")
+    (folder / "metrics.json").write_text('{"iteration": 4, "total_loss": 1.0, "time": 30.0}\n')
     first, *others = states(grid)
     assert first.step == 5 and first.left == (STEPS - 5) * 30
     assert [other.left for other in others] == 3 * [STEPS * 30]

@@ -20,22 +20,15 @@ NAMES += ["tricycle", "awning-tricycle", "bus", "motor"]  # VisDrone's
 
 def content(photographs, objects=()):
     """Annotations: file names; (image's place, class's place, box, crowd)."""
+    size = {"width": 128, "height": 96}
+    names = ("image_id", "category_id", "bbox", "iscrowd", "id", "area")
+    annotations = [
+        dict(zip(names, (image + 1, category + 1, box, crowd, number, box[2] * box[3])))
+        for number, (image, category, box, crowd) in enumerate(objects, start=1)
+    ]
     return {
-        "images": [
-            {"id": i, "file_name": name, "width": 128, "height": 96}
-            for i, name in enumerate(photographs, start=1)
-        ],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": image + 1,
-                "category_id": category + 1,
-                "bbox": box,
-                "area": box[2] * box[3],
-                "iscrowd": crowd,
-            }
-            for number, (image, category, box, crowd) in enumerate(objects, start=1)
-        ],
+        "images": [{"id": i, "file_name": n} | size for i, n in enumerate(photographs, start=1)],
+        "annotations": annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(NAMES, start=1)],
     }
 
@@ -100,24 +93,24 @@ def test_the_published_checkpoint_becomes_the_trunk():
     from visdrone.network import YOLOXNano
     from visdrone.trunk import EPSILON, convert, published_name
 
-    assert published_name("dark5.csp.0.depthwise") == "backbone.backbone.dark5.2.m.0.conv2.dconv"
-    assert published_name("dark2.csp.conv3") == "backbone.backbone.dark2.1.conv3"
-    assert published_name("dark5.spp.conv1") == "backbone.backbone.dark5.1.conv1"
-    assert published_name("dark3.down.pointwise") == "backbone.backbone.dark3.0.pconv"
+    for ours, theirs in (
+        ("dark5.csp.0.depthwise", "dark5.2.m.0.conv2.dconv"),
+        ("dark2.csp.conv3", "dark2.1.conv3"),
+        ("dark5.spp.conv1", "dark5.1.conv1"),
+        ("dark3.down.pointwise", "dark3.0.pconv"),
+    ):
+        assert published_name(ours) == f"backbone.backbone.{theirs}"
     model, published = YOLOXNano(), {}
     layers = {name: layer for name, layer in model.named_modules() if hasattr(layer, "weight")}
     for name, layer in layers.items():
         theirs = published_name(name)
         published[f"{theirs}.conv.weight"] = torch.randn_like(layer.weight)
-        norm = torch.nn.BatchNorm2d(layer.out_channels, EPSILON)
         for key in ("weight", "bias", "running_mean", "running_var"):
-            published[f"{theirs}.bn.{key}"] = torch.rand_like(norm.weight) + 0.5
+            published[f"{theirs}.bn.{key}"] = torch.rand(layer.out_channels) + 0.5
     trunk = convert(published)
-    assert {name: value.shape for name, value in trunk.items()} == {
-        name: value.shape for name, value in model.state_dict().items()
-    }
-    theirs = published_name("dark5.spp.conv2")
-    x = torch.randn(1, 512, 2, 2)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    assert {name: value.shape for name, value in trunk.items()} == shapes
+    theirs, x = published_name("dark5.spp.conv2"), torch.randn(1, 512, 2, 2)
     y = torch.nn.functional.conv2d(x, published[f"{theirs}.conv.weight"])
     norm = [published[f"{theirs}.bn.{key}"] for key in ("running_mean", "running_var", "weight")]
     y = torch.nn.functional.batch_norm(y, *norm, published[f"{theirs}.bn.bias"], eps=EPSILON)
@@ -131,15 +124,10 @@ def test_the_published_checkpoint_becomes_the_trunk():
 def test_the_oracle_knows_what_each_photograph_shows(datasets, program):
     from detectron2.modeling import build_model
 
-    cfg = load_config(
-        str(program.config),
-        ["MODEL.META_ARCHITECTURE", "OracleRCNN", "MODEL.ENL_FPN.BLOCK", "HistogramBlock"],
-    )
-    cfg.DATASETS.COCO_FORMAT = [
-        [f"oracle_{split}", f"visdrone_{split}.json", f"visdrone_{split}"]
-        for split in ("train", "val")
-    ]
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("oracle_train",), ("oracle_val",)
+    options = ["MODEL.META_ARCHITECTURE", "OracleRCNN", "MODEL.ENL_FPN.BLOCK", "HistogramBlock"]
+    cfg = load_config(str(program.config), options)
+    cfg.DATASETS.COCO_FORMAT = [["oracle_val", "visdrone_val.json", "visdrone_val"]]
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), ("oracle_val",)
     register_coco_format(cfg.DATASETS.COCO_FORMAT)
     model = build_model(cfg).eval()
     files = [str(datasets / "visdrone_val" / f"000000{i}_val.jpg") for i in range(2)]
@@ -161,42 +149,29 @@ def test_the_oracle_knows_what_each_photograph_shows(datasets, program):
 
 @pytest.fixture
 def truth():
+    """A car and a van, a truck, and a pedestrian, in three photographs of two sequences."""
     coco = COCO()
-    coco.dataset = content(
-        ["0000001_a.jpg", "0000001_b.jpg", "0000002_a.jpg"],
-        [
-            (0, 3, [10, 10, 20, 20], 0),  # a car,
-            (0, 4, [50, 10, 20, 20], 0),  # a van,
-            (1, 5, [10, 10, 20, 20], 0),  # a truck,
-            (2, 0, [10, 50, 20, 20], 0),  # a pedestrian
-        ],
-    )
+    places = (0, 3, [10, 10]), (0, 4, [50, 10]), (1, 5, [10, 10]), (2, 0, [10, 50])
+    objects = [(image, category, [*corner, 20, 20], 0) for image, category, corner in places]
+    coco.dataset = content(["0000001_a.jpg", "0000001_b.jpg", "0000002_a.jpg"], objects)
     coco.createIndex()
     return coco
 
 
 def found(truth, *boxes):
-    """(image's place, class's place, box, score)"""
+    """(image's place, class's place, left and top, score)"""
+    names = ("image_id", "category_id", "bbox", "score")
     return truth.loadRes(
-        [
-            {"image_id": i + 1, "category_id": c + 1, "bbox": box, "score": score}
-            for i, c, box, score in boxes
-        ]
+        [dict(zip(names, (i + 1, c + 1, [*at, 20, 20], score))) for i, c, at, score in boxes]
     )
 
 
 def test_objects_are_counted_by_what_they_are_called(truth):
     from visdrone.measures import called
 
-    counts = called(
-        truth,
-        found(
-            truth,
-            (0, 3, [10, 10, 20, 20], 0.9),
-            (0, 3, [50, 10, 20, 20], 0.9),  # the van is called a car
-            (1, 5, [10, 10, 20, 20], 0.1),  # the truck isn't sure enough
-        ),
-    )
+    # The van is called a car, and the truck isn't sure enough.
+    boxes = (0, 3, [10, 10], 0.9), (0, 3, [50, 10], 0.9), (1, 5, [10, 10], 0.1)
+    counts = called(truth, found(truth, *boxes))
     assert counts["car"] == {"car": 1} and counts["van"] == {"car": 1}
     assert counts["truck"] == {"": 1} and counts["pedestrian"] == {"": 1}
     assert "bus" not in counts  # no look-alike has one
@@ -214,11 +189,11 @@ def test_sequences_are_drawn_whole(truth):
 def test_the_primary_measure_is_of_the_five_classes_alone(truth):
     from visdrone.measures import draws_of_sequences, primary
 
-    right = [(0, 3, [10, 10, 20, 20], 0.9), (0, 4, [50, 10, 20, 20], 0.8)]
+    right = [(0, 3, [10, 10], 0.9), (0, 4, [50, 10], 0.8)]
     draws = draws_of_sequences(truth, resamples=20)
     values, samples = primary(truth, found(truth, *right), draws)
     assert values == pytest.approx({"AP50": 200 / 3, "APs": 200 / 3})  # the pedestrian isn't found
-    with_truck = found(truth, *right, (1, 5, [10, 10, 20, 20], 0.9))
+    with_truck = found(truth, *right, (1, 5, [10, 10], 0.9))
     assert primary(truth, with_truck, draws)[0] == values
     assert len(samples["AP50"]) == 20 and len(np.unique(samples["AP50"])) > 1
 

@@ -177,5 +177,3 @@ def test_the_output_has_the_layout_of_the_input(layout):
         x = torch.randn(batch, 16, 12, 20).to(memory_format=layout)
         assert block(x).stride() == x.stride()
         assert block(x, torch.tensor([[12, 20], [3, 7]][-batch:])).stride() == x.stride()
-
-

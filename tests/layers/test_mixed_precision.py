@@ -84,3 +84,14 @@ def test_float16_counts_more_positions_than_it_can_hold():
     assert (added - expected).norm() < 0.01 * expected.norm()
 
 
+def test_gradients_are_as_exact_as_the_output():
+    torch.manual_seed(0)
+    block, x = ENLBlock(16), torch.randn(2, 16, 12, 13, requires_grad=True)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.25)
+    weights = [projection.weight for projection in (block.theta, block.g, block.out)]
+    exact = torch.autograd.grad(block(x).sum(), [x, *weights])
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        rounded = torch.autograd.grad(block(x).sum(), [x, *weights])
+    for one, other in zip(rounded, exact, strict=True):
+        assert (one - other).norm() < 0.03 * other.norm()

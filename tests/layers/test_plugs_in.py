@@ -1,6 +1,5 @@
 """What PyTorch does to a network's layers, it does to the blocks': they are called as modules."""
 
-import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +9,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from equations import ENL_CASES, randomized, relative_error
-from fvcore.nn import FlopCountAnalysis
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed import fsdp
-from torch.nn.utils import parametrizations, parametrize, prune
 from torch.utils.checkpoint import checkpoint
 
 from enl_detectron2.layers import ENLBlock, NonLocalBlock
@@ -62,18 +59,6 @@ def test_an_adapter_has_its_effect_and_its_gradient(projection, extent):
         product = adapter.up.weight.flatten(1) @ adapter.down.weight.flatten(1)
         adapter.layer.weight += product.view_as(adapter.layer.weight)
     assert relative_error(block(x, extent), adapted) < 1e-10
-
-
-@pytest.mark.parametrize("projection", PROJECTIONS)
-def test_parametrized_layers_are_what_is_computed(projection):
-    block, x = enl(ENL_CASES[0]).eval(), a_map()
-    layer = parametrizations.weight_norm(getattr(block, projection))
-    with torch.no_grad():
-        layer.parametrizations.weight.original0.mul_(1.5)
-        layer.bias.add_(0.5)
-    found = block(x)
-    parametrize.remove_parametrizations(layer, "weight")
-    assert relative_error(found, equations.enl(block, x, **ENL_CASES[0])) < 1e-10
 
 
 @whole_and_padded

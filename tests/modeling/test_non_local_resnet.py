@@ -5,7 +5,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
-from detectron2.modeling import ResNet, build_backbone, build_model
+from detectron2.modeling import ResNet, build_backbone
 from detectron2.modeling.backbone import BasicStem
 from torch import nn
 
@@ -26,7 +26,7 @@ def build(cfg, name="build_non_local_resnet_backbone"):
 
 
 @pytest.mark.parametrize(
-    "depth, groups, stage", [(18, 1, "res2"), (50, 1, "res4"), (50, 2, "res5"), (101, 1, "res4")]
+    "depth, groups, stage", [(18, 1, "res2"), (50, 2, "res5"), (50, 1, "res4")]
 )
 def test_the_block_stands_right_before_the_last_residual_block(cfg, depth, groups, stage):
     cfg.MODEL.RESNETS.DEPTH = depth
@@ -35,12 +35,9 @@ def test_the_block_stands_right_before_the_last_residual_block(cfg, depth, group
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
     cfg.MODEL.NON_LOCAL_RESNET.STAGE = stage
     plain = list(dict(getattr(build(cfg, "build_resnet_backbone"), stage).named_children()))
-    resnet = build(cfg)
-    blocks = dict(getattr(resnet, stage).named_children())
+    blocks = dict(getattr(build(cfg), stage).named_children())
     assert list(blocks) == [*plain[:-1], "non_local", plain[-1]]
     assert blocks["non_local"].theta.in_channels == blocks[plain[-1]].in_channels
-    with torch.no_grad():
-        assert resnet(torch.randn(1, 3, 64, 64)).keys() == {"res2", "res3", "res4", "res5"}
 
 
 @torch.no_grad()
@@ -66,33 +63,14 @@ def new_keys(prefix):
     }
 
 
-def test_a_coco_checkpoint_of_the_plain_detector_fits(slim_cfg, tmp_path):
-    plain_cfg = slim_cfg.clone()
-    plain_cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
-    plain = build_model(plain_cfg)
-    DetectionCheckpointer(plain, str(tmp_path)).save("plain")
-    slim_cfg.MODEL.ENL_FPN.BLOCK = ""
-    slim_cfg.MODEL.ENL_FPN.BOTTOM_UP = "build_non_local_resnet_backbone"
-    model = build_model(slim_cfg)
-    assert set(model.state_dict()) - set(plain.state_dict()) == new_keys("backbone.bottom_up.")
-    DetectionCheckpointer(model).load(str(tmp_path / "plain.pth"))
-    for name, value in plain.state_dict().items():
-        assert torch.equal(model.state_dict()[name], value), name
-
-
 def caffe2_name(name):
     """A ResNet's parameter as detectron2's ImageNet weights name it: res4_5_branch2a_bn_s."""
-    branches = {
-        "conv1": "branch2a",
-        "conv2": "branch2b",
-        "conv3": "branch2c",
-        "shortcut": "branch1",
-    }
+    branches = {"conv1": "2a", "conv2": "2b", "conv3": "2c", "shortcut": "1"}
     parts = name.split(".")
     suffix = {"weight": "_bn_s", "bias": "_bn_b"}[parts[-1]] if "norm" in parts else "_w"
     if parts[0] == "stem":
         return "res_conv1" + suffix if "norm" in parts else "conv1" + suffix
-    return f"{parts[0]}_{parts[1]}_{branches[parts[2]]}{suffix}"
+    return f"{parts[0]}_{parts[1]}_branch{branches[parts[2]]}{suffix}"
 
 
 def test_an_imagenet_checkpoint_fits(cfg, tmp_path):
@@ -110,16 +88,7 @@ def test_an_imagenet_checkpoint_fits(cfg, tmp_path):
         assert torch.equal(resnet.get_parameter(name), value), name
 
 
-def test_options_reach_the_block(cfg):
-    options = cfg.MODEL.NON_LOCAL_RESNET.BLOCK_OPTIONS
-    options.affinity_norm, options.position, options.init_std = "mean", "cos_add", 5.0
-    options.position_options.num_frequencies = 5
-    block = build(cfg).res4.non_local
-    assert block.affinity_norm == "mean" and block.theta.weight.std().item() > 4
-    assert block.position_term.num_frequencies == 5
-
-
-@pytest.mark.parametrize("freeze_at", [-1, 0, 1, 3, 4, 5])
+@pytest.mark.parametrize("freeze_at", [0, 3, 5])
 def test_it_is_frozen_as_a_resnet_is_but_for_its_block(cfg, freeze_at):
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     resnet, plain = build(cfg), build(cfg, "build_resnet_backbone")
@@ -133,16 +102,9 @@ def test_it_is_frozen_as_a_resnet_is_but_for_its_block(cfg, freeze_at):
         assert found == expected
 
 
-@pytest.mark.parametrize(
-    "key, value, legal",
-    [
-        ("BLOCK_OPTIONS.affinity_norm", "none", "'softmax', 'mean'"),
-        ("BLOCK_OPTIONS.position", "cos", "'cos_add', 'cos_mul', .*'none'"),
-    ],
-)
-def test_a_wrong_key_is_named_with_what_may_be(cfg, key, value, legal):
-    cfg.merge_from_list([f"MODEL.NON_LOCAL_RESNET.{key}", value])
-    with pytest.raises(ValueError, match=f"{key.split('.')[-1].lower()} must be .*{legal}"):
+def test_a_wrong_key_is_named_with_what_may_be(cfg):
+    cfg.MODEL.NON_LOCAL_RESNET.BLOCK_OPTIONS.affinity_norm = "none"
+    with pytest.raises(ValueError, match="affinity_norm must be .*'softmax', 'mean'"):
         build(cfg)
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3"]
     with pytest.raises(ValueError, match="stage must be one of 'res2', 'res3'.* got 'res4'"):
@@ -158,9 +120,5 @@ def test_it_can_be_constructed_as_a_lazy_config_does():
     resnet = instantiate(L(by_hand)(stage="res3", block_options={"position": "cos_add"}))
     assert resnet.res3.non_local.position == "cos_add"
     assert resnet(torch.randn(1, 3, 64, 64))["res5"].shape == (1, 512, 2, 2)
-    with pytest.raises(ValueError, match="stage must be one of 'res2', .* got 'res6'"):
-        by_hand(stage="res6")
-    with pytest.raises(
-        ValueError, match="block_options holds .*, but NonLocalBlock has no option 'phi_norm'"
-    ):
+    with pytest.raises(ValueError, match="NonLocalBlock has no option 'phi_norm'"):
         by_hand(block_options={"phi_norm": "mean"})

@@ -97,16 +97,9 @@ def test_the_backbone_never_makes_the_gpu_wait(slim_cfg, dtype, position):
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("block", ["ENLBlock", "NonLocalBlock", "Conv5x5Block"])
-@pytest.mark.parametrize("architecture", ["GeneralizedRCNN", "RetinaNet"])
-def test_a_detector_trains_and_detects(slim_cfg, architecture, block, dtype):
+def test_a_detector_trains_and_detects(slim_cfg, block, dtype):
     slim_cfg.MODEL.DEVICE = "cuda"
-    slim_cfg.MODEL.META_ARCHITECTURE = architecture
     slim_cfg.MODEL.ENL_FPN.BLOCK = block
-    if architecture == "RetinaNet":
-        slim_cfg.MODEL.ENL_FPN.TOP_BLOCK = "LastLevelP6P7"
-        slim_cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
-        slim_cfg.MODEL.RETINANET.NUM_CLASSES = 3
-    slim_cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
     torch.manual_seed(0)
     model = build_model(slim_cfg)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
@@ -124,9 +117,7 @@ def test_a_detector_trains_and_detects(slim_cfg, architecture, block, dtype):
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
     gradients = [p.grad for p in relation_blocks(model)["backbone.relations.p3"].parameters()]
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
-    # What comes through RetinaNet's towers at their first weights is too small for float16.
-    if architecture != "RetinaNet" or dtype != torch.float16:
-        assert any(gradient.any() for gradient in gradients)
+    assert any(gradient.any() for gradient in gradients)
     model.eval()
     with torch.no_grad(), torch.autocast("cuda", **enabled):
         for output in model(photographs()):

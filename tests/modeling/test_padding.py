@@ -1,7 +1,6 @@
 """An image's features alone and batched with a larger one: how the backbones treat the padding."""
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import detectron2.export  # noqa: F401  makes ResNet and FPN fit for TorchScript
 import pytest
@@ -122,27 +121,21 @@ def test_the_block_in_a_resnet_gets_the_extent(slim_cfg, attend_to_padding):
 
 @pytest.mark.parametrize("stage, stride", [("res2", 4), ("res3", 8), ("res5", 32)])
 def test_the_extent_is_that_of_the_blocks_own_map(stage, stride):
-    # A stage of ResNet-18 has two blocks: the non-local one stands right behind the first.
-    stages = ResNet.make_default_stages(18, norm="BN")
+    stages = ResNet.make_default_stages(18, norm="BN")  # the block stands right behind a first one
     assert NonLocalResNet(BasicStem(norm="BN"), stages, stage=stage).non_local_stride == stride
     # In a stage of one block it stands before what halves the size.
-    kept = [stage[:1] for stage in stages]
-    resnet = NonLocalResNet(BasicStem(norm="BN"), kept, stage=stage)
+    resnet = NonLocalResNet(BasicStem(norm="BN"), [each[:1] for each in stages], stage=stage)
     assert resnet.non_local_stride == max(4, stride // 2)
 
 
-@pytest.mark.parametrize(
-    "graph", ["trace", "script", pytest.param("compile", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("graph", ["trace", "script"])
 def test_graphs_leave_out_the_padding_of_images_they_have_not_seen(slim_cfg, graph):
     backbone = build(slim_cfg, BOTTOM_UP=NL_RESNET).requires_grad_(False)
     if graph == "trace":
         example = batch(noise(90, 128), noise(96, 70))
         of_graph = torch.jit.trace(backbone, example, strict=False, check_trace=False)
-    elif graph == "script":
-        of_graph = torch.jit.script(backbone)
     else:
-        of_graph = torch.compile(backbone, fullgraph=True, backend="aot_eager")
+        of_graph = torch.jit.script(backbone)
     images = batch(noise(33, 150), noise(120, 100), noise(128, 160))
     found = of_graph(images)
     for name, expected in backbone(images).items():
@@ -150,49 +143,23 @@ def test_graphs_leave_out_the_padding_of_images_they_have_not_seen(slim_cfg, gra
 
 
 @pytest.mark.skipif(torch.__version__ < (2, 14), reason="2.5 asks for the driver of a GPU")
-@pytest.mark.parametrize("dtype", [None, torch.float16, torch.bfloat16])
-def test_nothing_waits_for_a_gpu_and_all_stays_on_it(slim_cfg, dtype):
+@pytest.mark.parametrize("dtype", [None, torch.float16])
+@pytest.mark.parametrize("position", ["cos_add", "l1_add", "none"])
+def test_nothing_waits_for_a_gpu_and_all_stays_on_it(slim_cfg, monkeypatch, position, dtype):
     """On a simulated GPU: whatever asked a tensor for its value, or mixed devices, would raise."""
     slim_cfg.MODEL.ENL_FPN.BOTTOM_UP = NL_RESNET
-    for position in ("cos_add", "l1_add", "none") if dtype is None else ("cos_add",):
-        slim_cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.position = position
-        slim_cfg.MODEL.NON_LOCAL_RESNET.BLOCK_OPTIONS.position = position
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-            on_cpu = build_backbone(slim_cfg)(batch(noise(100, 70), noise(128, 200)))
-        with FakeTensorMode(), torch.device("cuda"):
-            backbone = build_backbone(slim_cfg)
-            images = torch.empty(2, 3, 128, 224)
-            # torch.autocast("cuda") switches itself off where there is no GPU.
-            torch.set_autocast_enabled("cuda", dtype is not None)
-            torch.set_autocast_dtype("cuda", dtype or torch.float16)
-            try:
-                on_gpu = backbone(images)
-            finally:
-                torch.set_autocast_enabled("cuda", False)
-        assert on_gpu.keys() == on_cpu.keys()
-        for name, features in on_gpu.items():
-            assert features.device.type == "cuda"
-            assert (features.dtype, features.shape) == (on_cpu[name].dtype, on_cpu[name].shape)
-
-
-@torch.no_grad()
-def test_no_images_and_meta_tensors_have_shapes(slim_cfg):
-    backbone, plain = build(slim_cfg, BOTTOM_UP=NL_RESNET), build(slim_cfg, BLOCK="")
-    nothing, images = torch.zeros(0, 3, 64, 96), batch(noise(100, 70), noise(128, 200))
-    for name, features in backbone(nothing).items():
-        assert features.shape == plain(nothing)[name].shape
-    expected = backbone(images)
-    for name, features in backbone.to("meta")(images.to("meta")).items():
-        assert features.is_meta and features.shape == expected[name].shape
-
-
-def test_threads_share_the_backbone(slim_cfg):
-    backbone = build(slim_cfg, BOTTOM_UP=NL_RESNET)
-    sizes = [(64, 96), (100, 70), (33, 150), (128, 128), (97, 65)]
-    batches = [batch(noise(*size), noise(64, 64, seed=1)) for size in sizes]
-    run = torch.no_grad()(backbone)  # a thread has a mode of its own
-    with ThreadPoolExecutor(4) as threads:
-        together = list(threads.map(run, 4 * batches))
-    for index, features in enumerate(together):
-        for name, value in run(batches[index % 5]).items():
-            assert torch.equal(features[name], value)
+    slim_cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.position = position
+    slim_cfg.MODEL.NON_LOCAL_RESNET.BLOCK_OPTIONS.position = position
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        on_cpu = build_backbone(slim_cfg)(batch(noise(100, 70), noise(128, 200)))
+    # torch.autocast switches itself off where there is no GPU.
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            backbone, images = build_backbone(slim_cfg), torch.empty(2, 3, 128, 224)
+        with torch.autocast("cuda", dtype=dtype, enabled=dtype is not None):
+            on_gpu = backbone(images)
+    assert on_gpu.keys() == on_cpu.keys()
+    for name, features in on_gpu.items():
+        assert features.device.type == "cuda"
+        assert (features.dtype, features.shape) == (on_cpu[name].dtype, on_cpu[name].shape)

@@ -6,31 +6,21 @@ import pytest
 TOOL = Path(__file__).parents[2] / "tools/show_attention.py"
 
 
-@pytest.fixture
-def run(run_tool):
-    def run(*arguments):
-        status, _, said = run_tool(TOOL, *arguments)
-        return status, said
-
-    return run
-
-
-def test_draws_a_row_of_panels_for_each_block(run, slim_detector, image_files, tmp_path):
+def test_draws_a_row_of_panels_for_each_block(run_tool, slim_detector, image_files, tmp_path):
     image = ["image", "--config-file", slim_detector, "--input", image_files[0], "--at", 100, 20]
-    run(*image, "--output", tmp_path / "new/all.png")
-    run(*image, "--block", "backbone.relations.p3", "--output", tmp_path / "one.png")
+    run_tool(TOOL, *image, "--output", tmp_path / "new/all.png")
+    run_tool(TOOL, *image, "--block", "backbone.relations.p3", "--output", tmp_path / "one.png")
     all_height, one_height = (
         cv2.imread(str(tmp_path / name)).shape[0] for name in ("new/all.png", "one.png")
     )
     assert all_height == pytest.approx(3 * one_height, abs=3)
 
 
-def test_draws_filters(run, tmp_path):
+def test_draws_filters(run_tool, tmp_path):
     words = ["filters", "--size", 5, 8, "--at", 0.2, 0.9, "--output", tmp_path / "filters.png"]
-    run(*words)
+    run_tool(TOOL, *words)
     assert cv2.imread(str(tmp_path / "filters.png")) is not None
-    status, said = run(*words)
-    assert status == 2 and "already exists" in said
+    assert "already exists" in run_tool(TOOL, *words)[2]
 
 
 @pytest.mark.parametrize(
@@ -43,13 +33,10 @@ def test_draws_filters(run, tmp_path):
     ],
 )
 def test_says_in_one_sentence_what_is_wrong(
-    run, slim_detector, image_files, tmp_path, arguments, sentence
+    run_tool, slim_detector, image_files, tmp_path, arguments, sentence
 ):
-    output = tmp_path / "not.png"
-    status, said = run(
-        *("image", "--config-file", slim_detector, "--input", image_files[0]),
-        *("--output", output, *arguments),
-    )
+    image = ["image", "--config-file", slim_detector, "--input", image_files[0]]
+    status, _, said = run_tool(TOOL, *image, "--output", tmp_path / "not.png", *arguments)
     last = said.rstrip().splitlines()[-1]
     assert status == 2 and last.startswith("show_attention.py: error: ") and sentence in last
-    assert not output.exists()
+    assert not (tmp_path / "not.png").exists()

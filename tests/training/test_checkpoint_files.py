@@ -1,12 +1,10 @@
 """Checkpoint files: untrusted, damaged, half written, and in other formats."""
 
-import base64
 import os
 import pickle
 import resource
 import signal
 from collections import OrderedDict
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -17,79 +15,33 @@ from torch import nn
 from enl_detectron2.training.checkpoint import UNFINISHED, ENLCheckpointer
 from enl_detectron2.training.checkpoint_files import convert_checkpoint, read_checkpoint
 from enl_detectron2.training.trainer import Trainer
-from enl_detectron2.utils.errors import (
-    FileNotWritten,
-    MissingFile,
-    NonFinite,
-    UnsafeCheckpoint,
-)
-
-TOOL = Path(__file__).parents[2] / "tools/convert_checkpoint.py"
+from enl_detectron2.utils.errors import FileNotWritten, MissingFile, NonFinite, UnsafeCheckpoint
 
 
 class Malicious:
-    """Runs a command when it is unpickled, as anyone's file could."""
+    """Runs code when it is unpickled, as anyone's file could, by nothing but a builtin."""
 
     def __init__(self, mark):
         self.mark = mark
 
     def __reduce__(self):
-        return os.system, (f"touch '{self.mark}'",)
-
-
-class MaliciousBuiltin(Malicious):
-    """Asks for nothing but a builtin."""
-
-    def __reduce__(self):
         return eval, (f"open({str(self.mark)!r}, 'w')",)
 
 
-def save_zip(content, path):
-    torch.save(content, path)
-
-
-def save_legacy(content, path):
-    torch.save(content, path, _use_new_zipfile_serialization=False)
-
-
-def save_pickle(content, path):
-    path.write_bytes(pickle.dumps(content, protocol=2))
-
-
-ATTACKS = {"model.pkl": save_pickle, "model.pth": save_zip, "old.pth": save_legacy}
-
-
-@pytest.fixture
-def mark(tmp_path):
-    """The file that is there if something was run."""
-    return tmp_path / "was run"
-
-
-def malicious_file(tmp_path, mark, name, kind):
-    path = tmp_path / name
-    content = {"model": {"weight": torch.zeros(1), "bias": kind(mark)}, "__author__": "somebody"}
-    if name.endswith(".pkl"):
-        content["model"]["weight"] = np.zeros(1)
-    ATTACKS[name](content, path)
-    return path
-
-
-@pytest.mark.parametrize(
-    "name, kind",
-    [("model.pkl", MaliciousBuiltin), ("model.pth", Malicious), ("old.pth", Malicious)],
-)
-def test_a_file_that_runs_code_is_refused_and_runs_nothing(tmp_path, mark, name, kind):
-    path = malicious_file(tmp_path, mark, name, kind)
-    asked = "eval" if kind is MaliciousBuiltin else "system"
-    with pytest.raises(UnsafeCheckpoint, match=f"{name} .*(asks for \\S*{asked}; |Weights only)"):
+@pytest.mark.parametrize("name", ["model.pkl", "model.pth", "old.pth"])
+def test_a_file_that_runs_code_is_refused_and_runs_nothing(tmp_path, name):
+    path, mark = tmp_path / name, tmp_path / "was run"
+    content = {"model": {"weight": np.zeros(1), "bias": Malicious(mark)}, "__author__": "somebody"}
+    if name == "model.pkl":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=name == "model.pth")
+    with pytest.raises(UnsafeCheckpoint, match=f"{name} .*(asks for \\S*eval; |Weights only)"):
         ENLCheckpointer(nn.Linear(1, 1)).load(str(path))
     assert not mark.exists()
     # The attack is a real one.
     with path.open("rb") as file:
-        if name.endswith(".pkl"):
-            pickle.load(file)
-        else:
-            torch.load(file, weights_only=False)
+        pickle.load(file) if name == "model.pkl" else torch.load(file, weights_only=False)
     assert mark.exists()
 
 
@@ -99,6 +51,11 @@ def test_other_ways_into_the_unpickler_are_closed(tmp_path):
         path.write_bytes(f"c{module}\n{name}\n.".encode())
         with pytest.raises(UnsafeCheckpoint, match=f"asks for {module}.{name}; "):
             read_checkpoint(path)
+    # Nor by a type of arrays whose bytes would become Python objects.
+    for kind in ("V8", "O"):
+        path.write_bytes(pickle.dumps({"model": {"a": np.zeros(1, kind)}}, 2))
+        with pytest.raises(UnsafeCheckpoint, match=f"asks for an array of the type '{kind}"):
+            read_checkpoint(path)
     # Not even through a dotted name, which newer pickles look up by attributes.
     path.write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.")
     with pytest.raises(UnsafeCheckpoint, match="asks for numpy.ndarray.tofile"):
@@ -107,19 +64,13 @@ def test_other_ways_into_the_unpickler_are_closed(tmp_path):
 
 @pytest.mark.parametrize("name", ["model.pkl", "model.pth", "model.safetensors"])
 def test_a_damaged_file_is_named(tmp_path, name):
+    ENLCheckpointer(nn.Linear(50, 50), str(tmp_path)).save("whole")
+    half = (tmp_path / "whole.pth").read_bytes()[:4000]
     path = tmp_path / name
-    for content in (b"", b"\x80\x04}", b"PK\x03\x04 and then nothing"):
+    for content in (b"", b"\x80\x04}", half):
         path.write_bytes(content)
         with pytest.raises(UnsafeCheckpoint, match=f"{name} can't be read as a checkpoint"):
             read_checkpoint(path)
-
-
-def test_half_a_checkpoint_is_named(tmp_path):
-    ENLCheckpointer(nn.Linear(50, 50), str(tmp_path)).save("model")
-    path = tmp_path / "model.pth"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UnsafeCheckpoint, match="model.pth can't be read .* perhaps it was cut off"):
-        read_checkpoint(path)
 
 
 def test_python_2s_pickles_are_read(tmp_path):
@@ -134,13 +85,6 @@ def test_python_2s_pickles_are_read(tmp_path):
     read = read_checkpoint(path)
     assert read["__author__"] == "Caffe2" and read["matching_heuristics"]
     assert list(read["model"]) == ["conv1_w"] and read["model"]["conv1_w"].tolist() == [1]
-
-
-def test_pycls_files_are_read(tmp_path):
-    state = {"weight": torch.ones(1), "bn.num_batches_tracked": torch.ones(1)}
-    torch.save({"model_state": state}, tmp_path / "model.pyth")
-    read = read_checkpoint(tmp_path / "model.pyth")
-    assert list(read["model"]) == ["weight"] and read["matching_heuristics"]
 
 
 def test_safetensors_there_and_back(tmp_path, slim_cfg):
@@ -167,6 +111,8 @@ def test_another_librarys_names_are_still_known_as_such(tmp_path):
     convert_checkpoint(tmp_path / "R-50.pkl", tmp_path / "R-50.safetensors")
     read = read_checkpoint(tmp_path / "R-50.safetensors")
     assert read["matching_heuristics"] is True and read["__author__"] == "Caffe2"
+    torch.save({"model_state": {"weight": torch.ones(1)}}, tmp_path / "model.pyth")  # pycls'
+    assert read_checkpoint(tmp_path / "model.pyth")["matching_heuristics"]
 
 
 def test_resuming_from_a_file_that_is_gone_is_an_error(tmp_path):
@@ -250,12 +196,11 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0.pth"]
 
 
-@pytest.mark.parametrize(
-    "key, value",
-    [("0.bias", float("nan")), ("1.weight", float("inf")), ("1.running_var", float("nan"))],
-)
+@pytest.mark.parametrize("key, value", [("1.weight", np.inf), ("1.running_var", np.nan)])
 def test_a_broken_model_is_not_saved(tmp_path, key, value):
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model.register_buffer("mask", torch.full((2,), -float("inf")))  # from the start, which may be
+    model.register_buffer("small", torch.zeros(2).to(torch.float8_e4m3fn))
     checkpointer = ENLCheckpointer(model, str(tmp_path))
     checkpointer.save("model_0", iteration=0)
     with torch.no_grad():
@@ -265,46 +210,15 @@ def test_a_broken_model_is_not_saved(tmp_path, key, value):
     assert saved(tmp_path) == 0 and not (tmp_path / "model_1.pth").exists()
 
 
-def test_what_was_infinite_from_the_start_is_saved(tmp_path):
-    model = nn.Linear(2, 2)
-    model.register_buffer("mask", torch.full((2,), -float("inf")))
-    model.register_buffer("count", torch.zeros((), dtype=torch.long))
-    model.register_buffer("small", torch.zeros(2).to(torch.float8_e4m3fn))
-    ENLCheckpointer(model, str(tmp_path)).save("model_0")
-    assert (
-        read_checkpoint(tmp_path / "model_0.pth")["model"]["mask"].tolist() == [-float("inf")] * 2
-    )
-
-
-# Allowed names only, and yet bytes became Python objects: NumPy trusts the state of a dtype.
-FORGED_DTYPE = (
-    "gAN9KFgFAAAAbW9kZWx9WAEAAABhY251bXB5LmNvcmUubXVsdGlhcnJheQpfcmVjb25zdHJ1Y3QKKGNudW1weQpuZGFy"
-    "cmF5CihLAHRDAWJ0UihLAShLAXRjbnVtcHkKZHR5cGUKKFgCAAAAVjhJMDAKSTAxCnRSKEsDWAEAAAB8TihYAQAAAGF0"
-    "fVgBAAAAYShjbnVtcHkKZHR5cGUKKFgCAAAATzhJMDAKSTAxCnRSSwB0c0sISwFLAXRiSTAwCmNfY29kZWNzCmVuY29k"
-    "ZQooWAgAAABAQUFBQUFBQVgGAAAAbGF0aW4xdFJ0YnNYCgAAAF9fYXV0aG9yX19YAQAAAHh1Lg=="
-)
-
-
-def test_a_forged_type_of_arrays_is_refused(tmp_path):
-    (tmp_path / "model.pkl").write_bytes(base64.b64decode(FORGED_DTYPE))
-    with pytest.raises(UnsafeCheckpoint, match="asks for an array of the type 'V8'"):
-        read_checkpoint(tmp_path / "model.pkl")
-
-
-@pytest.mark.parametrize("protocol", [*range(pickle.HIGHEST_PROTOCOL + 1), None])
+@pytest.mark.parametrize("protocol", [0, 2, pickle.HIGHEST_PROTOCOL, None])
 def test_plain_arrays_come_back_as_they_were(tmp_path, protocol):
-    arrays = {
-        code + order: np.arange(12).reshape(3, 4).astype(order + code)
-        for code in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
-        for order in "<>"
-    }
-    arrays["fortran"] = np.asfortranarray(arrays["f4<"])
-    arrays["strided"] = arrays["f4<"][:, ::2]
-    arrays["empty"] = np.zeros((0, 3))
-    arrays["single"] = np.array(3.0)
+    numbers = np.arange(12).reshape(3, 4)
+    arrays = {code: numbers.astype(code) for code in ("?", "i1", "<i2", ">i8", "<u4", ">f2", "<f4")}
+    arrays["fortran"], arrays["strided"] = np.asfortranarray(arrays["<f4"]), arrays["<f4"][:, ::2]
+    arrays["empty"], arrays["single"] = np.zeros((0, 3)), np.array(3.0)
     path = tmp_path / ("model.pkl" if protocol is not None else "model.pth")
     others = {"count": np.int64(3), "name": b"\xe4", "none": b"", "list": [1, None]}
-    content = OrderedDict(model=arrays, __author__="someone", shared=[arrays["f4<"]], **others)
+    content = OrderedDict(model=arrays, __author__="someone", shared=[arrays["<f4"]], **others)
     if protocol is not None:
         path.write_bytes(pickle.dumps(content, protocol))
     else:
@@ -314,14 +228,14 @@ def test_plain_arrays_come_back_as_they_were(tmp_path, protocol):
         found = read["model"][key]
         assert type(found) is np.ndarray and np.array_equal(found, value), key
         assert found.dtype == value.dtype.newbyteorder("=") and found.flags.writeable
-    assert np.array_equal(read["shared"][0], arrays["f4<"])
+    assert np.array_equal(read["shared"][0], arrays["<f4"])
     assert {key: read[key] for key in others} == others
 
 
 def test_a_file_can_not_change_the_reader(tmp_path):
     """BUILD sets attributes of what is on the stack, which may be what the file asked for."""
     path = tmp_path / "model.pkl"
-    for name in ("numpy\ndtype", "numpy\nndarray", "_codecs\nencode", "collections\nOrderedDict"):
+    for name in ("numpy\ndtype", "_codecs\nencode"):
         state = b"(N}X\x0c\x00\x00\x00__defaults__(X\x05\x00\x00\x00utf-8tsX\x06\x00\x00\x00marked"
         path.write_bytes(b"\x80\x02c" + name.encode() + b"\n" + state + b"K\x01st" + b"b.")
         with pytest.raises(UnsafeCheckpoint):

@@ -6,18 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_training import write_config, write_images
 
 from enl_detectron2.training.launch import main, results_table
 
 TRAIN_NET = Path(__file__).parents[2] / "train_net.py"
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    write_images(folder)
-    return write_config(folder)
 
 
 def test_train_net_trains_in_two_processes(config, tmp_path):

@@ -9,25 +9,11 @@ from detectron2.data.build import build_batch_data_loader
 from detectron2.data.common import DatasetFromList, MapDataset
 from detectron2.data.samplers import TrainingSampler
 from detectron2.engine import HookBase
-from tiny_training import (
-    WriteLosses,
-    arguments,
-    read_losses,
-    train,
-    write_config,
-    write_images,
-)
+from tiny_training import WriteLosses, arguments, read_losses, train
 
 from enl_detectron2.training.data.loader import TrainLoader
 from enl_detectron2.training.trainer import Trainer, setup
 from enl_detectron2.utils.errors import ConfigError, NonFinite
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    write_images(folder)
-    return write_config(folder)
 
 
 @pytest.fixture(scope="module")
@@ -103,14 +89,6 @@ def test_the_order_is_detectron2s_own(grouped):
         assert indices(ours, 5) == expected[start : start + 5]
 
 
-def test_a_loader_that_collates_by_itself_is_left_to_do_so():
-    data = MapDataset(DatasetFromList(RECORDS), dict)
-    options = {"num_workers": 0, "collate_fn": lambda batch: {"images": batch}}
-    built = build_batch_data_loader(data, TrainingSampler(len(RECORDS)), 2, **options)
-    with pytest.raises(TypeError, match="collate_fn of its own"):
-        TrainLoader(built, 5)
-
-
 def fails_at(*bad):
     def mapper(record):
         if record["index"] in bad:
@@ -129,9 +107,7 @@ def test_a_bad_image_stops_or_is_replaced(caplog):
         seen = list(itertools.chain(*indices(ours)))
     whole = list(itertools.chain(*indices(loader(grouped=False)[1])))
     assert seen == [4 if index in (2, 3) else index for index in whole]
-    # Each time both are met, both are named.
     messages = [record.getMessage() for record in caplog.records]
-    assert sum(text.startswith("3.png") for text in messages) == whole.count(2) + whole.count(3)
     assert sum(text.startswith("2.png") for text in messages) == whole.count(2)
     _, ours = loader(mapper=fails_at(*range(7)), on_bad_image="replace")
     with pytest.raises(ValueError, match="7 images in a row can't be used"):

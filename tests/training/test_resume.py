@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from tiny_training import arguments, train, write_config, write_images
+from tiny_training import arguments, train
 
 from enl_detectron2.layers import RelationBlock
 from enl_detectron2.modeling import RELATION_BLOCK_REGISTRY
@@ -23,13 +23,6 @@ _lock(sys.argv[1])
 print("locked", flush=True)
 sys.stdin.read()
 """
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny")
-    write_images(folder)
-    return write_config(folder)
 
 
 def test_changed_keys_are_listed_and_the_run_goes_on(config, tmp_path, caplog):
@@ -89,22 +82,15 @@ def test_any_two_texts_are_compared(caplog):
     now = "a:\n  b: 1\n  c:\n  - 1\n  - 3\nd: !!python/name:os.system ''\nf: {}\n"
     found = list(differences(before, now))
     assert found == ["a.c: [1, 2] → [1, 3]", "e: x → not there", "f: not there → {}"]
-    with caplog.at_level(logging.WARNING, "enl_detectron2"):
-        warn_of_changes("a: [1", "a: 2")  # as a full disk leaves it
-        warn_of_changes("", "\n".join(f"key{i}: 1" for i in range(200)))
-    cut, many = (record.getMessage() for record in caplog.records)
-    assert "can't be compared" in cut
-    assert many.endswith("  and 180 more") and many.count("\n") == 21
+    warn_of_changes("a: [1", "a: 2")  # as a full disk leaves it
+    assert "can't be compared" in caplog.text
 
 
 def test_one_folder_is_one_run(config, tmp_path):
     args = arguments(config, "OUTPUT_DIR", tmp_path)
     cfg = load_config(config, args.opts)
-    holder = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", HOLD, tmp_path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
+    command = [sys.executable, "-W", "ignore", "-c", HOLD, tmp_path]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"locked\n"
     with pytest.raises(ConfigError, match=f"another training is running in {tmp_path}"):
         set_up(cfg, args)

@@ -1,53 +1,22 @@
-"""A user's own block by ``--import``."""
+"""A user's own module by ``--import``; a term of his own: tests/test_own_position_term.py."""
 
 import argparse
 import sys
-from pathlib import Path
 
 import pytest
-from detectron2.modeling import build_model
 
-from enl_detectron2.modeling import RELATION_BLOCK_REGISTRY
-from enl_detectron2.training.config import load_config
 from enl_detectron2.utils import imports
 from enl_detectron2.utils.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
-BLOCK = """
-import torch
-from torch import nn
-from enl_detectron2.modeling import RELATION_BLOCK_REGISTRY
 
-
-@RELATION_BLOCK_REGISTRY.register()
-class LearnedGain(nn.Module):
-    def __init__(self, channels, *, start=1.0):
-        super().__init__()
-        self.gain = nn.Parameter(torch.full((channels, 1, 1), float(start)))
-
-    def forward(self, x):
-        return x * self.gain
-"""
-OPTIONS = ["MODEL.ENL_FPN.BLOCK", "LearnedGain", "MODEL.ENL_FPN.BLOCK_OPTIONS.start", "0.5"]
-
-
-@pytest.fixture
-def block_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(RELATION_BLOCK_REGISTRY, "_obj_map", dict(RELATION_BLOCK_REGISTRY._obj_map))
+def test_a_module_is_imported_once(tmp_path, monkeypatch):
     monkeypatch.setattr(imports, "IMPORTED", [])
-    path = tmp_path / "learned_gain.py"
-    path.write_text(BLOCK)
-    yield path
-    sys.modules.pop("learned_gain", None)
-
-
-def test_a_module_is_imported_once_and_its_options_are_keys(block_file):
+    path = tmp_path / "a_users_module.py"
+    path.write_text("import sys\nsys.times_imported = getattr(sys, 'times_imported', 0) + 1")
     for _ in range(2):
-        assert imports.import_module(str(block_file)) == str(block_file)
-    cfg = load_config(str(ROOT / "configs/cpu/digits_enl_rcnn.yaml"), OPTIONS)
-    model = build_model(cfg)
-    gains = [value for name, value in model.named_parameters() if name.endswith(".gain")]
-    assert gains and all((gain == 0.5).all() for gain in gains)
+        assert imports.import_module(str(path)) == str(path)
+    assert sys.__dict__.pop("times_imported") == 1
+    del sys.modules["a_users_module"]
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def main() -> None:
     from detectron2.utils.logger import setup_logger
 
     from enl_detectron2.analysis.detections import batch, counts
+    from enl_detectron2.analysis.detections.video import draw_video
     from enl_detectron2.analysis.detector import load_detector
     from enl_detectron2.training.config import load_config
     from enl_detectron2.training.evaluation import Limit
@@ -67,7 +68,7 @@ def main() -> None:
     draw = batch.Drawer(detector, args.confidence_threshold, args.labels)
     with Limit(detector.model, args.confidence_threshold) as limit:
         if not args.input:
-            errors = batch.draw_video(draw, 0 if args.webcam else args.video_input, args.output)
+            errors = draw_video(draw, 0 if args.webcam else args.video_input, args.output)
         else:
             found = counts.Counts(detector)
             if args.output:

@@ -21,7 +21,7 @@ def parse_args() -> argparse.Namespace:
     command_line.add_output_folder(parser)
     parser.add_argument(
         "--top",
-        type=command_line.count,
+        type=command_line.number(int, 1),
         default=100,
         help="how many proposals, the best, to draw from, at most 1000 (default: 100)",
     )

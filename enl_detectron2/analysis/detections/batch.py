@@ -1,7 +1,6 @@
-"""Detections on many image files, on a video or of a camera, drawn to files or on the screen."""
+"""Detections on many image files, drawn to files or on the screen."""
 
 import contextlib
-import errno
 import glob
 import os
 import sys
@@ -19,22 +18,15 @@ from tqdm import tqdm
 from enl_detectron2.analysis.command_line import require_new
 from enl_detectron2.analysis.detector import Detector, naming
 from enl_detectron2.utils.command_line import one_line
-from enl_detectron2.utils.errors import BadImage, FileNotWritten, UserError
-from enl_detectron2.utils.files import whole_file, write_whole
+from enl_detectron2.utils.errors import BadImage
+from enl_detectron2.utils.files import write_whole
 
 from .drawn import draw_instances
 from .prediction import predict
+from .video import Draw, InputError, Window
 
 # Of an image that is read to be cut into tiles. OpenCV reads no larger drawings back.
 MOST_PIXELS = 2**30
-WINDOW = "detections"
-ESCAPE = 27  # the key that closes the window
-
-Draw = Callable[[np.ndarray], np.ndarray]  # an image to its drawing, both BGR
-
-
-class InputError(UserError, ValueError):
-    """An input, or the place to show it, can't be used; the message names it."""
 
 
 class Drawer:
@@ -184,119 +176,3 @@ def write_drawing(path: str, drawing: np.ndarray) -> None:
             f"{path} can't hold a drawing of {width}×{height} pixels: {one_line(error)}"
         ) from error
     write_whole(path, encoded.data)
-
-
-def draw_video(draw: Draw, source: str | int, target: str | None) -> list[str]:
-    """Draws what is found on each frame.
-
-    Args:
-        draw: of :class:`Drawer`.
-        source: a video file, or the number of a camera.
-        target: the video to write, whole or not at all; None to show it in a window.
-
-    Returns:
-        a sentence if fewer frames could be read than the file says it has.
-
-    Raises:
-        InputError: (a ValueError) if the video can't be read, or there is no window.
-        BadImage: (a ValueError) if the model can't use a frame.
-        FileNotWritten: (an OSError) if the video can't be written.
-    """
-    if target:
-        require_new(target)
-    for name in (source, target):
-        if isinstance(name, str) and not _is_unicode(name):  # which would crash OpenCV
-            raise InputError(f"{name}: OpenCV opens videos with names in Unicode only")
-    video = cv2.VideoCapture(source)
-    try:
-        if not video.isOpened():
-            is_camera = isinstance(source, int)
-            raise InputError(
-                "no camera was found" if is_camera else f"{source} is not a readable video"
-            )
-        said = 0 if isinstance(source, int) else int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        with contextlib.closing(_draw_frames(draw, video, f"{source}", said)) as drawings:
-            if target is None:
-                number, window = 0, Window()
-                for number, drawing in enumerate(drawings, start=1):  # noqa: B007
-                    if not window.show(drawing, 1):
-                        return []
-            else:
-                number = _write_video(target, drawings, video.get(cv2.CAP_PROP_FPS) or 25.0)
-    finally:
-        video.release()
-    if not number:
-        raise InputError(f"{source} has no frame that can be read")
-    if number < said:
-        return [f"{source}: only {number} of its {said} frames could be read"]
-    return []
-
-
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _draw_frames(draw: Draw, video: cv2.VideoCapture, name: str, said: int) -> Iterator[np.ndarray]:
-    with tqdm(total=said or None, unit="frame") as bar:
-        while True:
-            success, frame = video.read()
-            if not success:
-                return
-            with naming(f"{name}, frame {bar.n + 1},", ValueError):
-                drawing = draw(frame)
-            bar.update()
-            yield drawing
-
-
-def _write_video(path: str, drawings: Iterator[np.ndarray], fps: float) -> int:
-    """Writes a video; the number of its frames, 0 if there was none and nothing is written."""
-    first = next(drawings, None)
-    if first is None:
-        return 0
-    height, width = first.shape[:2]
-    with whole_file(path) as file:
-        # OpenCV writes by name.
-        codec = cv2.VideoWriter_fourcc(*"mp4v")
-        writer = cv2.VideoWriter(file.name, codec, fps, (width, height))
-        try:
-            if not writer.isOpened():
-                raise InputError(f"{path} can't be written as a video: name an .mp4")
-            number = 1
-            writer.write(first)
-            for drawing in drawings:
-                writer.write(drawing)
-                number += 1
-        finally:
-            writer.release()
-        # It says nothing of what the disk didn't take.
-        whole = cv2.VideoCapture(file.name)
-        there = 0
-        while whole.grab():
-            there += 1
-        whole.release()
-        if there < number:
-            reason = f"{there} of {number} frames were written, perhaps the disk is full"
-            raise FileNotWritten(errno.EIO, reason, path)
-    return number
-
-
-class Window:
-    """Shows drawings on the screen."""
-
-    def __init__(self):
-        try:
-            cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL)
-        except cv2.error as error:
-            raise InputError(
-                "this OpenCV can't open a window (opencv-python can, on a machine with a screen): "
-                "give --output"
-            ) from error
-
-    def show(self, drawing: np.ndarray, milliseconds: int) -> bool:
-        """Shows a drawing that long, 0 for until a key is hit; whether to go on."""
-        cv2.imshow(WINDOW, drawing)
-        return cv2.waitKey(milliseconds) != ESCAPE

@@ -50,48 +50,29 @@ def test_the_parts_lie_over_the_image_where_they_belong(kept, tmp_path):
     assert f"{seen.appearance_share:.0%}" in maps[0].get_title()
 
 
-@pytest.mark.parametrize(
-    ("position", "multiply", "titles"),
-    [
-        (None, False, ["F, appearance only"]),
-        (L1Position(5.0), True, ["F, appearance", "L, position", "F̃ = F ⊙ L"]),
-    ],
-)
-def test_says_how_the_parts_combine(kept, tmp_path, position, multiply, titles):
-    blocks = {"first": attention(None), "second": attention(position, multiply=multiply)}
-    image = np.zeros((96, 128, 3), dtype=np.uint8)
-    boxes = np.array([[3.0, 3, 20, 20]])
+def test_says_how_the_parts_combine(kept, tmp_path):
+    blocks = {"first": attention(None), "second": attention(L1Position(5.0), multiply=True)}
+    image, boxes = np.zeros((96, 128, 3), dtype=np.uint8), np.array([[3.0, 3, 20, 20]])
     draw_attention(image, blocks, (40, 30), tmp_path / "drawn.png", boxes=boxes)
     drawn = [axis.get_title() for axis in kept()]
     assert drawn[:3] == ["first, stride 8", "F, appearance only", "second, stride 8"]
-    assert drawn[3:] == titles
+    assert drawn[3:] == ["F, appearance", "L, position", "F̃ = F ⊙ L"]
     assert kept()[0].images[0].get_array()[..., :3].max() > 100  # the box, half transparent
 
 
 def test_filters_are_rows_of_the_position_term(kept, tmp_path):
-    term = CosPosition(3)
-    draw_position_filters(
-        term, [(5, 8), (10, 16)], [(0.5, 0.5), (1.0, 0.0)], tmp_path / "filters.png"
-    )
-    arrays = [axis.images[0].get_array() for axis in kept()]
-    matrices = [term.matrix(torch.empty(1, 1, *size)) for size in [(5, 8), (10, 16)]]
-    matrices = [matrix[0, 0] for matrix in matrices]
-    expected = [matrices[0][20], matrices[0][7], matrices[1][88], matrices[1][15]]
-    for array, row in zip(arrays, expected, strict=True):
-        assert np.allclose(array.flatten(), row, atol=1e-6)
+    term, sizes = CosPosition(3), [(5, 8), (10, 16)]
+    draw_position_filters(term, sizes, [(0.5, 0.5), (1.0, 0.0)], tmp_path / "filters.png")
+    arrays = [axis.images[0].get_array().flatten() for axis in kept()]
+    first, second = (term.matrix(torch.empty(1, 1, *size))[0, 0] for size in sizes)
+    for array, row in zip(arrays, [first[20], first[7], second[88], second[15]], strict=True):
+        assert np.allclose(array, row, atol=1e-6)
     with pytest.raises(ValueError, match="from 0 to 1"):
         draw_position_filters(term, [(5, 8)], [(3, 4)], tmp_path / "other.png")
 
 
 def test_zero_is_transparent_and_the_sign_is_a_hue():
     signed, positive = colour_map(True, 0.8), colour_map(False)
-    for colours, at, opacity, hue in [
-        (signed, 0.25, 0.4, BELOW_ZERO),
-        (signed, 0.5, 0.0, None),
-        (signed, 1.0, 0.8, ABOVE_ZERO),
-        (positive, 0.0, 0.0, None),
-        (positive, 0.5, 0.5, ABOVE_ZERO),
-    ]:
-        *drawn, alpha = colours(at)
-        assert alpha == pytest.approx(opacity, abs=0.005)
-        assert hue is None or drawn == pytest.approx(to_rgb(hue))
+    assert signed(0.5)[3] == pytest.approx(0, abs=0.005) == positive(0.0)[3]
+    assert signed(0.25) == pytest.approx((*to_rgb(BELOW_ZERO), 0.4), abs=0.005)
+    assert signed(1.0) == pytest.approx((*to_rgb(ABOVE_ZERO), 0.8), abs=0.005)

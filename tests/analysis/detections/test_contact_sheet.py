@@ -11,20 +11,12 @@ from enl_detectron2.training.data import register_coco_format
 
 
 @pytest.fixture
-def black_set(tmp_path):
+def black_set(write_truth, tmp_path):
     """A registered set of three black images with one object each."""
-    for index in range(3):
-        cv2.imwrite(str(tmp_path / f"{index}.png"), np.zeros((60, 80, 3), dtype=np.uint8))
-    content = {
-        "images": [{"id": i, "file_name": f"{i}.png", "height": 60, "width": 80} for i in range(3)],
-        "annotations": [
-            {"id": i + 1, "image_id": i, "category_id": 7, "bbox": [10, 10, 20, 20]}
-            for i in range(3)
-        ],
-        "categories": [{"id": 7, "name": "thing"}],
-    }
-    (tmp_path / "set.json").write_text(json.dumps(content))
-    register_coco_format([["black", str(tmp_path / "set.json"), str(tmp_path)]])
+    truth = write_truth([(image, 7, [10, 10, 20, 20]) for image in (1, 2, 3)])
+    for image in (1, 2, 3):
+        cv2.imwrite(str(tmp_path / f"{image}.png"), np.zeros((80, 100, 3), dtype=np.uint8))
+    register_coco_format([["black", str(truth), str(tmp_path)]])
     return tmp_path
 
 
@@ -38,20 +30,15 @@ def coloured_pixels(sheet_file, colour):
 
 def test_draws_ground_truth_beside_the_detections_above_the_threshold(black_set):
     results, sheet = black_set / "results.json", black_set / "sheet.png"
-    detection = {"image_id": 0, "category_id": 7, "bbox": [10, 10, 20, 20], "score": 0.9}
-    results.write_text(json.dumps([detection, {**detection, "image_id": 1, "score": 0.1}]))
+    detection = {"image_id": 1, "category_id": 7, "bbox": [10, 10, 20, 20], "score": 0.9}
+    results.write_text(json.dumps([detection, {**detection, "image_id": 2, "score": 0.1}]))
     draw_contact_sheet("black", results, sheet, num_images=1)
     left, right = coloured_pixels(sheet, TRUTH_COLOUR)
-    assert left > 400 and right == 0  # 20 pixels of 80 are 120 of 480
+    assert left > 300 and right == 0  # 20 pixels of 100 are 96 of 480
     left, right = coloured_pixels(sheet, MODEL_COLOURS[0])
-    assert left == 0 and right > 400
+    assert left == 0 and right > 300
     results.write_text(json.dumps([{**detection, "score": 0.49}]))
-    draw_contact_sheet("black", results, sheet, num_images=1)
+    draw_contact_sheet("black", results, sheet, num_images=3)
     assert coloured_pixels(sheet, MODEL_COLOURS[0]) == (0, 0)
-
-
-def test_three_images_fill_two_columns(black_set):
-    (black_set / "results.json").write_text("[]")
-    draw_contact_sheet("black", black_set / "results.json", black_set / "sheet.png", num_images=3)
-    height, width = cv2.imread(str(black_set / "sheet.png")).shape[:2]
-    assert (height, width) == (2 * (360 + BAND), 4 * PANEL + 3 * GAP)
+    # Three images fill two columns.
+    assert cv2.imread(str(sheet)).shape[:2] == (2 * (384 + BAND), 4 * PANEL + 3 * GAP)

@@ -11,7 +11,8 @@ from enl_detectron2.analysis.detections.matching import (
 from enl_detectron2.utils.errors import ConfigError
 
 BOX = [10, 10, 16, 16]
-IMAGE = {"id": 1, "file_name": "1.png", "width": 100, "height": 80}
+
+
 GOOD = {"image_id": 1, "category_id": 1, "bbox": BOX, "score": 1}
 
 
@@ -35,33 +36,17 @@ def test_all_detections_count_however_many(write_truth, write_results):
     assert len(boxes) > 200
     truth = load_truth(write_truth([(1, 1, box) for box in boxes]))
     found = [(1, 1, box, 0.5) for box in boxes]
-    assert matched(match(truth, load_detections(truth, write_results("a", found)))) == [
-        [True] * len(boxes)
-    ]
-
-
-def test_no_detections_are_no_error(write_truth, write_results):
-    truth = load_truth(write_truth([(1, 1, BOX)]))
-    found = load_detections(truth, write_results("a", [(1, 1, BOX, 0.4)]), score_threshold=0.5)
-    assert matched(match(truth, found)) == [[False]]
+    [all_of_them] = matched(match(truth, load_detections(truth, write_results("a", found))))
+    assert all_of_them == [True] * len(boxes)
+    none = load_detections(truth, write_results("b", found), score_threshold=0.6)
+    assert not any(*matched(match(truth, none)))
 
 
 @pytest.mark.parametrize(
     "content, message",
-    [
-        ("[", "is not a complete JSON file"),
-        ({"images": []}, "has no images"),
-        ({"annotations": [1]}, "'annotations' must be a list of objects"),
-        ({"images": [{"id": 1}]}, "image 1 has no width and height above 0"),
-        ({"images": [IMAGE, IMAGE]}, "image 1 is there more than once"),
-        ({"annotations": [{"id": 7, "image_id": 1, "category_id": 1}]}, "annotation 7 has no box"),
-    ],
+    [("[", "is not a complete JSON file"), ('{"images": [], "categories": []}', "has no images")],
 )
 def test_a_file_that_is_no_ground_truth_is_named(tmp_path, content, message):
-    if isinstance(content, dict):
-        categories = [{"id": 1, "name": "a"}]
-        content = {"images": [IMAGE], "annotations": [], "categories": categories} | content
-        content = json.dumps(content)
     (tmp_path / "bad.json").write_text(content)
     with pytest.raises(ConfigError, match=f"bad.json.* {message}"):
         load_truth(tmp_path / "bad.json")
@@ -74,20 +59,16 @@ def test_a_file_that_is_no_ground_truth_is_named(tmp_path, content, message):
         ([7], "entry 1 is a int"),
         ([GOOD, {"image_id": 1}], "entry 2 has no category_id"),
         ([GOOD | {"image_id": 9}], "entry 1 has the image_id 9, which the ground truth doesn't"),
-        ([GOOD | {"image_id": [1]}], "entry 1 has the image_id [1], which the ground truth"),
         ([GOOD | {"category_id": 2}], "entry 1 has the category_id 2, which the ground truth"),
-        ([GOOD | {"bbox": None}], "entry 1 has the bbox None"),
         ([GOOD | {"bbox": [1, 2, 3, -4]}], "entry 1 has the bbox [1, 2, 3, -4]"),
         ([GOOD | {"score": float("nan")}], "entry 1 has the score nan"),
-        ([GOOD | {"score": "0.9"}], "entry 1 has the score '0.9'"),
     ],
 )
 def test_results_of_something_else_are_named(write_truth, tmp_path, content, message):
     truth = load_truth(write_truth([(1, 1, BOX)]))
     (tmp_path / "bad.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError, match="bad.json isn't a list of") as refused:
         load_detections(truth, tmp_path / "bad.json")
-    assert str(refused.value).startswith(f"{tmp_path}/bad.json isn't a list of")
     assert message in str(refused.value)
 
 
@@ -113,9 +94,3 @@ def test_ids_may_be_spelled_or_texts(write_truth, write_results, tmp_path):
     truth = load_truth(tmp_path / "truth.json")
     texts = write_results("texts", [("image 1", 1, BOX, 0.9)])
     assert matched(match(truth, load_detections(truth, texts))) == [[True], [False]]
-
-
-def test_a_byte_order_mark_is_read_over(write_truth):
-    path = write_truth([(1, 1, BOX)])
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert len(load_truth(path).anns) == 1

@@ -26,10 +26,14 @@ def test_predicts_as_detectron2_does(slim_model, colours):
     torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
     torch.testing.assert_close(found.scores, expected.scores)
     assert torch.equal(found.pred_classes, expected.pred_classes)
-
     threshold = float(expected.scores.median())
     found = predict(load_detector(cfg), image, score_threshold=threshold)
     assert 0 < len(found) < len(expected) and found.scores.min() >= threshold
+
+    cfg = load_config(config, opts[:-2], tile=64)
+    assert cfg.TEST.TILE == 64
+    found = predict(load_detector(cfg), np.tile(image, (1, 2, 1)), score_threshold=0.0)
+    assert found.image_size == (64, 160) and found.pred_boxes.tensor[:, 2].max() > 128
 
 
 def test_predicts_on_grey_images_as_on_the_file(slim_cfg, tmp_path):
@@ -57,58 +61,31 @@ def test_a_model_without_detections_is_named():
         instances_above(0.5, {"sem_seg": torch.zeros(1)})
 
 
-def test_tiles_are_a_detector_like_any_other(slim_model):
-    config, weights = map(str, slim_model)
-    cfg = load_config(config, ["MODEL.WEIGHTS", weights], tile=64)
-    assert cfg.TEST.TILE == 64
-    detector = load_detector(cfg)
-    image = np.random.default_rng(0).integers(0, 256, (64, 160, 3), dtype=np.uint8)
-    calls = []
-    detector.model.register_forward_hook(lambda _, inputs, __: calls.extend(inputs[0]))
-    found = predict(detector, image, score_threshold=0.0)
-    assert [(call["height"], call["width"]) for call in calls] == [(64, 64)] * 3
-    assert found.image_size == (64, 160) and found.pred_boxes.tensor[:, 2].max() > 128
-
-
-def test_a_drawing_shows_each_class_in_its_colour(slim_model):
-    config, weights = map(str, slim_model)
-    detector = load_detector(load_config(config, ["MODEL.WEIGHTS", weights]))
-    boxes = torch.tensor([[10.0, 10, 30, 30], [50, 10, 70, 30]])
-    instances = Instances(
-        (60, 80),
-        pred_boxes=Boxes(boxes),
-        scores=torch.tensor([0.9, 0.8]),
-        pred_classes=torch.tensor([0, 1]),
-    )
-    drawing = draw_instances(np.zeros((60, 80, 3), dtype=np.uint8), instances, detector)
+def test_a_drawing_shows_each_class_in_its_colour():
+    detector, image = Detector(None, None, []), np.zeros((60, 80, 3), dtype=np.uint8)
+    boxes = Boxes(torch.tensor([[10.0, 10, 30, 30], [50, 10, 70, 30]]))
+    instances = Instances((60, 80), pred_boxes=boxes, scores=torch.tensor([0.9, 0.8]))
+    instances.pred_classes = torch.tensor([0, 1])
+    drawing = draw_instances(image, instances, detector)
     assert drawing.shape == (502, 640, 3)
     blue, _, red = (drawing[60:240:, :, channel].astype(int) for channel in range(3))
     left, right = slice(0, 320), slice(320, 640)
     # Orange on the left, bluish green on the right.
     assert ((red - blue)[:, left] > 50).sum() > 500 and ((red - blue)[:, right] > 50).sum() == 0
     assert ((blue - red)[:, right] > 30).sum() > 500 and ((blue - red)[:, left] > 30).sum() == 0
-    empty = draw_instances(np.zeros((60, 80, 3), dtype=np.uint8), instances[:0], detector)
-    assert empty.shape == drawing.shape and not empty[:480].any()
     assert (drawing == [0x00, 0x9F, 0xE6]).all(axis=2).sum() > 200  # opaque: the very orange
-
-    masks = torch.zeros(2, 60, 80, dtype=torch.bool)
-    masks[0, 12:28, 12:28] = True
-    instances.pred_masks = masks
-    masked = draw_instances(np.zeros((60, 80, 3), dtype=np.uint8), instances, detector, "none")
+    empty = draw_instances(image, instances[:0], detector)
+    assert empty.shape == drawing.shape and not empty[:480].any()
+    instances.pred_masks = torch.zeros(2, 60, 80, dtype=torch.bool)
+    instances.pred_masks[0, 12:28, 12:28] = True
+    masked = draw_instances(image, instances, detector, "none")
     assert masked[96:104].any() and not masked[110:150, 110:150].any()  # an outline
 
 
 def test_labels_hide_nothing_and_dark_photographs_are_stretched():
-    boxes = torch.tensor(
-        [
-            [300.0, 100, 340, 140],
-            [342, 100, 382, 140],
-            [302, 60, 380, 98],
-            [302, 142, 380, 190],
-            [100, 300, 200, 400],
-        ]
-    )
-    instances = Instances((640, 640), pred_boxes=Boxes(boxes), scores=torch.full((5,), 0.9))
+    boxes = [[300, 100, 340, 140], [342, 100, 382, 140], [302, 60, 380, 98], [302, 142, 380, 190]]
+    boxes = Boxes(torch.tensor([*boxes, [100, 300, 200, 400]]).float())
+    instances = Instances((640, 640), pred_boxes=boxes, scores=torch.full((5,), 0.9))
     instances.pred_classes = torch.zeros(5, dtype=torch.int64)
     detector = Detector(None, None, ["a nucleus of a long name"])
     image = np.full((640, 640, 3), 9, dtype=np.uint8)

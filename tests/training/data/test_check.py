@@ -52,10 +52,8 @@ def test_a_sound_set_has_no_findings(coco_set):
 ERRORS = [
     (annotation(bbox=[20, 20, -5, 5]), "annotation 2 has a reversed box"),
     (annotation(bbox=[41, 3, 5, 5]), "annotation 2 has a box wholly outside"),
-    (annotation(bbox=[1, 2, 3]), "annotation 2 has no box of four numbers"),
-    (annotation(bbox=[1, 2, 3, float("nan")]), "annotation 2 has no box of four"),
+    (annotation(bbox=[1, 2, 3, float("nan")]), "annotation 2 has no box of four numbers"),
     (annotation(area=-1), "annotation 2 has an area .*: -1; --repair takes"),
-    (annotation(area=float("nan")), "annotation 2 has an area .*: nan; --repair"),
     (annotation(iscrowd="no"), "annotation 2 has an iscrowd .* nor 1: 'no'"),
     (
         all_boxes(bbox=[0.1, 0.2, 0.3, 0.4]),
@@ -67,15 +65,11 @@ ERRORS = [
     (append("annotations", id=1), "annotation 1 is there more than once"),
     (image(id="b"), "image 7 has a number as its id where others have .*'b'"),
     (image(id=True), "image at place 1 has no number as its id: True"),
-    (image(width="wide"), "image 9 has no width and height above 0: wide×30"),
     (image(width=40.5), "image 9 has no width and height above 0: 40.5×30"),
     (image(width=30, height=40), r"b.png: \(image 9\) has another size .*30×40 in"),
-    (image(file_name="b\0.png"), "image 9 has a file that is missing"),
     (image(file_name=None), "image 9 has no file_name"),
-    (append("categories", name="cow"), "category 2 is there more than once"),
     (lambda content: content["categories"][1].update(name=""), "category 2 has no name"),
     (lambda content: content["images"].clear(), "has no images"),
-    (lambda content: content["categories"].clear(), "has no categories"),
 ]
 WARNINGS = [
     (annotation(bbox=[20, 20, 0, 5]), "annotation 2 has an empty box"),
@@ -93,16 +87,12 @@ WARNINGS = [
         annotation(bbox=[0, 0, 9, 9], segmentation={"size": [30, 40], "counts": [1185, 15]}),
         r"annotation 2 has a box that .* but \[39.0, 15.0, 1.0, 15.0\] around",
     ),
-    (
-        all_boxes(bbox=[20, 16, 39, 29], area=99),
-        "the file has boxes that look like two corners .*: 3 of 3",
-    ),
+    (all_boxes(bbox=[20, 16, 39, 29], area=99), "has boxes that look like two corners .*: 3 of 3"),
     (append("images", id=11), "image 11 shares its file with another image"),
     (image(file_name="../images/b.png"), "image 9 has .* leaves the image"),
     (image(neg_category_ids=[1]), "1 of its images say as in LVIS"),
     (append("categories", id=4, name="cow"), "1 of its 3 categories have no annotations: cow"),
     (append("categories", id=3), "category 3 shares its name: dog"),
-    (lambda content: content["annotations"].clear(), "has no annotations"),
 ]
 
 
@@ -137,14 +127,16 @@ def test_a_photograph_upside_down_is_said(coco_set):
 def test_images_that_can_not_be_read_are_named(coco_set, check):
     file = coco_set.images / "b.png"
     content = file.read_bytes()
-    for kept in (0, 0.6):
-        file.write_bytes(content[: int(kept * len(content))])
-        [finding] = coco_set.findings()
-        assert str(finding).startswith(f"error: {file}: (image 9) can't be read: ")
-    cv2.imwrite(str(file), np.full((30, 40), 4000, np.uint16))
+    file.write_bytes(content[: int(0.6 * len(content))])
     [finding] = coco_set.findings()
-    assert finding.is_error and "can't be read: its pixels have more" in str(finding)
-    assert check()[0] == 1 and check("--deep-images", "rescale")[0] == 0
+    assert str(finding).startswith(f"error: {file}: (image 9) can't be read: ")
+    cv2.imwrite(str(file), np.full((30, 40), 4000, np.uint16))
+    status, said = check()
+    assert status == 1 and "can't be read: its pixels have more" in said
+    assert check("--quick")[0] == check("--deep-images", "rescale")[0] == 0
+    coco_set.file.write_text("{")
+    status, said = check()
+    assert status == 2 and said.startswith("error: ") and said.count("\n") == 1
 
 
 def test_colours_of_12_bits_in_16_are_said(coco_set):
@@ -158,13 +150,10 @@ def test_colours_of_12_bits_in_16_are_said(coco_set):
 def test_what_is_there_is_described(coco_set):
     coco_set.change(append("annotations", id=4, iscrowd=1))
     lines = describe(read_coco(coco_set.file)).splitlines()
-    assert lines[:6] == [
-        "images              2",
+    assert lines[1:4] == [
         "boxes               3, and 1 crowds",
         "  category 1: cat, 1 boxes",
         "  category 2: dog, 2 boxes",
-        "boxes by COCO size  small 100.0 %, medium 0.0 %, large 0.0 %",
-        "objects per image   median 1.5, mean 1.5, at most 2; 0 images have none",
     ]
     assert "  MODEL.ANCHOR_GENERATOR.SIZES [[8], [16], [32], [64], [128]]" in lines
     assert "  TEST.DETECTIONS_PER_IMAGE 100" in lines
@@ -174,26 +163,10 @@ def test_what_is_there_is_described(coco_set):
     assert describe(read_coco(coco_set.file)).splitlines()[0] == "images              0"
 
 
-@pytest.mark.parametrize("side, size", [(1, 4), (5, 6), (6, 8), (23, 32), (500, 32)])
+@pytest.mark.parametrize("side, size", [(1, 4), (6, 8), (500, 32)])
 def test_the_smallest_boxes_overlap_the_smallest_anchor_by_half(side, size):
     assert suggest_anchor_size([side] * 19 + [1000]) == size
     assert side < 2 or size / side < 2**0.5  # IoU of concentric squares above a half
-
-
-def test_the_commands_exit_status(coco_set, check):
-    for change, options, status, said in (
-        (annotation(), (), 0, "0 errors, 0 warnings"),
-        (annotation(bbox=[20, 20, 0, 5]), (), 0, "0 errors, 1 warnings"),
-        (annotation(bbox=[20, 20, -1, 5]), (), 1, "error: "),
-        (image(width=30), ("--quick",), 0, "0 errors"),
-        (image(width=30), (), 1, "has another size"),
-    ):
-        coco_set.change(change)
-        found = check(*options)
-        assert found[0] == status and said in found[1]
-    coco_set.file.write_text("{")
-    status, said = check()
-    assert status == 2 and said.startswith("error: ") and said.count("\n") == 1
 
 
 def test_repair_gives_impossible_areas_the_boxs(coco_set, check):

@@ -36,10 +36,7 @@ def named(tmp_path):
 
 ANIMALS = {1: "cat", 2: "dog", 3: "cow"}
 OTHERS = [
-    (
-        {1: "dog", 2: "cat", 3: "cow"},
-        r"class 0 is 'cat' \(category 1\) in 'one' and 'dog' \(category 1\) in 'other'$",
-    ),
+    ({1: "dog", 2: "cat", 3: "cow"}, r"class 0 is 'cat' \(category 1\) in 'one' and 'dog' .*"),
     ({1: "cat", 2: "dog"}, r"class 2 is 'cow' \(category 3\) in 'one' and none in 'other'$"),
     ({1: "cat", 3: "cow"}, "class 1 is 'dog' .* in 'one' and 'cow'"),
     ({0: "any"} | ANIMALS, "class 0 is 'cat' .* and 'any'"),
@@ -52,9 +49,8 @@ def test_sets_that_differ_are_named_with_their_first_difference(named, categorie
     named("one", ANIMALS)
     named("other", categories, how)
     for uses in ((("one",), ("other",)), (("one", "other"), ()), ((), ("one", "other"))):
-        with pytest.raises(ConfigError, match="must have the same categories .*" + said) as error:
+        with pytest.raises(ConfigError, match="must have the same categories .*" + said):
             check_data_sets(*uses)
-        assert "\n" not in str(error.value)
     # Each by itself is sound.
     check_data_sets(("one",), ("one",), num_classes=3)
     check_data_sets(("other",), ("other",))
@@ -77,13 +73,6 @@ def test_photographs_that_are_trained_and_tested_on_are_counted(named, tmp_path,
     assert f"2 of the 3 photographs of 'part' are trained on, too, as {images}" in caplog.text
 
 
-def test_sets_that_number_alike_may_have_other_ids(named):
-    named("one", ANIMALS)
-    named("other", {10: "cat", 20: "dog", 90: "cow"})
-    named("texts", {"a": "cat", "b": "dog", "c": "cow"})
-    check_data_sets(("one", "other"), ("texts",), num_classes=3)
-
-
 def test_built_in_sets_are_compared_by_what_is_known_of_them(named):
     named("one", ANIMALS)
     said = r"class 0 is 'cat' .* in 'one' and 'person' \(category 1\) in 'coco_2017_val'"
@@ -102,6 +91,10 @@ def test_the_models_classes_are_the_sets(named):
         check_data_sets(("one",), (), num_classes=2, **key)
     with pytest.raises(ConfigError, match="num_classes must be 3, .*'one', got 4: the evaluation"):
         check_data_sets((), ("one",), num_classes=4, **key)
+    # Sets that number alike may have other ids.
+    named("other", {10: "cat", 20: "dog", 90: "cow"})
+    named("texts", {"a": "cat", "b": "dog", "c": "cow"})
+    check_data_sets(("one", "other"), ("texts",), num_classes=3)
     # Whoever only trains may have classes to spare, as detectron2 lets them.
     check_data_sets(("one",), (), num_classes=4, **key)
 

@@ -14,7 +14,6 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 
 from enl_detectron2.training.data import register_coco_format
-from enl_detectron2.training.data.coco_file import read_coco, usable_segmentation
 
 TRIANGLE = [1, 1, 9, 1, 9, 9]
 
@@ -55,7 +54,6 @@ def evaluate(records):
 SPELLINGS = {
     "as it should be": lambda content: None,
     "ids of images as texts in annotations": every("annotations", image_id=str),
-    "ids of images as texts": every("images", id=str),
     "in one of them": lambda content: content["images"][0].update(id="7"),
     "ids of images as names": both(
         every("images", id=lambda id_: f"image {id_}"),
@@ -85,14 +83,6 @@ def test_what_has_one_meaning_is_trained_and_evaluated_on(coco_set, case):
     is_own = MetadataCatalog.get("own").json_file == str(coco_set.file)
     assert is_own == (case in ("as it should be", "ids of images as names", "truths"))
     assert json.loads(coco_set.file.read_text()) == content
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_whatever_json_may_be_encoded_in(coco_set, encoding):
-    text = json.dumps(coco_set.content, ensure_ascii=False)
-    coco_set.file.write_bytes(text.encode(encoding))
-    assert evaluate(coco_set.register())["AP"] == pytest.approx(100)
-    assert coco_set.findings() == []
 
 
 def test_the_records_are_detectron2s_own(coco_set):
@@ -189,7 +179,6 @@ def test_an_object_without_a_box_has_that_of_its_mask(coco_set, mask, box):
 @pytest.mark.parametrize(
     "mask, fault",
     [
-        ([[]], "has a polygon that isn't"),
         ([[1, 1, 9, 9]], "has a polygon that isn't"),
         ([[[1, 1], [9, 1], [9, 9]]], "has a polygon that isn't"),
         ([[1, float("nan"), 9, 1, 9, 9]], "has a polygon that isn't"),
@@ -200,8 +189,7 @@ def test_an_object_without_a_box_has_that_of_its_mask(coco_set, mask, box):
     ],
 )
 def test_no_object_is_lost_for_a_mask_that_can_not_be_used(coco_set, mask, fault):
-    assert usable_segmentation(mask, (30, 40))[0] is None
-    coco_set.change(_mask(mask))
+    coco_set.change(every("annotations", segmentation=mask))
     records = coco_set.register()
     assert [len(record["annotations"]) for record in records] == [2, 1]
     assert not any("segmentation" in e for r in records for e in r["annotations"])
@@ -210,26 +198,17 @@ def test_no_object_is_lost_for_a_mask_that_can_not_be_used(coco_set, mask, fault
     assert len(findings) == 3
     assert all(f"without masks its box is: its segmentation {fault}" in text for text in findings)
     # Beside a sound polygon, the others are left out.
-    coco_set.change(_mask([[1, 1], TRIANGLE]))
+    coco_set.change(every("annotations", segmentation=[[1, 1], TRIANGLE]))
     DatasetCatalog.remove("own")
     assert coco_set.register()[0]["annotations"][0]["segmentation"] == [TRIANGLE]
-
-
-def _mask(mask):
-    return lambda content: [entry.update(segmentation=mask) for entry in content["annotations"]]
-
-
-def test_keypoints_that_are_no_numbers_are_left_out(coco_set):
-    coco_set.change(lambda content: content["annotations"][0].update(keypoints=["1", "2", "2"]))
-    assert "keypoints" not in coco_set.register()[0]["annotations"][0]
-    assert "1 of its entries have keypoints that are no numbers" in str(coco_set.findings()[0])
 
 
 def test_a_file_is_found_by_another_spelling_of_its_name(coco_set):
     names = {"ä.png": unicodedata.normalize("NFD", "ä") + ".PNG", "b.png": r"deep\b.png"}
     (coco_set.images / "deep").mkdir()
     (coco_set.images / "b.png").rename(coco_set.images / "deep/b.png")
-    coco_set.change(lambda c: [i.update(file_name=names[i["file_name"]]) for i in c["images"]])
+    content = coco_set.change(every("images", file_name=names.get))
+    coco_set.file.write_bytes(json.dumps(content, ensure_ascii=False).encode("utf-8-sig"))
     records = coco_set.register()
     found = [str(coco_set.images / name) for name in ("ä.png", "deep/b.png")]
     assert [record["file_name"] for record in records] == found
@@ -249,28 +228,25 @@ def test_relative_paths(coco_set, monkeypatch, tmp_path_factory, by_variable):
     monkeypatch.chdir(elsewhere if by_variable else coco_set.folder)
     # A folder of data sets that lacks this one doesn't hide the working directory.
     monkeypatch.setenv("DETECTRON2_DATASETS", str(coco_set.folder if by_variable else elsewhere))
-    register_coco_format([["own", "set.json", "images"]])
+    for _ in range(2):  # the same again is taken
+        register_coco_format([["own", "set.json", "images"]])
     assert MetadataCatalog.get("own").json_file == str(coco_set.file)
-    register_coco_format([["own", "set.json", "images"]])  # the same again
-    for file, folder, said in (
-        ("no.json", "images", "annotation file no.json in .*"),
-        ("set.json", "none", "image folder none in .*"),
-    ):
-        with pytest.raises(FileNotFoundError, match=f"'two' has no {said}{coco_set.folder}"):
-            register_coco_format([["two", file, folder]])
-    assert "two" not in DatasetCatalog.list()
     (coco_set.folder / "other.json").write_text(coco_set.file.read_text())
-    with pytest.raises(ValueError, match="'own' stands for .*set.json already"):
-        register_coco_format([["own", "other.json", "images"]])
-    with pytest.raises(ValueError, match="takes .name, annotation file, image folder."):
-        register_coco_format([["own", "set.json", 3]])
+    for entry, error, said in (
+        (["two", "no.json", "images"], FileNotFoundError, "'two' has no annotation file no.json"),
+        (["two", "set.json", "none"], FileNotFoundError, "'two' has no image folder none in .*"),
+        (["own", "other.json", "images"], ValueError, "'own' stands for .*set.json already"),
+        (["own", "set.json", 3], ValueError, "takes .name, annotation file, image folder."),
+    ):
+        with pytest.raises(error, match=said):
+            register_coco_format([entry])
+    assert "two" not in DatasetCatalog.list()
 
 
 @pytest.mark.parametrize(
     "text, said",
     [
         ('{"images": [', "is not a complete JSON file, perhaps it was cut off"),
-        ("", "is not a complete JSON file"),
         ("[1, 2]", "is not in COCO format: .* not a list"),
         ('{"images": []}', "'categories' must be a list of objects, but it is missing"),
         ('{"images": [3], "categories": []}', "'images' must be a list of objects, but it isn't$"),
@@ -278,9 +254,6 @@ def test_relative_paths(coco_set, monkeypatch, tmp_path_factory, by_variable):
 )
 def test_another_file_gets_one_sentence(coco_set, text, said):
     coco_set.file.write_text(text)
-    with pytest.raises(ValueError, match=f"set.json .*{said}") as error:
-        read_coco(coco_set.file)
-    assert "\n" not in str(error.value)
-    # It doesn't disturb what is registered beside it, until it is used.
-    with pytest.raises(ValueError, match=f"DATASETS.COCO_FORMAT: 'own': .*{said}"):
+    with pytest.raises(ValueError, match=f"DATASETS.COCO_FORMAT: 'own': .*{said}") as error:
         coco_set.register()
+    assert "\n" not in str(error.value)

@@ -9,7 +9,7 @@ from detectron2.utils.serialize import PicklableWrapper
 from PIL import Image
 
 from enl_detectron2.training.data import loader
-from enl_detectron2.training.data.loader import CheckedMapper, TrainLoader
+from enl_detectron2.training.data.loader import TrainLoader
 from enl_detectron2.utils.errors import BadImage, ConfigError
 
 RECORDS = [{"file_name": f"{index}.png", "width": 4, "height": 3} for index in range(5)]
@@ -29,17 +29,15 @@ def test_a_built_loaders_parts_are_those_it_was_built_of():
     assert loader._unwrapped(map_function) is loader._unwrapped(mapper) is mapper
 
 
-def test_detectron2s_loader_has_what_is_asked_of_it():
-    for grouped in (True, False):
-        built = build_detection_train_loader(
-            RECORDS, mapper=mapper, total_batch_size=2, aspect_ratio_grouping=grouped
-        )
-        ours = TrainLoader(built, seed=0)
-        assert ours.batch_size == 2 and ours.options["num_workers"] == 0
-        batch = next(iter(ours))
-        assert len(batch) == 2 and all(record["mapped"] for record in batch)
-        plain = built.dataset if grouped else built
-        assert grouped or plain.collate_fn is trivial_batch_collator
+@pytest.mark.parametrize("grouped", [True, False])
+def test_detectron2s_loader_has_what_is_asked_of_it(grouped):
+    options = {"total_batch_size": 2, "aspect_ratio_grouping": grouped}
+    built = build_detection_train_loader(RECORDS, mapper=mapper, **options)
+    ours = TrainLoader(built, seed=0)
+    assert ours.batch_size == 2 and ours.options["num_workers"] == 0
+    batch = next(iter(ours))
+    assert len(batch) == 2 and all(record["mapped"] for record in batch)
+    assert grouped or built.collate_fn is trivial_batch_collator
 
 
 @pytest.mark.parametrize("deep_images", ["refuse", "rescale"])
@@ -58,7 +56,7 @@ def test_deep_images_reach_the_loader_of_detectron2s_own_mapper(tmp_path, deep_i
             next(iter(ours))
     with pytest.raises(ConfigError, match="deep_images must be 'refuse' or 'rescale', got 'cut'"):
         TrainLoader(built, seed=0, deep_images="cut")
-
-
-def test_a_mapper_of_ones_own_reads_its_images_itself():
-    assert CheckedMapper(mapper)({"file_name": "nowhere.tif"})["mapped"]
+    options = {"total_batch_size": 1, "aspect_ratio_grouping": False, "collate_fn": list}
+    built = build_detection_train_loader(records, mapper=own, **options)
+    with pytest.raises(TypeError, match="collate_fn of its own"):
+        TrainLoader(built, seed=0)
