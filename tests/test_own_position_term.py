@@ -51,7 +51,7 @@ def test_it_trains_is_looked_at_and_exported(file, tmp_path, run_tool):
     assert run_tool(ROOT / "tools/show_attention.py", *words)[0] == 0
     assert cv2.imread(str(tmp_path / "attention.png")) is not None
     words = [*looked_at, tmp_path / "pages", *trained]
-    assert run_tool(ROOT / "tools/attention_explorer.py", *words)[0] == 0
+    assert run_tool(ROOT / "tools/show_attention.py", "explorer", *words)[0] == 0
     assert '"position":[{' in (tmp_path / "pages/image 0.html").read_text()
     words = [trained[1], tmp_path / "own.onnx", *trained[3:], "--import", file]
     words += ["--format", "onnx-backbone"]

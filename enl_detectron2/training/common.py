@@ -6,6 +6,7 @@ import copy
 import fcntl
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
@@ -126,16 +127,24 @@ def _use_cpu_without_gpu(cfg: CfgNode | DictConfig) -> bool:
 
 
 def _set_aside(folder: str) -> str:
-    """Keeps an older run's metrics, and the name of its last checkpoint, from a run that starts.
+    """Keeps an older run's metrics, its weights and their name from a run that starts.
 
-    Otherwise the two runs' metrics are one file, and ``--resume`` takes up the older run if this
-    one ends before its first checkpoint.
+    Otherwise the two runs' metrics are one file, ``--resume`` takes up the older run if this one
+    ends before its first checkpoint, and its end replaces the older one's ``model_final.pth``.
     """
     names = [name for name in ("metrics.json", "last_checkpoint") if Path(folder, name).exists()]
     taken = (int(p.suffix[1:]) for p in Path(folder).glob("*.*") if p.suffix[1:].isdecimal())
     number = max(taken, default=0) + 1
     for name in names:
         Path(folder, name).rename(Path(folder, f"{name}.{number}"))
+    weights = Path(folder, "model_final.pth")
+    if weights.exists() and not any(map(weights.samefile, Path(folder).glob("model_final.pth.*"))):
+        # Under both names, as this run may start from it.
+        names.append(weights.name)
+        try:
+            os.link(weights, f"{weights}.{number}")
+        except OSError:  # not on this file system
+            shutil.copyfile(weights, f"{weights}.{number}")
     kept = " and ".join(f"{name} as {name}.{number}" for name in names)
     return kept and f"{folder} has an older run, which this one doesn't resume; kept is {kept}"
 

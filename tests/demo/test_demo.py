@@ -4,6 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
+from enl_detectron2.analysis.detections import batch
+
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "demo/demo.py"
 
@@ -57,6 +59,17 @@ def test_a_broken_file_is_named_and_the_rest_done(model, images, tmp_path, run):
     assert drawing.shape == (502, 640, 3)
     enlarged = cv2.resize(image, (640, 480), interpolation=cv2.INTER_NEAREST)
     assert (np.abs(drawing[:480].astype(int) - enlarged).max(axis=2) > 40).mean() > 0.01
+
+
+def test_what_is_drawn_before_ctrl_c_has_its_counts(model, images, tmp_path, run, monkeypatch):
+    def write(target, drawing):
+        if target.endswith("b.jpg"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "write_drawing", write)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, "--input", images, "--output", tmp_path / "drawn")
+    assert "\na.png," in (tmp_path / "drawn/counts.csv").read_text()
 
 
 def test_nothing_is_overwritten(model, images, tmp_path, run):

@@ -145,13 +145,19 @@ def test_functions_of_the_block(block, extent):
 
 
 @pytest.mark.parametrize(
-    "missing", ["detectron2 fvcore yacs omegaconf pycocotools", "fvcore"], ids=["all", "half"]
+    "breaks",
+    [
+        "sys.modules.update(detectron2=None, fvcore=None, omegaconf=None)  # as if not there",
+        "sys.modules['fvcore'] = None",
+        "import PIL.Image; del PIL.Image.BILINEAR  # as with a Pillow that is too new",
+    ],
+    ids=["missing", "half", "broken"],
 )
-def test_needs_nothing_but_pytorch(missing):
-    """``from enl_detectron2.layers import ENLBlock`` where detectron2 is not installed, or half."""
+def test_needs_nothing_but_pytorch(breaks):
+    """``from enl_detectron2.layers import ENLBlock`` where detectron2 can't be imported."""
     script = f"""
 import sys
-sys.modules.update(dict.fromkeys({missing.split()}))  # importing one is as if it weren't there
+{breaks}
 import torch
 from enl_detectron2.layers import ENLBlock
 print(tuple(ENLBlock(8)(torch.randn(1, 8, 5, 6)).shape))

@@ -8,8 +8,11 @@ from detectron2 import model_zoo
 from detectron2.config import get_cfg
 
 import enl_detectron2
+from enl_detectron2.modeling.build import block_arguments, build_block
 from enl_detectron2.training.config import get_training_cfg, load_config
 from enl_detectron2.utils.errors import ConfigError
+
+TRAINED = "trained/nuclei_enl_rcnn_lite0.yaml"
 
 
 @pytest.mark.parametrize("as_base", [False, True])
@@ -54,6 +57,41 @@ def test_what_detectron2_reads_is_read(tmp_path, caplog):
     (tmp_path / "cut.yaml").write_text("MODEL: [1, 2\n")
     with pytest.raises(ConfigError, match="cut.yaml can't be read"):
         load_config(tmp_path / "cut.yaml")
+
+
+def test_a_base_may_be_a_name_of_the_zoo(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"_BASE_: {TRAINED}\nMODEL: {{ROI_HEADS: {{NUM_CLASSES: 3}}}}\n")
+    model, theirs = load_config(mine).MODEL, load_config(TRAINED).MODEL
+    assert model.ROI_HEADS.NUM_CLASSES == 3 and model.ENL_FPN == theirs.ENL_FPN
+    (tmp_path / "trained").mkdir()  # a file that is there comes first
+    (tmp_path / TRAINED).write_text("MODEL: {MASK_ON: True}\n")
+    assert load_config(mine).MODEL.MASK_ON
+    mine.write_text("_BASE_: trained/none.yaml\n")
+    with pytest.raises(FileNotFoundError, match="trained/none.yaml"):
+        load_config(mine)
+
+
+def test_a_command_line_takes_a_mapping_for_a_node():
+    key, options = "MODEL.ENL_FPN.BLOCK_OPTIONS", "{init_std: 0.5, position_options: {'scale': 3}}"
+    opts = [f"{key}.position", "l1_add", key, options, "SOLVER.MAX_ITER", "7"]
+    cfg = load_config("enl_rcnn_R50.yaml", opts)
+    found = cfg.MODEL.ENL_FPN.BLOCK_OPTIONS
+    assert (found.init_std, found.position_options.scale, found.position) == (0.5, 3, "l1_add")
+    assert cfg.SOLVER.MAX_ITER == 7
+    with pytest.raises(KeyError, match="SOLVER.MAX_ITR"):
+        load_config("enl_rcnn_R50.yaml", ["SOLVER", "{MAX_ITR: 7}"])
+    with pytest.raises(ValueError, match="Type mismatch"):
+        load_config("enl_rcnn_R50.yaml", ["SOLVER", "7"])
+
+
+def test_a_file_may_name_options_of_a_term_that_is_yet_to_be_imported(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "MODEL: {ENL_FPN: {BLOCK_OPTIONS: {position: my_add, position_options: {sigma: 5}}}}"
+    )
+    node = load_config(tmp_path / "mine.yaml").MODEL.ENL_FPN
+    with pytest.raises(ValueError, match="'my_add'; a term of your own must be imported first"):
+        build_block("ENLBlock", 8, block_arguments(node)["block_options"], False)
 
 
 def test_a_runs_configuration_loads_in_any_script(tmp_path):

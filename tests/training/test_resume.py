@@ -15,6 +15,7 @@ from enl_detectron2.training.config import load_config
 from enl_detectron2.training.resume import differences, warn_of_changes
 from enl_detectron2.training.trainer import setup
 from enl_detectron2.utils.errors import ConfigError
+from enl_detectron2.utils.files import write_whole
 
 HOLD = """
 import sys
@@ -42,10 +43,13 @@ def test_a_run_that_starts_anew_keeps_the_older_ones_metrics_apart(config, tmp_p
     for number in (1, 2):
         (tmp_path / "metrics.json").write_text(f'{{"iteration": {number}}}\n')
         (tmp_path / "last_checkpoint").write_text(f"model_{number}.pth")
+        write_whole(tmp_path / "model_final.pth", f"weights {number}")  # as a checkpoint is written
         set_up(load_config(config, args.opts), args)
         assert not (tmp_path / "metrics.json").exists()  # nor is there an older run to take up
         assert (tmp_path / f"metrics.json.{number}").read_text() == f'{{"iteration": {number}}}\n'
         assert (tmp_path / f"last_checkpoint.{number}").read_text() == f"model_{number}.pth"
+        assert (tmp_path / "model_final.pth").read_text() == f"weights {number}"  # MODEL.WEIGHTS?
+        assert (tmp_path / f"model_final.pth.{number}").read_text() == f"weights {number}"
         assert f"kept is metrics.json as metrics.json.{number} and last_check" in caplog.text
 
 

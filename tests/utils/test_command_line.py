@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,15 @@ def test_anything_else_passes_through():
         run(lambda: sys.exit("some left out"))
     with pytest.raises(KeyError):  # a fault of the code keeps its traceback
         run(lambda: {}["x"])
+
+
+def test_what_libraries_tell_their_developers_is_left_out(monkeypatch):
+    def main():
+        for module in ("torch.functional", "mine"):
+            warnings.warn_explicit("is deprecated", FutureWarning, "x.py", 1, module)
+
+    monkeypatch.setattr(sys, "warnoptions", [])
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        run(main)
+    assert [str(one.message) for one in seen] == ["is deprecated"]

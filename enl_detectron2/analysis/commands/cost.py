@@ -65,6 +65,6 @@ def main() -> None:
 
     size = tuple(args.size)
     costs = [analyze(config, args.opts, size, measured=args.measure) for config in args.configs]
-    print(format_costs(costs))
     if args.json:
         write_whole(args.json, json.dumps([dataclasses.asdict(c) for c in costs], indent=2))
+    print(format_costs(costs))

@@ -78,7 +78,12 @@ def main() -> None:
                 found.add(file, draw.found)
                 limit.name(file)
 
-            errors += batch.draw_images(detector, images, targets, draw, done=done)
+            try:
+                errors += batch.draw_images(detector, images, targets, draw, done=done)
+            except BaseException:  # Ctrl-C after hours: what is drawn has its counts
+                if args.output and found.photographs:
+                    found.write(args.output)
+                raise
             if args.output:
                 found.write(args.output)
             print(found.summary())

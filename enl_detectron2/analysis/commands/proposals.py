@@ -54,7 +54,6 @@ def main() -> None:
             progress=name,
         )
     table = proposals.format_recall(recalls)
-    print(table)
     left_out = write_comparison(
         compare(truth, findings, args.small_side),
         args.images,
@@ -74,6 +73,6 @@ def main() -> None:
         deep_images=detector.deep_images,
     )
     proposals.write_recall(recalls, args.output / "recall.csv")
-    print(f"\nOpen {args.output}/index.html")
+    print(f"{table}\n\nOpen {args.output}/index.html")
     if left_out:
         sys.exit("\n".join([f"{len(left_out)} image(s) left out:", *left_out]))

@@ -1,6 +1,7 @@
 """Results in COCO's format, of models that are run on annotated photographs."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,13 @@ from tqdm import tqdm
 
 from enl_detectron2.analysis.command_line import load_model
 from enl_detectron2.analysis.detector import Detector, naming, num_classes
+from enl_detectron2.training.evaluation import Limit
 from enl_detectron2.utils.files import write_whole
 
 from .matching import load_truth, require_size
 from .prediction import predict
+
+logger = logging.getLogger(__name__)
 
 
 def run_models(
@@ -45,13 +49,17 @@ def run_models(
         detector = load_model(config, *weights[:1], tile=tile)
         categories = category_ids(detector, truth, name)
         found = []
-        for image_id, image in tqdm(truth.imgs.items(), desc=name, unit="image"):
-            file = os.path.join(image_folder, image["file_name"])
-            pixels = detector.read_image(file, "BGR")
-            require_size(image, file, *pixels.shape[:2])
-            with naming(file, ValueError):
-                instances = predict(detector, pixels, score_threshold=0.0)
-            found += as_results(instances, image_id, categories)
+        with Limit(detector.model) as limit:
+            for image_id, image in tqdm(truth.imgs.items(), desc=name, unit="image"):
+                file = os.path.join(image_folder, image["file_name"])
+                pixels = detector.read_image(file, "BGR")
+                require_size(image, file, *pixels.shape[:2])
+                with naming(file, ValueError):
+                    instances = predict(detector, pixels, score_threshold=0.0)
+                limit.name(file)
+                found += as_results(instances, image_id, categories)
+        if limit.files:
+            logger.warning("%s: %s", name, limit.warning(detector.tile))
         os.makedirs(output_folder, exist_ok=True)
         files[name] = Path(output_folder, f"results_{place}.json")
         write_whole(files[name], json.dumps(found))
@@ -71,6 +79,13 @@ def category_ids(detector: Detector, truth: COCO, name: str) -> list[int]:
     if number not in (None, len(truth.cats)):
         raise ValueError(
             f"{name!r} has {number} classes, but the ground truth {len(truth.cats)} categories"
+        )
+    if len(ids) > 1 and detector.class_names:
+        logger.warning(
+            "%s: its classes are called otherwise than the ground truth's, and taken in the order "
+            "of the ids: %s",
+            name,
+            ", ".join(f"{ours} for {its}" for ours, its in zip(detector.class_names, ids)),
         )
     return sorted(truth.cats)
 

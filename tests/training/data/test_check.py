@@ -81,7 +81,11 @@ WARNINGS = [
     (append("annotations", id=4), r"image 7 has one box .*\[30.5, 20, .*2 times"),
     (
         annotation(bbox=[0, 0, 5, 5], area=25, segmentation=[[0, 0, 30, 0, 30, 28, 0, 28]]),
-        "annotation 2 has a box that isn't its polygons'",
+        "annotation 2 has a box that isn't its mask's",
+    ),
+    (
+        annotation(bbox=[0, 0, 9, 9], segmentation={"size": [30, 40], "counts": [1185, 15]}),
+        r"annotation 2 has a box that .* but \[39.0, 15.0, 1.0, 15.0\] around",
     ),
     (all_boxes(bbox=[20, 16, 39, 29], area=99), "has boxes that look like two corners .*: 3 of 3"),
     (append("images", id=11), "image 11 shares its file with another image"),
