@@ -52,6 +52,7 @@ test-core: ## the plug-in's tests, in under a minute: layers, modeling, model zo
 nightly: ## all slow tests: each configuration, kills, exports of each kind, the notebook, the page, memory, set-up
 	$(SETUP) test
 	@$(GRADIO) || echo "gradio can't be fetched: the page of enl app isn't tested"
+	@$(MAKE) --no-print-directory optional || echo "nbclient can't be fetched: the notebook isn't run"
 	$(PYTEST) -n 2 -m slow --timeout 3600
 
 test-gpu: ## the numerical tests on a GPU, and whole detectors

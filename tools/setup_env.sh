@@ -97,7 +97,7 @@ else
     say "building .venv with $base (Python $version), once; PYTHON=/path/to/python make $target uses your environment instead"
     mkdir -p .venv && : >.venv/stamp
     step "1/4 virtual environment" "$base" -m venv .venv
-    with_cuda="PyTorch with CUDA from pip's index: downloads 3.3 GB and fills 6.2 GB of disk"
+    with_cuda="PyTorch with CUDA from pip's index: downloads 3.2 GB and fills 6.0 GB of disk"
     index=
     if [ -n "${TORCH_INDEX:-}" ]; then
         index=--default-index=$TORCH_INDEX what="PyTorch from $TORCH_INDEX" cost=
