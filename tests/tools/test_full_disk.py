@@ -13,8 +13,10 @@ ROOT = Path(__file__).parents[2]
 def truth(tmp_path, image_files):
     """Ground truth of both images, and results that are right."""
     box = {"image_id": 1, "category_id": 1, "bbox": [8, 8, 16, 16]}
-    images = [{"id": i, "file_name": f"image {i}.png"} for i in range(2)]
-    content = {"images": images, "annotations": [box], "categories": [{"id": 1, "name": "a"}]}
+    sizes = [{"height": 96, "width": 128}, {"height": 64, "width": 64}]
+    images = [{"id": i, "file_name": f"image {i}.png"} | size for i, size in enumerate(sizes)]
+    content = {"images": images, "annotations": [box | {"id": 1, "area": 256}]}
+    content["categories"] = [{"id": 1, "name": "a"}]
     (tmp_path / "truth.json").write_text(json.dumps(content))
     (tmp_path / "results.json").write_text(json.dumps([box | {"score": 0.9}]))
     (tmp_path / "metrics.json").write_text('{"iteration": 1, "total_loss": 2}\n')
