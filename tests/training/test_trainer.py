@@ -163,6 +163,7 @@ def test_the_evaluator_counts_as_many_detections_as_the_config_allows(
 ):
     boxes = [[10 * (i % 15), 10 * (i // 15), 8, 8] for i in range(150)]
     content = write_images(tmp_path, count=1)
+    content["images"][0] |= {"width": 160, "height": 160}
     [one] = content["annotations"]
     content["annotations"] = [
         one | {"id": i + 1, "bbox": box, "area": 64} for i, box in enumerate(boxes)
