@@ -20,7 +20,8 @@ def test_models_are_run_whole_and_tiled(slim_model, write_truth, tmp_path, run_t
         words = ["--annotations", truth, "--images", tmp_path, "--output", tmp_path / name]
         status, _, said = run_tool(TOOL, *words, "--tile", tile, "--model", "a", *slim_model)
         assert status == 0, said
-        assert "a: " in caplog.text and "100 detections" + (", as", " in a")[tile > 0] in caplog.text
+        limit = "100 detections in a tile" if tile > 0 else "100 detections, as many"
+        assert "a: " in caplog.text and limit in caplog.text
         found = json.loads((tmp_path / name / "results_1.json").read_text())
         assert {one["category_id"] for one in found} <= {1, 4, 9}
         assert {one["image_id"] for one in found} == {1, 2}
