@@ -90,9 +90,8 @@ def _draw_metric(ax: Axes, metric: str, logged: Mapping[str, dict[int, dict[str,
     is_negative = False
     for name, colour, marker in zip(logged, MODEL_COLOURS, MODEL_MARKERS):
         points = [(i, entry[metric]) for i, entry in logged[name].items() if metric in entry]
-        # Where a value isn't finite the line has a gap, and its name says so.
+        # Where a value isn't finite matplotlib leaves a gap, and the line's name says so.
         lost = sum(not math.isfinite(value) for _, value in points)
-        points = [(i, value if math.isfinite(value) else math.nan) for i, value in points]
         is_negative |= any(value < 0 for _, value in points)
         ax.plot(
             *zip(*points) if points else ([], []),
