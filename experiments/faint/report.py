@@ -34,7 +34,7 @@ FOLDER = Path(__file__).resolve().parents[1]
 RESULTS = FOLDER / "results"
 CLASSES = {"nuclei": (), "streets": PRIMARY}
 LIMITS = {"nuclei": 400, "streets": 500}  # detections a photograph, as the recipes have it
-ENL, WIDER = "+3ENL TD", "wider"
+ENL, WIDE, WIDER = "+3ENL TD", "+3ENL TD, wide start", "wider"
 MARKERS = {"digits": ("o", "#666666"), "nuclei": ("s", "#D55E00"), "streets": ("^", "#0072B2")}
 
 Values = dict[tuple[str, str], dict[int, dict[str, float]]]  # of a system and level, by seed
@@ -140,7 +140,7 @@ def row(
     if plain := values.get((name, level)):
         cells["plain AP50"] = with_interval(line["AP50"] for line in plain.values())
         cells["pairs"] = str(len(paired(values, name, level, ENL, "AP50")))
-    for system, metric in ((ENL, "AP50"), (ENL, "APs"), (WIDER, "AP50")):
+    for system, metric in ((ENL, "AP50"), (ENL, "APs"), (WIDE, "AP50"), (WIDER, "AP50")):
         if differences := paired(values, name, level, system, metric):
             cells[f"{system}: {metric}"] = with_interval(differences, sign="+")
             of_photographs = moved.get(f"{name} {system}, {level}", {})
@@ -150,7 +150,7 @@ def row(
                 cells[f"{metric}, photographs"] = f"{low:+.1f} to {high:+.1f}"
     columns = ["one crop by itself", "corrected for chance", "headroom, points", "plain AP50"]
     columns += ["pairs", f"{ENL}: AP50", "AP50, photographs", f"{ENL}: APs", "APs, photographs"]
-    columns += [f"{WIDER}: AP50"]
+    columns += [f"{WIDE}: AP50", f"{WIDER}: AP50"]
     return {"level": level} | {key: cells.get(key, "") for key in columns} if cells else {}
 
 

@@ -78,7 +78,8 @@ def test_plain_and_enl_start_from_the_same_weights_and_photographs(tmp_path):
         assert wider["DATASETS.COCO_FORMAT"] == plain["DATASETS.COCO_FORMAT"]
         assert all("darker" in part for part in plain["DATASETS.COCO_FORMAT"][0])
         block = grid.configuration(runs[f"{name} +3ENL TD"]).MODEL.ENL_FPN
-        assert block.ZERO_INIT_RESIDUAL and block.BLOCK_OPTIONS.init_std == 0.125
+        starts_as_identity = block.ZERO_INIT_RESIDUAL and block.BLOCK_OPTIONS.init_std == 0.125
+        assert block.BLOCK == "ENLBlock" and starts_as_identity == (name == "streets")
 
 
 def test_a_row_has_headroom_and_the_gain_paired_by_seed():
