@@ -121,7 +121,7 @@ def plot_analyses(analyses: Mapping[str, ErrorAnalysis], path: str | os.PathLike
             ax.set_title(which, fontsize="medium")
             ax.grid(axis="y", alpha=0.3)
     axes[0, 0].set_ylim(-3, 103)  # all share it
-    axes[0, 0].legend()
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     figure.supxlabel(f"hollow: fewer than {FEW} objects, which say little", fontsize="small")
     save_figure(figure, path)
 
