@@ -45,7 +45,7 @@ class TiledDetector(nn.Module):
         augmentations: Sequence[T.Augmentation] = (),
         image_format: str | None = None,
         read_image: Callable[[str, str], np.ndarray] = read_with_detectron2,
-        batch_size: int = 4,
+        batch_size: int = 1,
     ):
         """
         Args:
@@ -56,7 +56,7 @@ class TiledDetector(nn.Module):
                 done to each tile.
             image_format: of the files' reading, by default the model's ``input_format``.
             read_image: file name, format → (H, W, C) uint8.
-            batch_size: tiles that the model is given at once.
+            batch_size: tiles that the model is given at once; on a CPU more than one is slower.
 
         Raises:
             ValueError: if the tile isn't above 0, or the overlap not from 0 to less than a tile.
