@@ -286,14 +286,15 @@ def test_frozen_layers_with_random_weights_are_warned_of(config, tmp_path, caplo
 def test_pascal_voc_is_evaluated_by_naming_a_set(config, tmp_path):
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "ImageSets/Main/test.txt").write_text("one\n")
-    shutil.copy(config.parent / "images/image 1.png", tmp_path / "JPEGImages/one.jpg")
-    (tmp_path / "Annotations/one.xml").write_text(
-        "<annotation><size><width>64</width><height>48</height></size><object>"
-        "<name>thing</name><pose>x</pose><truncated>0</truncated><difficult>0</difficult>"
-        "<bndbox><xmin>8</xmin><ymin>8</ymin><xmax>32</xmax><ymax>32</ymax></bndbox>"
-        "</object></annotation>"
-    )
+    (tmp_path / "ImageSets/Main/test.txt").write_text("one\ntwo\n")  # NumPy makes no list of one
+    for name in ("one", "two"):
+        shutil.copy(config.parent / "images/image 1.png", tmp_path / f"JPEGImages/{name}.jpg")
+        (tmp_path / f"Annotations/{name}.xml").write_text(
+            "<annotation><size><width>64</width><height>48</height></size><object>"
+            "<name>thing</name><pose>x</pose><truncated>0</truncated><difficult>0</difficult>"
+            "<bndbox><xmin>8</xmin><ymin>8</ymin><xmax>32</xmax><ymax>32</ymax></bndbox>"
+            "</object></annotation>"
+        )
     register_pascal_voc("tiny_voc", str(tmp_path), "test", 2012, ["thing"])
     MetadataCatalog.get("tiny_voc").evaluator_type = "pascal_voc"
     options = {"DATASETS.TEST": "('tiny_voc',)", "SOLVER.MAX_ITER": 1, "OUTPUT_DIR": tmp_path}
