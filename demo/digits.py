@@ -13,12 +13,12 @@ import sys
 import time
 from pathlib import Path
 
+from contact_sheet import draw_contact_sheet  # beside this file
 from detectron2.engine import HookBase, default_argument_parser, default_setup, launch
 from detectron2.utils import comm
-from scenes import DEMO, DEMO_COUNTS, write_relational_digits  # beside this file
+from scenes import DEMO, DEMO_COUNTS, write_relational_digits
 from tqdm import tqdm
 
-from enl_detectron2.analysis.detections.contact_sheet import draw_contact_sheet
 from enl_detectron2.training.config import load_config
 from enl_detectron2.training.data import register_coco_format
 from enl_detectron2.training.trainer import Trainer

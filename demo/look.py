@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from contact_sheet import draw_contact_sheet  # beside this file
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from enl_detectron2 import model_zoo
 from enl_detectron2.analysis.attention.explorer import write_explorer
-from enl_detectron2.analysis.detections.contact_sheet import draw_contact_sheet
 from enl_detectron2.analysis.detections.prediction import predict
 from enl_detectron2.analysis.detector import Detector, load_detector
 from enl_detectron2.model_zoo import PHOTOGRAPHS

@@ -20,7 +20,7 @@ from enl_detectron2.analysis.detections.prediction import predict
 from enl_detectron2.analysis.detector import Detector, naming
 from enl_detectron2.model_zoo import PHOTOGRAPHS
 from enl_detectron2.training.evaluation import Limit
-from enl_detectron2.utils.command_line import one_line
+from enl_detectron2.utils.text import one_line
 
 SCORE = 0.5  # where the slider starts
 LEAST = 0.05  # where it ends; what scores less isn't kept

@@ -23,8 +23,8 @@ from enl_detectron2.training.data import register_coco_format
 from enl_detectron2.training.data.coco_file import read_coco
 from enl_detectron2.training.data.images import deep_images_of, read_image
 from enl_detectron2.training.evaluation import tile_of
-from enl_detectron2.utils.command_line import one_line
 from enl_detectron2.utils.errors import BadImage, ConfigError, UserError
+from enl_detectron2.utils.text import one_line
 
 logger = logging.getLogger(__name__)
 

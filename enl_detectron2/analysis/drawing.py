@@ -7,6 +7,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from enl_detectron2.utils.files import whole_file
+from enl_detectron2.utils.text import one_line
 
 LONGEST_NAME = 60  # characters that are drawn of a model's or a class's name
 
@@ -17,8 +18,7 @@ plain_text = matplotlib.rc_context({"text.parse_math": False})
 
 def shortened(name: str) -> str:
     """A name as it is drawn: on one line, and not longer than there is room for."""
-    name = " ".join(str(name).split())
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return one_line(name, LONGEST_NAME)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike, *, dpi: int = 100) -> None:

@@ -15,6 +15,7 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from enl_detectron2.layers import NonLocalBlock
+from enl_detectron2.utils.text import reason
 
 # What Instances hold on the way through a detector, which TorchScript wants to know beforehand.
 _RESULT_FIELDS = {"pred_boxes": Boxes, "scores": Tensor, "pred_classes": Tensor}
@@ -271,8 +272,7 @@ def _exporting(format_: str, model: nn.Module) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip(" :")]
-        said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
         raise NotExportable(
-            f"{format_} doesn't work for this {type(model).__name__}: {said}"
+            f"{format_} doesn't work for this {type(model).__name__}: "
+            f"{type(error).__name__}: {reason(error)}"
         ) from error

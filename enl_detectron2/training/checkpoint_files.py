@@ -20,6 +20,7 @@ import torch
 
 from enl_detectron2.utils.errors import UnsafeCheckpoint
 from enl_detectron2.utils.files import whole_file
+from enl_detectron2.utils.text import reason
 
 # Where a file says which relation blocks its weights are of, by their names.
 BLOCKS = "relation_blocks"
@@ -58,10 +59,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except ImportError:
         raise  # the package safetensors isn't there
     except Exception as error:  # a damaged file can raise anything
-        said = (str(error).splitlines() or [""])[0]
         raise UnsafeCheckpoint(
             f"{path} can't be read as a checkpoint, perhaps it was cut off "
-            f"({type(error).__name__}: {said})"
+            f"({type(error).__name__}: {reason(error)})"
         ) from error
     if not isinstance(content, dict):
         raise UnsafeCheckpoint(f"{path} is not a checkpoint: it holds a {type(content).__name__}")

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .errors import UserError
+from .text import one_line
 
-MOST_CHARACTERS = 1000  # of a message: names can have thousands
 # Of libraries' modules, which warn their callers, who are libraries as well, of what they should
 # replace: whoever runs a command can't.
 WARN_DEVELOPERS = r"torch\.functional|detectron2\.model_zoo"
@@ -43,16 +43,3 @@ def run(main: Callable[[], None]) -> None:
     except (UserError, ValueError, OSError) as error:
         print(f"{Path(sys.argv[0]).name}: error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
-
-
-def one_line(error: Exception | str) -> str:
-    """What an error says, on one line that isn't longer than a reader wants."""
-    if isinstance(error, OSError) and not isinstance(error, UserError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    else:
-        text = str(error) or type(error).__name__
-    text = " ".join(text.split())
-    if len(text) <= MOST_CHARACTERS:
-        return text
-    half = MOST_CHARACTERS // 2
-    return f"{text[:half]} […] {text[-half:]}"

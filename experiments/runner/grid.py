@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 
 from enl_detectron2.training.config import keys_twice, load_config
 from enl_detectron2.utils.errors import ConfigError, MissingFile
+from enl_detectron2.utils.text import one_line
 
 ROOT = Path(__file__).resolve().parents[2]
 AXES = ("systems", "data", "variants", "seeds")
@@ -272,7 +273,7 @@ def _read(file: Path) -> dict[str, Any]:
         twice = list(keys_twice(yaml.compose(text, yaml.SafeLoader)))
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{file} is no YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{file} is no grid: it must be a mapping with the key systems")
     if twice:  # of two systems of one name, say, the first would be left out

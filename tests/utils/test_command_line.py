@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from enl_detectron2.utils.command_line import MOST_CHARACTERS, run
+from enl_detectron2.utils.command_line import run
 from enl_detectron2.utils.errors import ConfigError
+from enl_detectron2.utils.text import MOST_CHARACTERS
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from enl_detectron2.analysis.command_line import require_new
 from enl_detectron2.analysis.detector import Detector, naming
-from enl_detectron2.utils.command_line import one_line
 from enl_detectron2.utils.errors import BadImage
 from enl_detectron2.utils.files import write_whole
+from enl_detectron2.utils.text import one_line
 
 from .drawn import draw_instances
 from .prediction import predict

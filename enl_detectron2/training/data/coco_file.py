@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import pycocotools.mask
 
 from enl_detectron2.utils.files import whole_file
+from enl_detectron2.utils.text import one_line
 
 Entry = dict[str, Any]
 LONGEST = 300  # characters of values that a finding shows
@@ -47,15 +48,8 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         level = "error" if self.is_error else "warning"
-        detail = f": {self.detail}" if self.detail else ""
-        if len(detail) > LONGEST:
-            detail = detail[:LONGEST] + "…"
-        return line(f"{level}: {self.file}: {self.part} {self.kind}{detail}")
-
-
-def line(text: str) -> str:
-    """On one line: a file's texts may hold line ends, and commands to a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+        detail = f": {one_line(self.detail, LONGEST)}" if self.detail else ""
+        return one_line(f"{level}: {self.file}: {self.part} {self.kind}{detail}")
 
 
 @dataclass

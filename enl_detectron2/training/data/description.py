@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .coco_file import CocoFile, box_area, id_of, is_box, is_number, line
+from enl_detectron2.utils.text import one_line
+
+from .coco_file import CocoFile, box_area, id_of, is_box, is_number
 
 SMALL, MEDIUM = 32**2, 96**2  # pixels, COCO's limits of small and medium objects
 PYRAMID_LEVELS = 5  # p2 to p6, with one anchor size each
@@ -31,7 +33,7 @@ def describe(coco: CocoFile) -> str:
     )
     for category in coco.categories:
         count = per_category[id_of(category)]
-        named = line(f"{category.get('id')}: {category.get('name')}")
+        named = one_line(f"{category.get('id')}: {category.get('name')}")
         lines.append(f"  category {named}, {count:,} boxes")
     if not boxes or not coco.images:
         return "\n".join(lines)

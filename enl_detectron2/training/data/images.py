@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageOps
 
 from enl_detectron2.utils.errors import BadImage
+from enl_detectron2.utils.text import reason
 
 # What can be done with images of more than 8 bits a channel, as microscopes make them.
 DEEP_IMAGES = ("refuse", "rescale")
@@ -79,10 +80,3 @@ def deep_images_of(cfg: CfgNode | DictConfig) -> str:
     if isinstance(cfg, CfgNode):
         return cfg.DATALOADER.get("DEEP_IMAGES", "refuse")
     return OmegaConf.select(cfg, "train.deep_images", default="refuse")
-
-
-def reason(error: Exception) -> str:
-    """The first line of what an error says, or else its kind."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -25,8 +25,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from enl_detectron2.utils.errors import BadImage, ConfigError
+from enl_detectron2.utils.text import reason
 
-from .images import DEEP_IMAGES, reason, rescaled
+from .images import DEEP_IMAGES, rescaled
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 ON_BAD_IMAGE = ("stop", "replace")

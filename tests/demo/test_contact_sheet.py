@@ -3,20 +3,28 @@ import json
 import cv2
 import numpy as np
 import pytest
+from contact_sheet import BAND, GAP, PANEL, draw_contact_sheet
 from PIL import ImageColor
 
-from enl_detectron2.analysis.detections.contact_sheet import BAND, GAP, PANEL, draw_contact_sheet
 from enl_detectron2.analysis.palette import MODEL_COLOURS, TRUTH_COLOUR
 from enl_detectron2.training.data import register_coco_format
 
 
 @pytest.fixture
-def black_set(write_truth, tmp_path):
+def black_set(tmp_path):
     """A registered set of three black images with one object each."""
-    truth = write_truth([(image, 7, [10, 10, 20, 20]) for image in (1, 2, 3)])
+    size = {"width": 100, "height": 80}
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png", **size} for i in (1, 2, 3)],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 7, "bbox": [10, 10, 20, 20]} for i in (1, 2, 3)
+        ],
+        "categories": [{"id": 7, "name": "thing"}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(content))
     for image in (1, 2, 3):
         cv2.imwrite(str(tmp_path / f"{image}.png"), np.zeros((80, 100, 3), dtype=np.uint8))
-    register_coco_format([["black", str(truth), str(tmp_path)]])
+    register_coco_format([["black", str(tmp_path / "truth.json"), str(tmp_path)]])
     return tmp_path
 
 

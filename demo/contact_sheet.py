@@ -11,12 +11,11 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image, ImageDraw
 
+from enl_detectron2.analysis.detections.drawn import drawing_font, stretched, write_labels
 from enl_detectron2.analysis.drawing import shortened
 from enl_detectron2.analysis.palette import MODEL_COLOURS, TRUTH_COLOUR
 from enl_detectron2.training.data.images import read_image
 from enl_detectron2.utils.files import write_whole
-
-from .drawn import drawing_font, stretched, write_labels
 
 PANEL = 480  # pixels, the width of an image on the sheet
 GAP, BAND = 6, 24  # pixels between images, and of the line of text above them
