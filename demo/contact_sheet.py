@@ -1,6 +1,5 @@
 """Ground truth beside detections, several images on one sheet."""
 
-import io
 import json
 import os
 from collections import defaultdict
@@ -15,7 +14,6 @@ from enl_detectron2.analysis.detections.drawn import drawing_font, stretched, wr
 from enl_detectron2.analysis.drawing import shortened
 from enl_detectron2.analysis.palette import MODEL_COLOURS, TRUTH_COLOUR
 from enl_detectron2.training.data.images import read_image
-from enl_detectron2.utils.files import write_whole
 
 PANEL = 480  # pixels, the width of an image on the sheet
 GAP, BAND = 6, 24  # pixels between images, and of the line of text above them
@@ -79,9 +77,7 @@ def draw_contact_sheet(
         is_full = sum(above.height for above in columns[0]) + pair.height / 2 > half
         columns[bool(columns[0]) and is_full].append(pair)
     sheet = _side_by_side([_stacked(column) for column in columns if column])
-    content = io.BytesIO()
-    sheet.save(content, "PNG")
-    write_whole(sheet_file, content.getvalue())
+    sheet.save(sheet_file, "PNG")
 
 
 def _panel(

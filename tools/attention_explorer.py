@@ -1,8 +1,10 @@
 #!/usr/bin/env python
 """``enl attention explorer``, by its old name."""
 
-from enl_detectron2.analysis.commands.explorer import main
+import sys
+
+from enl_detectron2.analysis.commands.attention import main
 from enl_detectron2.utils.command_line import run
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: main(["explorer", *sys.argv[1:]]))

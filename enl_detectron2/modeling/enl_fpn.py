@@ -91,7 +91,6 @@ class ENL_FPN(FPN):
         check_registered("bottom_up", node.BOTTOM_UP, BACKBONE_REGISTRY)
         bottom_up = BACKBONE_REGISTRY.get(node.BOTTOM_UP)(cfg, input_shape)
         levels = pyramid_levels(bottom_up, cfg.MODEL.FPN.IN_FEATURES)
-        warn_of_black_padding(cfg.MODEL.PIXEL_MEAN)
         return {
             "bottom_up": bottom_up,
             "in_features": cfg.MODEL.FPN.IN_FEATURES,
@@ -228,17 +227,6 @@ def reads_bottom_up(
     features, own = list(bottom_up.output_shape()), [f"p{k}" for k in levels.values()]
     check_names("top_block.in_feature", [str(top_block.in_feature)], features + own)
     return top_block.in_feature in features
-
-
-def warn_of_black_padding(pixel_mean: Sequence[float]) -> None:
-    """Warns if pixels, such as those of black bars, may be normalised to the padding's zeros."""
-    if all(float(value).is_integer() for value in pixel_mean):
-        fractions = [float(value) + 0.5 for value in pixel_mean]
-        logger.warning(
-            f"Pixels of the colour MODEL.PIXEL_MEAN {list(pixel_mean)} become exactly zero, as "
-            "padding is, so a border of them counts as padding. Set it to fractions, such as "
-            f"{fractions}, or MODEL.ENL_FPN.ATTEND_TO_PADDING True."
-        )
 
 
 def warn_of_black_borders(images: Tensor, size_divisibility: int) -> None:

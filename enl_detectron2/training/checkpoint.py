@@ -13,20 +13,13 @@ from torch import Tensor, nn
 
 from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.modeling.enl_fpn import ENL_FPN, rename_old_blocks
-from enl_detectron2.utils.errors import (
-    ConfigError,
-    MissingFile,
-    NonFinite,
-    UnsafeCheckpoint,
-)
+from enl_detectron2.utils.errors import ConfigError, MissingFile, UnsafeCheckpoint, UserError
 from enl_detectron2.utils.files import whole_file
 
 from .checkpoint_files import BLOCKS, CLASS_NAMES, plain_names, read_checkpoint, rename
 
 # A file under this name is what a killed process was writing; the next save writes over it.
 UNFINISHED = "checkpoint.unfinished"
-# What options of position terms were called before they stood apart, by what they are today.
-OLD_POSITION_OPTIONS = {"num_frequencies": "num_frequencies", "scale": "l1_scale"}
 
 
 class ENLCheckpointer(DetectionCheckpointer):
@@ -144,8 +137,8 @@ class ENLCheckpointer(DetectionCheckpointer):
 
         Raises:
             FileNotWritten: (an OSError) if it can't be written, as when the disk is full.
-            NonFinite: if a parameter or buffer isn't finite any more: what training goes on from
-                must be sound.
+            UserError: (a ValueError) if a parameter or buffer isn't finite any more: what training
+                goes on from must be sound.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -153,7 +146,7 @@ class ENLCheckpointer(DetectionCheckpointer):
         for key, value in state.items():
             if isinstance(value, Tensor) and not _is_finite(value) and key not in self._infinite:
                 last = self.get_checkpoint_file()
-                raise NonFinite(
+                raise UserError(
                     f"{name}.pth is not saved, as {key} is no longer finite; "
                     + (f"the last checkpoint is {last}" if last else "there is none before it")
                 )
@@ -190,26 +183,9 @@ class ENLCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         names = plain_names(self.model.state_dict())
-        self._strip_prefix(checkpoint["model"], set(names.values()))
         _rename_old_blocks(self.model, checkpoint["model"])
         rename(checkpoint["model"], {plain: name for name, plain in names.items()})
         return super()._load_model(checkpoint)
-
-    def _strip_prefix(self, state: dict[str, Any], names: set[str]) -> None:
-        """Takes off what other projects put before all names, as "student.", if the rest fits.
-
-        That is, if most of what is left are names of the model: it may have another head.
-        """
-        parts = next(iter(state), "").split(".")
-        prefixes = (".".join(parts[:length]) + "." for length in range(1, len(parts)))
-        for prefix in prefixes if not names & state.keys() else ():
-            if not all(key.startswith(prefix) for key in state):
-                return
-            stripped = {key: key.removeprefix(prefix) for key in state}
-            if 2 * len(names.intersection(stripped.values())) > len(state):
-                rename(state, stripped)
-                self.logger.info("All names in the checkpoint begin with %r, left out here", prefix)
-                return
 
     def _log_incompatible_keys(self, incompatible) -> None:
         """Reports what ``load`` has found.
@@ -276,8 +252,7 @@ def _blocks(model: nn.Module) -> dict[str, dict[str, Any]]:
 def _is_alike(stored: dict[str, Any], block: nn.Module) -> bool:
     """Whether what a checkpoint says of a block's kind and options is so of ``block``.
 
-    An option that the file lacks counts as the signature's default. Before version 0.2 the options
-    of position terms stood beside the others, under names of their own.
+    An option that the file lacks counts as the signature's default.
     """
     if stored.get("block") != type(block).__name__:
         return False
@@ -286,9 +261,6 @@ def _is_alike(stored: dict[str, Any], block: nn.Module) -> bool:
         # A default of None, as of a width, is no value that a block keeps.
         default = parameters[name].default
         there = stored.get(name, value if default in (None, inspect.Parameter.empty) else default)
-        if name == "position_options" and name not in stored and value:
-            old = {today: stored.get(was) for today, was in OLD_POSITION_OPTIONS.items()}
-            there = value | {key: old[key] for key in value if old.get(key)}
         if there != value and name not in block.init_options:
             return False
     return True

@@ -11,9 +11,6 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
-from enl_detectron2.modeling import relation_blocks
-from enl_detectron2.modeling.enl_fpn import warn_of_black_padding
-
 from .checkpoint import ENLCheckpointer
 from .common import (
     COCO_MAX_DETECTIONS,
@@ -27,8 +24,8 @@ from .common import (
 from .config import load_config
 from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
+from .data.loader import CheckedMapper
 from .evaluation import MOST_IN_TILES, evaluated, tile_of
-from .weights import warn_if_frozen_though_random
 
 # Of detections in an image: R-CNN's and the one-stage detectors'.
 LIMITS = ("model.roi_heads.box_predictor.test_topk_per_image", "model.max_detections_per_image")
@@ -95,8 +92,6 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
     """
     cfg = setup(args)
     model = instantiate(cfg.model).to(cfg.train.device)
-    if "pixel_mean" in cfg.model and relation_blocks(model):
-        warn_of_black_padding(cfg.model.pixel_mean)  # which ENL_FPN isn't given here
     if not args.eval_only:
         return _train(cfg, args, model)
     model = replicate(model, cfg.train.device)
@@ -107,7 +102,6 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _train(cfg: DictConfig, args: argparse.Namespace, model: nn.Module) -> None:
-    warn_if_frozen_though_random("train.init_checkpoint", cfg.train.init_checkpoint, model)
     seed = cfg.train.get("seed", -1)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
@@ -146,11 +140,12 @@ def _train(cfg: DictConfig, args: argparse.Namespace, model: nn.Module) -> None:
 def _test(cfg: DictConfig, model: nn.Module) -> dict[str, Any] | None:
     if "evaluator" not in cfg.dataloader:
         return None
-    mapper = instantiate(cfg.dataloader.test.get("mapper"))
-    with evaluated(model, tile_of(cfg), mapper, deep_images_of(cfg)) as seen:
-        results = inference_on_dataset(
-            seen, instantiate(cfg.dataloader.test), instantiate(evaluator_config(cfg))
-        )
+    deep, test = deep_images_of(cfg), copy.deepcopy(cfg.dataloader.test)
+    mapper = instantiate(test.get("mapper"))
+    if mapper is not None:
+        test.mapper = CheckedMapper(mapper, deep)
+    with evaluated(model, tile_of(cfg), mapper, deep) as seen:
+        results = inference_on_dataset(seen, instantiate(test), instantiate(evaluator_config(cfg)))
     if comm.is_main_process():
         print_csv_format(results)
     return results

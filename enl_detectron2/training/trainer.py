@@ -57,7 +57,6 @@ from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
 from .data.loader import CheckedMapper
 from .evaluation import MOST_IN_TILES, evaluated, tile_of
-from .weights import warn_if_frozen_though_random
 
 
 class Trainer(DefaultTrainer):
@@ -75,7 +74,6 @@ class Trainer(DefaultTrainer):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
-        warn_if_frozen_though_random("MODEL.WEIGHTS", cfg.MODEL.WEIGHTS, model)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)
         model = replicate(

@@ -8,15 +8,15 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import UserError
 from .text import one_line
 
+REPORTED = (ValueError, OSError)  # every UserError is a ValueError
 # Of libraries' modules, which warn their callers, who are libraries as well, of what they should
 # replace: whoever runs a command can't.
 WARN_DEVELOPERS = r"torch\.functional|detectron2\.model_zoo"
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], reported: tuple[type[Exception], ...] = REPORTED) -> None:
     """Runs a command; what the user can put right is reported in one line on standard error.
 
     That ends with status 2, as argparse's own errors do; a reader of the output that stops early,
@@ -26,6 +26,7 @@ def run(main: Callable[[], None]) -> None:
 
     Args:
         main: the command.
+        reported: the errors that the user can put right.
     """
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", module=WARN_DEVELOPERS)
@@ -40,6 +41,6 @@ def run(main: Callable[[], None]) -> None:
         # Python writes what is left when it ends, and would complain about it then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except (UserError, ValueError, OSError) as error:
+    except reported as error:
         print(f"{Path(sys.argv[0]).name}: error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)

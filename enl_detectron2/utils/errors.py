@@ -1,11 +1,11 @@
 """What goes wrong through no fault of the code, reported in a sentence instead of a traceback."""
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Something that whoever started the run can put right; the message says what and how."""
 
 
-class ConfigError(UserError, ValueError):
+class ConfigError(UserError):
     """A value of the configuration is wrong, or a file that it names; the message names the key."""
 
 
@@ -13,19 +13,15 @@ class MissingFile(ConfigError, FileNotFoundError):
     """A file or folder that the configuration names isn't there."""
 
 
-class BadImage(UserError, ValueError):
+class BadImage(UserError):
     """An image can't be used; the message names its file and id."""
 
 
-class UnsafeCheckpoint(UserError, ValueError):
+class UnsafeCheckpoint(UserError):
     """A checkpoint is damaged, or holds more than tensors, arrays and plain containers."""
 
 
-class NonFinite(UserError, FloatingPointError):
-    """A training step's loss, or a parameter after it, is infinite or not a number."""
-
-
-class FileNotWritten(UserError, OSError):
+class FileNotWritten(OSError, UserError):
     """A file could not be written; what was there before is as it was.
 
     Made of errno, reason and file name, as any OSError of a file.

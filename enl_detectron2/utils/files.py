@@ -10,20 +10,15 @@ from .errors import FileNotWritten
 
 
 @contextlib.contextmanager
-def whole_file(
-    path: str | os.PathLike, unfinished_name: str | None = None, *, synced: bool = True
-) -> Iterator[BinaryIO]:
+def whole_file(path: str | os.PathLike, unfinished_name: str | None = None) -> Iterator[BinaryIO]:
     """A file to write that has another name until all of it is on the disk.
 
-    Whatever goes wrong meanwhile, what ``path`` was before stays as it is. A library that takes
-    names only may write to the file's ``name``, which ends as ``path`` does.
+    Whatever goes wrong meanwhile, what ``path`` was before stays as it is.
 
     Args:
         path: the file's name in the end.
         unfinished_name: until then, in the same folder; what a killed process leaves there is
             written over. By default a name of this process.
-        synced: whether it gets its name only when the disk says that it has it, which takes
-            milliseconds; without, a machine that loses its power may keep a name without content.
 
     Raises:
         FileNotWritten: (an OSError) if the file system refuses, as when the disk is full; names
@@ -36,9 +31,8 @@ def whole_file(
         try:
             with unfinished.open("wb") as file:
                 yield file
-                if synced:
-                    file.flush()
-                    os.fsync(file.fileno())
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(unfinished, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -54,18 +48,3 @@ def whole_file(
         if is_other or isinstance(cause, BrokenPipeError):
             raise
         raise FileNotWritten(cause.errno, cause.strerror or str(cause), str(path)) from error
-
-
-def write_whole(
-    path: str | os.PathLike, content: bytes | memoryview | str, *, synced: bool = True
-) -> None:
-    """Writes a file, text in UTF-8, as :func:`whole_file` does.
-
-    Raises:
-        FileNotWritten: (an OSError) if it can't be written.
-    """
-    if isinstance(content, str):
-        # File names, which a page may list, needn't be Unicode.
-        content = content.encode(errors="backslashreplace")
-    with whole_file(path, synced=synced) as file:
-        file.write(content)

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from enl_detectron2.utils.files import write_whole
+from enl_detectron2.utils.files import whole_file
 
 # Photons that a white pixel collects, for each channel; None is the photograph as it is.
 LEVELS = {"sharp": None, "dim": 64, "dark": 16, "darker": 4, "half": "half"}
@@ -86,7 +86,8 @@ def write_set(folder: Path, name: str, level: str, target: Path) -> None:
         image["file_name"] = Path(image["file_name"]).with_suffix(".png").name
         image["sha256"] = hashlib.sha256(pixels).hexdigest()[:12]
         cv2.imwrite(str(target / image["file_name"]), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    write_whole(target.with_suffix(".json"), json.dumps(record))
+    with whole_file(target.with_suffix(".json")) as file:
+        file.write(json.dumps(record).encode())
 
 
 def sheet(folder: Path, name: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from enl_detectron2.utils.errors import ConfigError, UserError
-from enl_detectron2.utils.files import write_whole
+from enl_detectron2.utils.files import whole_file
 
 from .grid import Grid, Run
 from .locks import lock
@@ -86,7 +86,8 @@ def _train(grid: Grid, run: Run, gpus: int, held: int, log: Path) -> Origin:
     made_with = origin(grid, run)
     begun = begun_with(folder)
     if begun is None:
-        write_whole(begun_file(folder), json.dumps(asdict(made_with)))
+        with whole_file(begun_file(folder)) as file:
+            file.write(json.dumps(asdict(made_with)).encode())
     elif differences := made_with.differences(begun, grid.code):
         raise ConfigError(
             f"{folder} was begun with another {' and another '.join(differences)}; "

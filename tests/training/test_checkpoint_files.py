@@ -15,7 +15,7 @@ from torch import nn
 from enl_detectron2.training.checkpoint import UNFINISHED, ENLCheckpointer
 from enl_detectron2.training.checkpoint_files import convert_checkpoint, read_checkpoint
 from enl_detectron2.training.trainer import Trainer
-from enl_detectron2.utils.errors import FileNotWritten, MissingFile, NonFinite, UnsafeCheckpoint
+from enl_detectron2.utils.errors import FileNotWritten, MissingFile, UnsafeCheckpoint, UserError
 
 
 class Malicious:
@@ -205,7 +205,7 @@ def test_a_broken_model_is_not_saved(tmp_path, key, value):
     checkpointer.save("model_0", iteration=0)
     with torch.no_grad():
         model.state_dict()[key][1] = value
-    with pytest.raises(NonFinite, match=f"model_1.pth is not saved, as {key} is .*model_0.pth"):
+    with pytest.raises(UserError, match=f"model_1.pth is not saved, as {key} is .*model_0.pth"):
         checkpointer.save("model_1", iteration=1)
     assert saved(tmp_path) == 0 and not (tmp_path / "model_1.pth").exists()
 

@@ -4,6 +4,7 @@ import json
 import logging
 from pathlib import Path
 
+import cv2
 import pytest
 from tiny_training import arguments, lazy_words, write_config, write_images
 
@@ -46,6 +47,14 @@ def test_tiles_are_evaluated_and_the_limit_is_warned_of(trained, caplog):
     whole, tiled = [r.getMessage() for r in caplog.records if "as many as the limit" in r.message]
     assert "image 0.png and 5 more gave 3 detections, as" in whole and "use --tile" in whole
     assert "TEST.DETECTIONS_PER_IMAGE" in whole and "3 detections in a tile" in tiled
+
+
+def test_deep_images_are_refused_as_in_training(trained):
+    config, opts, folder = trained
+    file = str(folder / "images/image 0.png")
+    cv2.imwrite(file, 16 * cv2.imread(file, cv2.IMREAD_GRAYSCALE).astype("uint16"))
+    with pytest.raises(SystemExit, match=r"image 0.png \(image 1\) .* its pixels have more than 8"):
+        main(["--eval-only", "--config-file", config, *opts])
 
 
 def test_class_names_are_in_the_checkpoint(trained):

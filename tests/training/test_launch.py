@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from enl_detectron2 import cli
 from enl_detectron2.training.launch import main, results_table
 
 TRAIN_NET = Path(__file__).parents[2] / "train_net.py"
@@ -40,6 +41,10 @@ def test_the_arguments_may_be_given(config, tmp_path, monkeypatch, capsys):
     with pytest.raises(KeyError, match="No object named 'RPM' found"):
         words = ["MODEL.PROPOSAL_GENERATOR.NAME", "RPM", "OUTPUT_DIR", str(tmp_path)]
         main(["--config-file", str(config), *words])
+    words[:2] = ["SOLVER.LR_SCHEDULER_NAME", "nonsense"]
+    monkeypatch.setattr(sys, "argv", ["enl", "train", "--config-file", str(config), *words])
+    with pytest.raises(ValueError, match="Unknown LR scheduler: nonsense"):
+        cli.main()
 
 
 def test_the_last_table():

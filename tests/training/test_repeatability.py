@@ -13,7 +13,7 @@ from tiny_training import WriteLosses, arguments, read_losses, train
 
 from enl_detectron2.training.data.loader import TrainLoader
 from enl_detectron2.training.trainer import Trainer, setup
-from enl_detectron2.utils.errors import ConfigError, NonFinite
+from enl_detectron2.utils.errors import ConfigError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +144,6 @@ def test_parameters_that_are_not_finite_are_not_saved(config, tmp_path):
                 parameter.register_hook(lambda gradient: gradient * torch.inf)
 
     trainer.register_hooks([Spoil()])
-    with pytest.raises(NonFinite, match="model_0000005.pth is not saved"):
+    with pytest.raises(UserError, match="model_0000005.pth is not saved"):
         trainer.train()
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"

@@ -15,7 +15,7 @@ from enl_detectron2.training.config import load_config
 from enl_detectron2.training.resume import differences, warn_of_changes
 from enl_detectron2.training.trainer import setup
 from enl_detectron2.utils.errors import ConfigError
-from enl_detectron2.utils.files import write_whole
+from enl_detectron2.utils.files import whole_file
 
 HOLD = """
 import sys
@@ -43,7 +43,8 @@ def test_a_run_that_starts_anew_keeps_the_older_ones_metrics_apart(config, tmp_p
     for number in (1, 2):
         (tmp_path / "metrics.json").write_text(f'{{"iteration": {number}}}\n')
         (tmp_path / "last_checkpoint").write_text(f"model_{number}.pth")
-        write_whole(tmp_path / "model_final.pth", f"weights {number}")  # as a checkpoint is written
+        with whole_file(tmp_path / "model_final.pth") as file:  # as a checkpoint is written
+            file.write(f"weights {number}".encode())
         set_up(load_config(config, args.opts), args)
         assert not (tmp_path / "metrics.json").exists()  # nor is there an older run to take up
         assert (tmp_path / f"metrics.json.{number}").read_text() == f'{{"iteration": {number}}}\n'

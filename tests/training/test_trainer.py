@@ -2,7 +2,6 @@
 
 import functools
 import json
-import logging
 import shutil
 
 import pytest
@@ -273,13 +272,6 @@ def test_the_evaluator_of_a_lazy_config_counts_as_many_as_the_model_gives():
     assert lazy.evaluator_config(cfg).max_dets_per_image == 200
     cfg.dataloader.evaluator = {"_target_": "someone.Evaluator"}
     assert "max_dets_per_image" not in lazy.evaluator_config(cfg)
-
-
-def test_frozen_layers_with_random_weights_are_warned_of(config, tmp_path, caplog):
-    options = {"MODEL.BACKBONE.FREEZE_AT": 2, "OUTPUT_DIR": tmp_path}
-    with caplog.at_level(logging.WARNING):
-        Trainer(trainer.setup(arguments(config, *words(options))))
-    assert "MODEL.WEIGHTS is empty, so all weights are random" in caplog.text
 
 
 @pytest.mark.slow

@@ -25,7 +25,6 @@ from torch import Tensor
 from enl_detectron2.analysis.detections.prediction import instances_above
 from enl_detectron2.analysis.detector import Detector, naming
 from enl_detectron2.utils.errors import BadImage
-from enl_detectron2.utils.files import write_whole
 
 from .colours import ABOVE_ZERO, BELOW_ZERO
 from .maps import Attention, capture_attention
@@ -96,11 +95,11 @@ def write_explorer(
             image, attention, detections, title, caption, in_gallery=len(image_files) > 1
         )
         page_file = _new_name(Path(image_file).stem, pages)
-        write_whole(folder / page_file, page)
+        _write(folder / page_file, page)
         pages[page_file] = (title, thumbnail(image), len(detections))
         logger.info("%s, %.1f MB", folder / page_file, len(page) / 1e6)
     if len(image_files) > 1:
-        write_whole(folder / "index.html", gallery_page(pages, caption))
+        _write(folder / "index.html", gallery_page(pages, caption))
         logger.info("%s", folder / "index.html")
     return unreadable
 
@@ -227,6 +226,11 @@ def _new_name(stem: str, taken: Mapping[str, Any]) -> str:
     while name in taken or name == "index.html":
         name, number = f"{stem}-{number}.html", number + 1
     return name
+
+
+def _write(path: Path, page: str) -> None:
+    # File names needn't be Unicode.
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _read(name: str) -> str:

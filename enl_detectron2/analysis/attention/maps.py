@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from enl_detectron2.layers import ENLBlock, NonLocalBlock
 from enl_detectron2.layers.relation_block import ProjectedBlock
 from enl_detectron2.modeling import relation_blocks
+from enl_detectron2.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def capture_attention(model: nn.Module, record: dict[str, Any]) -> tuple[Any, di
         by the block's name, in the order in which they run: top-down from coarse to fine.
 
     Raises:
-        ValueError: if the model has no such block.
+        UserError: (a ValueError) if the model has no such block.
     """
     blocks = {
         name: block
@@ -185,7 +186,7 @@ def capture_attention(model: nn.Module, record: dict[str, Any]) -> tuple[Any, di
         if isinstance(block, ProjectedBlock)
     }
     if not blocks:
-        raise ValueError(
+        raise UserError(
             "the model has no block that relates positions, so there is no attention to show"
         )
     padded_size: list[int] = []

@@ -8,16 +8,25 @@
 """
 
 import argparse
+import logging
+import sys
 from pathlib import Path
 
 from enl_detectron2.analysis import command_line
 
-from . import explorer
+EXPLORER = """\
+Writes a self-contained HTML page for each image that shows what any pixel attends to.
 
+    enl attention explorer --config-file CONFIG --input IMAGE … --output FOLDER \\
+        --opts MODEL.WEIGHTS model.pth
+
+Open a page from disk in any browser; with several images, index.html links them. Images that can't
+be used are named and left out; the exit status is then 1.
+"""
 MOST_CELLS = 4096  # a side of a map of position filters
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = command_line.new_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -34,10 +43,13 @@ def parse_args() -> argparse.Namespace:
     page = commands.add_parser(
         "explorer",
         help="a page in the browser for each image: any point of it, in each block",
-        description=explorer.__doc__,
+        description=EXPLORER,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    explorer.add_arguments(page)
+    page.add_argument("--input", nargs="+", required=True, help="image files")
+    command_line.add_output_folder(page)
+    command_line.add_threshold(page)
+    command_line.add_config(page)
 
     filters = commands.add_parser("filters", help="rows of the cosine position term Ê Êᵀ")
     filters.add_argument(
@@ -60,7 +72,7 @@ def parse_args() -> argparse.Namespace:
     filters.add_argument("--num-frequencies", type=int, default=9, help="(default: 9)")
     filters.add_argument("--output", required=True, help="picture to write")
 
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.command == "filters" and not all(
         1 <= side <= MOST_CELLS for size in args.size or [] for side in size
     ):
@@ -94,6 +106,24 @@ def show_image(args: argparse.Namespace) -> None:
     )
 
 
+def show_explorer(args: argparse.Namespace) -> None:
+    from enl_detectron2.analysis.attention.explorer import write_explorer
+    from enl_detectron2.analysis.detector import load_detector
+    from enl_detectron2.training.config import load_config
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("enl_detectron2").setLevel(logging.INFO)
+    left_out = write_explorer(
+        load_detector(load_config(args.config_file, args.opts)),
+        args.input,
+        args.output,
+        score_threshold=args.confidence_threshold,
+        caption=Path(args.config_file).stem,
+    )
+    if left_out:
+        sys.exit(f"left out: {', '.join(left_out)}")
+
+
 def show_filters(args: argparse.Namespace) -> None:
     from enl_detectron2.analysis.attention.figures import draw_position_filters
     from enl_detectron2.layers import CosPosition
@@ -106,9 +136,9 @@ def show_filters(args: argparse.Namespace) -> None:
     )
 
 
-def main() -> None:
-    args = parse_args()
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
     command_line.require_new(args.output)
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    show = {"image": show_image, "explorer": explorer.show, "filters": show_filters}
+    show = {"image": show_image, "explorer": show_explorer, "filters": show_filters}
     show[args.command](args)

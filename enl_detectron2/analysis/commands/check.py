@@ -8,17 +8,22 @@ Exit status: 0 if there are no errors (warnings only are fine), 1 if there are, 
 file can't be read at all.
 """
 
-from pathlib import Path
-
-from enl_detectron2.analysis.command_line import add_deep_images, new_parser
+from enl_detectron2.analysis.command_line import folder, new_parser
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = new_parser(__doc__)
     parser.add_argument("annotations", help="the .json file")
-    parser.add_argument("images", help="the folder that its file names are relative to")
+    parser.add_argument(
+        "images", type=folder, help="the folder that its file names are relative to"
+    )
     parser.add_argument("--quick", action="store_true", help="don't decode the images")
-    add_deep_images(parser)
+    parser.add_argument(
+        "--deep-images",
+        choices=("refuse", "rescale"),
+        default="refuse",
+        help="images of more than 8 bits a channel, as DATALOADER.DEEP_IMAGES (default: refuse)",
+    )
     parser.add_argument(
         "--repair",
         metavar="NEW.json",
@@ -31,13 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     from enl_detectron2.training.data.coco_file import read_coco, repair
     from enl_detectron2.training.data.description import describe
 
-    try:
-        coco = read_coco(args.annotations, args.images)
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"error: {error}\n")
-    if not Path(args.images).is_dir():
-        parser.exit(2, f"error: there is no image folder {args.images}\n")
-
+    coco = read_coco(args.annotations, args.images)
     findings = check_annotations(coco)
     if not args.quick:
         findings += check_images(coco, args.deep_images)
@@ -49,9 +48,6 @@ def main(arguments: list[str] | None = None) -> None:
     errors = sum(finding.is_error for finding in findings)
     print(f"\n{errors} errors, {len(findings) - errors} warnings")
     if args.repair:
-        try:
-            count = repair(coco, args.repair)
-        except OSError as error:
-            parser.exit(2, f"error: {args.repair} can't be written: {error.strerror or error}\n")
+        count = repair(coco, args.repair)
         print(f"{args.repair} has the box's area for {count} annotations")
     parser.exit(1 if errors else 0)

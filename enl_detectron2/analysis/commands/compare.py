@@ -23,7 +23,6 @@ def parse_args() -> argparse.Namespace:
     command_line.add_output_folder(parser)
     command_line.add_threshold(parser, "--score-threshold")
     command_line.add_sheets(parser)
-    command_line.add_deep_images(parser)
     args = parser.parse_args()
     if not args.images:
         parser.error("--images is needed")
@@ -58,7 +57,6 @@ def main() -> None:
             f"box's area) below {args.small_side:g} pixels."
         ),
         num_images=args.num_images,
-        deep_images=args.deep_images,
     )
     print(f"Open {args.output}/index.html")
     if left_out:

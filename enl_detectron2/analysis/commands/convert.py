@@ -11,7 +11,4 @@ def main(words: list[str] | None = None) -> None:
 
     from enl_detectron2.training.checkpoint_files import convert_checkpoint
 
-    try:
-        convert_checkpoint(args.source, args.target)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    convert_checkpoint(args.source, args.target)

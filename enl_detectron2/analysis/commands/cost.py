@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 
 from enl_detectron2.analysis.command_line import new_parser, require_new
 from enl_detectron2.utils.imports import add_import_option
@@ -61,10 +62,9 @@ def main() -> None:
         require_new(args.json)
 
     from enl_detectron2.analysis.cost.report import analyze, format_costs
-    from enl_detectron2.utils.files import write_whole
 
     size = tuple(args.size)
     costs = [analyze(config, args.opts, size, measured=args.measure) for config in args.configs]
     if args.json:
-        write_whole(args.json, json.dumps([dataclasses.asdict(c) for c in costs], indent=2))
+        Path(args.json).write_text(json.dumps([dataclasses.asdict(c) for c in costs], indent=2))
     print(format_costs(costs))

@@ -14,6 +14,7 @@ can't be read are named and left out; the exit status is then 1.
 import argparse
 import os
 import sys
+from typing import Any
 
 from enl_detectron2.analysis import command_line
 
@@ -50,6 +51,8 @@ def main() -> None:
     from detectron2.utils.logger import setup_logger
 
     from enl_detectron2.analysis.detections import batch, counts
+    from enl_detectron2.analysis.detections.drawn import draw_instances
+    from enl_detectron2.analysis.detections.prediction import predict
     from enl_detectron2.analysis.detections.video import draw_video
     from enl_detectron2.analysis.detector import load_detector
     from enl_detectron2.training.config import load_config
@@ -60,33 +63,37 @@ def main() -> None:
         images, errors = batch.find_images(args.input)
         targets = batch.new_files(images, args.output) if args.output else None
         if args.output:
-            results = (counts.DETECTIONS, counts.COUNTS)
-            command_line.require_new(*(os.path.join(args.output, name) for name in results))
+            names = (counts.DETECTIONS, counts.COUNTS)
+            command_line.require_new(*(os.path.join(args.output, name) for name in names))
         if not images:
             sys.exit("\n".join(["there is no image to look at:", *errors]))
     detector = load_detector(load_config(args.config_file, args.opts, args.tile))
-    draw = batch.Drawer(detector, args.confidence_threshold, args.labels)
+
+    def draw(image: Any) -> tuple[Any, Any]:
+        found = predict(detector, image, score_threshold=args.confidence_threshold)
+        return found, draw_instances(image, found, detector, args.labels)
+
     with Limit(detector.model, args.confidence_threshold) as limit:
         if not args.input:
             errors = draw_video(draw, 0 if args.webcam else args.video_input, args.output)
         else:
-            found = counts.Counts(detector)
+            results = counts.Counts(detector)
             if args.output:
                 os.makedirs(args.output, exist_ok=True)
 
-            def done(file: str) -> None:
-                found.add(file, draw.found)
+            def done(file: str, found: Any) -> None:
+                results.add(file, found)
                 limit.name(file)
 
             try:
                 errors += batch.draw_images(detector, images, targets, draw, done=done)
             except BaseException:  # Ctrl-C after hours: what is drawn has its counts
-                if args.output and found.photographs:
-                    found.write(args.output)
+                if args.output and results.photographs:
+                    results.write(args.output)
                 raise
             if args.output:
-                found.write(args.output)
-            print(found.summary())
+                results.write(args.output)
+            print(results.summary())
     if limit.files:
         print(f"warning: {limit.warning(detector.tile)}", file=sys.stderr)
     if errors:

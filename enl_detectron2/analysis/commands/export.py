@@ -11,6 +11,7 @@ All are for images of any height and width; load TorchScript with torchvision im
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from enl_detectron2.analysis.command_line import new_parser, require_new
@@ -47,7 +48,6 @@ def main(arguments: list[str] | None = None) -> None:
     from enl_detectron2.analysis.detector import load_detector
     from enl_detectron2.export import export_backbone, export_detector
     from enl_detectron2.training.config import load_config
-    from enl_detectron2.utils.files import write_whole
 
     detector = load_detector(load_config(args.config, args.opts))
     model, mapper = detector.model, detector.mapper
@@ -61,15 +61,18 @@ def main(arguments: list[str] | None = None) -> None:
         metadata = {"class_names": names, **resizing(mapper)}
         order = mapper.image_format
         export = export_detector(model, args.format, images, colour_order=order, metadata=metadata)
-    write_whole(args.output, export.content)
+    Path(args.output).write_bytes(export.content)
     print(f"wrote {args.output}, {export.report}")
 
 
 def resizing(mapper: Any) -> dict[str, int]:
-    """How images are resized for a test, where that is as detectron2 does by default."""
+    """How images are resized for a test: not at all, or as detectron2 does by default; empty if
+    in another way."""
     from detectron2.data.transforms import ResizeShortestEdge
 
     augmentations = mapper.augmentations.augs
+    if not augmentations:
+        return {"shortest_edge": 0, "longest_edge": 0}
     if [type(each) for each in augmentations] != [ResizeShortestEdge]:
         return {}
     [resize] = augmentations

@@ -70,7 +70,6 @@ def main() -> None:
         ),
         table=table,
         num_images=args.num_images,
-        deep_images=detector.deep_images,
     )
     proposals.write_recall(recalls, args.output / "recall.csv")
     print(f"{table}\n\nOpen {args.output}/index.html")

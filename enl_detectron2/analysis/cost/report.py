@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from tabulate import tabulate
 from torch import nn
 
-from enl_detectron2.layers import ENLBlock, MapBlock, NonLocalBlock
-from enl_detectron2.modeling import relation_blocks
 from enl_detectron2.training.config import load_config
 
 from .measurement import TIMED_RUNS, Measurement, measure
@@ -18,21 +16,11 @@ MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
-class PapersCost:
-    """A row of table 3 of Levi & Ullman (BMVC 2019): R50, means over COCO val, on their GPU."""
-
-    system: str
-    multiply_adds: float  # in G, "Gflops" in the paper
-    memory: int  # in MB, on the GPU
-    parameters: float  # in M, trainable
-
-
-@dataclass(frozen=True)
 class Cost:
     """What the system of one configuration costs for one image of ``image_size``, (height, width).
 
-    ``multiply_adds`` has a key for each of ``PARTS``. ``papers`` is what the paper gives for the
-    same system, if it does; ``measurement`` is None if nothing was measured.
+    ``multiply_adds`` has a key for each of ``PARTS``; ``measurement`` is None if nothing was
+    measured.
     """
 
     config: str
@@ -40,7 +28,6 @@ class Cost:
     trainable_parameters: int
     parameters: int
     multiply_adds: dict[str, int]
-    papers: PapersCost | None
     measurement: Measurement | None
 
 
@@ -62,7 +49,6 @@ def analyze(
         trainable_parameters=count_parameters(model, trainable=True),
         parameters=count_parameters(model),
         multiply_adds=count_multiply_adds(model, image_size),
-        papers=papers_cost(model),
         measurement=measure(config_file, opts, image_size) if measured else None,
     )
 
@@ -76,65 +62,8 @@ def count_parameters(model: nn.Module, *, trainable: bool = False) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
 
 
-def _blocks(kind: str, *names: str) -> frozenset[tuple[str, str]]:
-    return frozenset((name, kind) for name in names)
-
-
-_TOP_DOWN = ("backbone.relations.p3", "backbone.relations.p4", "backbone.relations.p5")
-_PAPERS_BASELINE = PapersCost("baseline", 90.20, 1350, 41.48)
-# By the number of trainable parameters, and the place and kind of each relation block.
-_PAPERS_TABLE = {
-    (41_477_536, frozenset()): _PAPERS_BASELINE,
-    (43_577_248, _blocks("NL", "backbone.bottom_up.res4.non_local")): PapersCost(
-        "+1NL, BU", 106.92, 1358, 43.58
-    ),
-    (41_872_672, _blocks("ENL", *_TOP_DOWN)): PapersCost("+3ENL, TD", 93.87, 1426, 41.88),
-    (41_872_672, _blocks("NL", *_TOP_DOWN)): PapersCost("+3NL, TD", 146.85, 7476, 41.88),
-}
-
-
-def papers_cost(model: nn.Module) -> PapersCost | None:
-    """What table 3 of the BMVC paper gives for this very system, or None if it isn't in there.
-
-    What the model is decides, not the name of its file: the number of trainable parameters, which
-    no other backbone, head, freezing or number of classes shares, and the relation blocks.
-    """
-    blocks = frozenset(
-        (name, _papers_block(block))
-        for name, block in relation_blocks(model).items()
-        if not (isinstance(block, MapBlock) and isinstance(block.module, nn.Identity))
-    )
-    return _PAPERS_TABLE.get((count_parameters(model, trainable=True), blocks))
-
-
-# What the BMVC paper's systems set, of the options that change what is computed.
-_PAPERS_BLOCKS = {
-    "NL": (NonLocalBlock, {"affinity_norm": "softmax", "position": "none"}),
-    "ENL": (
-        ENLBlock,
-        {
-            "phi_norm": "softmax",
-            "theta_norm": "none",
-            "position": "cos_add",
-            "position_options": {"num_frequencies": 9},
-        },
-    ),
-}
-
-
-def _papers_block(block: nn.Module) -> str:
-    """What the BMVC paper calls a block with its systems' options, "ENL" or "NL"; else ""."""
-    for name, (kind, options) in _PAPERS_BLOCKS.items():
-        if type(block) is kind and options == {key: block.options()[key] for key in options}:
-            return name
-    return ""
-
-
 def format_costs(costs: Sequence[Cost]) -> str:
-    """One table of several systems, all at the same image size; a line for each.
-
-    The papers' columns, if any of the systems is in the papers, stand at the end and say so.
-    """
+    """One table of several systems, all at the same image size; a line for each."""
     height, width = costs[0].image_size
     rows = [_own_columns(cost, costs[0]) for cost in costs]
     notes = [
@@ -149,12 +78,6 @@ def format_costs(costs: Sequence[Cost]) -> str:
             f"Measured on {devices}, each system in a process of its own: the peak of the memory "
             "in use, what the first inference added to it, and the median time of "
             f"{TIMED_RUNS} more."
-        )
-    if any(cost.papers for cost in costs):
-        rows = [row | _papers_columns(cost.papers) for row, cost in zip(rows, costs)]
-        notes.append(
-            "[papers]: Levi & Ullman, BMVC 2019, table 3, not measured here: means over COCO val, "
-            "memory on their GPU. Counting tools differ; compare the differences to the baseline."
         )
     alignment = ["left"] + ["right"] * (len(rows[0]) - 1)
     table = tabulate(rows, headers="keys", disable_numparse=True, colalign=alignment)
@@ -180,21 +103,6 @@ def _own_columns(cost: Cost, first: Cost) -> dict[str, str]:
             "time\ns": f"{measured.seconds:.2f}",
         }
     return columns
-
-
-def _papers_columns(papers: PapersCost | None) -> dict[str, str]:
-    values = ("",) * 5
-    if papers:
-        difference = papers.multiply_adds - _PAPERS_BASELINE.multiply_adds
-        values = (
-            papers.system,
-            f"{papers.parameters:.2f}",
-            f"{papers.multiply_adds:.2f}",
-            f"{difference:+.2f}",
-            str(papers.memory),
-        )
-    names = ("system", "trainable M", "total G", "to baseline G", "GPU MB")
-    return {f"[papers]\n{name}": value for name, value in zip(names, values)}
 
 
 def _scaled(count: int, unit: float) -> str:

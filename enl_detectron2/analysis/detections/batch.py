@@ -13,54 +13,34 @@ import cv2
 import numpy as np
 from detectron2.structures import Instances
 from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from tqdm import tqdm
 
 from enl_detectron2.analysis.command_line import require_new
 from enl_detectron2.analysis.detector import Detector, naming
-from enl_detectron2.utils.errors import BadImage
-from enl_detectron2.utils.files import write_whole
+from enl_detectron2.utils.errors import BadImage, UserError
 from enl_detectron2.utils.text import one_line
 
-from .drawn import draw_instances
-from .prediction import predict
-from .video import Draw, InputError, Window
+from .video import Draw, Window
 
 # Of an image that is read to be cut into tiles. OpenCV reads no larger drawings back.
 MOST_PIXELS = 2**30
 
 
-class Drawer:
-    """Draws what a detector finds on an image, and keeps it in ``found``."""
-
-    def __init__(self, detector: Detector, score_threshold: float, labels: str = "auto"):
-        """
-        Args:
-            detector: of ``load_detector``.
-            score_threshold: detections below are left out.
-            labels: as of ``draw_instances``.
-        """
-        self.detector, self.score_threshold = detector, score_threshold
-        self.labels = labels
-        self.found: Instances | None = None
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        self.found = predict(self.detector, image, score_threshold=self.score_threshold)
-        return draw_instances(image, self.found, self.detector, self.labels)
-
-
 def find_images(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """The image files that files, folders and patterns mean; a sentence for each that means none.
 
-    Every file comes once, in the order of the words; of a folder those with an image's suffix.
+    Every file comes once, in the order of the words; of a folder those with one of torchvision's
+    suffixes of images.
     """
-    suffixes = tuple(Image.registered_extensions())
     files, errors = [], []
     for word in words:
         found, reason = [], "is not a file or folder, and no file matches it as a pattern"
         try:
             if os.path.isdir(word):
                 reason = "is a folder without images"
-                found = sorted(str(p) for p in Path(word).iterdir() if p.suffix.lower() in suffixes)
+                inside = sorted(map(str, Path(word).iterdir()))
+                found = [file for file in inside if file.lower().endswith(IMG_EXTENSIONS)]
             else:
                 found = [word] if os.path.exists(word) else sorted(glob.glob(word))
             # A pipe would be waited for.
@@ -76,13 +56,13 @@ def new_files(images: Sequence[str], folder: str | os.PathLike) -> list[str]:
     """Where the drawings of images go: to files of the same names in a folder.
 
     Raises:
-        InputError: (a ValueError) if two images have the same name; names it.
+        UserError: (a ValueError) if two images have the same name; names it.
         FileExistsError: if one of the files is there.
     """
     targets = [os.path.join(folder, os.path.basename(image)) for image in images]
     for target, number in Counter(targets).items():
         if number > 1:
-            raise InputError(f"{number} inputs would be written to {target}: run them apart")
+            raise UserError(f"{number} inputs would be written to {target}: run them apart")
     require_new(*targets)
     return targets
 
@@ -93,7 +73,7 @@ def draw_images(
     targets: Sequence[str] | None,
     draw: Draw,
     *,
-    done: Callable[[str], None] = lambda file: None,
+    done: Callable[[str, Instances], None],
 ) -> list[str]:
     """Draws what is found on each image.
 
@@ -102,14 +82,14 @@ def draw_images(
             ``MOST_PIXELS``; others are refused as Pillow does.
         images: files.
         targets: the drawing of each, of :func:`new_files`; None to show them in a window.
-        draw: of :class:`Drawer`.
-        done: is called with each image that has been drawn.
+        draw: an image to what is found on it, and its drawing.
+        done: is called with each image that has been drawn, and what was found.
 
     Returns:
         a sentence for each image that couldn't be used; the others are drawn.
 
     Raises:
-        InputError: (a ValueError) if there is no window.
+        UserError: (a ValueError) if there is no window.
         FileNotWritten: (an OSError) if a drawing can't be written, as when the disk is full.
     """
     large = detector.tile > 0
@@ -121,15 +101,15 @@ def draw_images(
                 if window is None:
                     require_format(targets[place])
                 with (
-                    naming(file, ValueError),
+                    naming(file),
                     large_images() if large else contextlib.nullcontext(),
                 ):
-                    drawing = draw(detector.read_image(file, "BGR"))
+                    found, drawing = draw(detector.read_image(file, "BGR"))
                 if window is None:
                     write_drawing(targets[place], drawing)
                 elif not window.show(drawing, 0):
                     break
-                done(file)
+                done(file, found)
             except BadImage as error:
                 hint = ""
                 if isinstance(error.__cause__, Image.DecompressionBombError) and not large:
@@ -175,4 +155,4 @@ def write_drawing(path: str, drawing: np.ndarray) -> None:
         raise BadImage(
             f"{path} can't hold a drawing of {width}×{height} pixels: {one_line(error)}"
         ) from error
-    write_whole(path, encoded.data)
+    Path(path).write_bytes(encoded.data)

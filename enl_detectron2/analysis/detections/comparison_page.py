@@ -10,11 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from enl_detectron2.analysis.drawing import plain_text, save_figure, shortened
+from enl_detectron2.analysis.drawing import plain_text, shortened
 from enl_detectron2.analysis.palette import MODEL_COLOURS, TRUTH_COLOUR
 from enl_detectron2.training.data.images import read_image
 from enl_detectron2.utils.errors import BadImage
-from enl_detectron2.utils.files import write_whole
 
 from .comparison import Box, Findings, ImageComparison
 from .drawn import stretched
@@ -36,7 +35,6 @@ def write_comparison(
     explanation: str,
     table: str = "",
     num_images: int,
-    deep_images: str = "refuse",
 ) -> list[str]:
     """Writes a PNG for each of the first images, and ``index.html``, which shows them all.
 
@@ -48,7 +46,6 @@ def write_comparison(
         legend: what the marks mean, one line below each image.
         table: preformatted text to put on the page.
         num_images: how many images to draw.
-        deep_images: what to do with images of more than 8 bits, one of ``DEEP_IMAGES``.
 
     Returns:
         a sentence for each image that can't be read; it isn't drawn, but counts in the totals.
@@ -62,15 +59,14 @@ def write_comparison(
     for rank, comparison in enumerate(comparisons[:num_images], start=1):
         name = sheet_name(rank, comparison.file_name)
         try:
-            draw_comparison(
-                comparison, image_folder, folder / name, legend=legend, deep_images=deep_images
-            )
+            draw_comparison(comparison, image_folder, folder / name, legend=legend)
         except BadImage as error:
             unreadable.append(str(error))
         else:
             sheets.append((name, comparison))
     page = _page(comparisons, sheets, title, f"{explanation} Marks: {legend}.", table)
-    write_whole(folder / "index.html", page)
+    # File names needn't be Unicode.
+    (folder / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
     return unreadable
 
 
@@ -87,7 +83,6 @@ def draw_comparison(
     path: str | os.PathLike,
     *,
     legend: str,
-    deep_images: str = "refuse",
 ) -> None:
     """Draws ground truth and each model's findings in a row; ``path``'s suffix says the format.
 
@@ -96,7 +91,7 @@ def draw_comparison(
             truth says; names it.
     """
     file = os.path.join(image_folder, comparison.file_name)
-    image = stretched(read_image(file, "RGB", deep_images=deep_images))
+    image = stretched(read_image(file, "RGB", deep_images="rescale"))
     height, width = image.shape[:2]
     require_size(comparison.entry, file, height, width)
     panels = 1 + len(comparison.findings)
@@ -143,7 +138,7 @@ def draw_comparison(
             elif findings.false is None:  # too many boxes to tell which one it was
                 _outline(ax, box, TRUTH_COLOUR)
     figure.text(0.5, 0.1 / size[1], legend, horizontalalignment="center")
-    save_figure(figure, path)
+    figure.savefig(path)
 
 
 def _outline(ax: Axes, box: Box, colour: str, *, linewidth: float = 2, linestyle="-") -> None:

@@ -1,7 +1,6 @@
 """What was found on many photographs, as files: COCO's results, and a table of counts."""
 
 import csv
-import io
 import json
 import os
 from collections import Counter
@@ -11,7 +10,6 @@ from typing import Any
 from detectron2.structures import Instances
 
 from enl_detectron2.analysis.detector import Detector
-from enl_detectron2.utils.files import write_whole
 
 from .results import as_results
 
@@ -44,19 +42,16 @@ class Counts:
         ``detections.json`` is a list in COCO's result format: photographs are numbered from 1 in
         their order, categories from 1 in the model's; "file_name" and "category_name" say which
         they are. ``counts.csv`` has a row for each photograph and class, zeros too.
-
-        Raises:
-            FileNotWritten: (an OSError) if one can't be written.
         """
-        write_whole(Path(folder, DETECTIONS), json.dumps(self.detections))
-        table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["photograph", "class", "count"])
+        Path(folder, DETECTIONS).write_text(json.dumps(self.detections))
         found = {index for _, counts in self.photographs for index in counts}
-        for photograph, counts in self.photographs:
-            for index in sorted({*range(len(self.detector.class_names)), *found}):
-                writer.writerow([photograph, self.detector.class_name(index), counts[index]])
-        write_whole(Path(folder, COUNTS), table.getvalue())
+        # File names needn't be Unicode.
+        with open(Path(folder, COUNTS), "w", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["photograph", "class", "count"])
+            for photograph, counts in self.photographs:
+                for index in sorted({*range(len(self.detector.class_names)), *found}):
+                    writer.writerow([photograph, self.detector.class_name(index), counts[index]])
 
     def summary(self) -> str:
         """A line for each photograph, if they aren't many, and one for all."""

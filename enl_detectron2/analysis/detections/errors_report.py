@@ -1,16 +1,14 @@
 """What an analysis of errors says: tables, a sentence for each model, a CSV file and a figure."""
 
 import csv
-import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-from enl_detectron2.analysis.drawing import plain_text, save_figure, shortened
+from enl_detectron2.analysis.drawing import plain_text, shortened
 from enl_detectron2.analysis.palette import MODEL_COLOURS, MODEL_MARKERS, SMALL_SIDE
-from enl_detectron2.utils.files import write_whole
 
 from .errors import ErrorAnalysis, Row
 
@@ -55,13 +53,12 @@ def format_analyses(analyses: Mapping[str, ErrorAnalysis]) -> str:
         headers = [title.replace(" in the", "\nin the"), "objects"]
         headers += [f"{shortened(name)}\n{metric}" for name in analyses for metric in METRICS]
         lines = [
-            [rows[0].label, str(rows[0].objects)]
-            + [_number(getattr(row, metric)) for row in rows for metric in METRICS]
+            [rows[0].label, rows[0].objects]
+            + [getattr(row, metric) for row in rows for metric in METRICS]
             for rows in groups
+            if rows[0].objects
         ]
-        alignment = ["left"] + ["right"] * (len(headers) - 1)
-        lines = [line for line in lines if line[1] != "0"]
-        parts.append(tabulate(lines, headers, disable_numparse=True, colalign=alignment))
+        parts.append(tabulate(lines, headers, floatfmt=".1f", missingval="–"))
     parts.append(
         "Percent. recall: found at IoU 0.5 by a detection above the score threshold; AP50, AP: "
         "COCO's, of all detections,\nmeans over classes. The second table is of small objects "
@@ -74,15 +71,14 @@ def format_analyses(analyses: Mapping[str, ErrorAnalysis]) -> str:
 
 def write_csv(analyses: Mapping[str, ErrorAnalysis], path: str | os.PathLike) -> None:
     """Both tables in one file, a line for each model and group."""
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
-    writer.writerow(["grouped by", "group", "model", "objects", *METRICS])
-    for title, groups in _groupings(analyses):
-        for rows in groups:
-            for name, row in zip(analyses, rows):
-                values = [getattr(row, metric) for metric in METRICS]
-                writer.writerow([title, row.label, name, row.objects, *values])
-    write_whole(path, table.getvalue())
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["grouped by", "group", "model", "objects", *METRICS])
+        for title, groups in _groupings(analyses):
+            for rows in groups:
+                for name, row in zip(analyses, rows):
+                    values = [getattr(row, metric) for metric in METRICS]
+                    writer.writerow([title, row.label, name, row.objects, *values])
 
 
 @plain_text
@@ -123,7 +119,7 @@ def plot_analyses(analyses: Mapping[str, ErrorAnalysis], path: str | os.PathLike
     axes[0, 0].set_ylim(-3, 103)  # all share it
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     figure.supxlabel(f"hollow: fewer than {FEW} objects, which say little", fontsize="small")
-    save_figure(figure, path)
+    figure.savefig(path)
 
 
 def _groupings(analyses: Mapping[str, ErrorAnalysis]) -> Iterator[tuple[str, list[Sequence[Row]]]]:
@@ -131,7 +127,3 @@ def _groupings(analyses: Mapping[str, ErrorAnalysis]) -> Iterator[tuple[str, lis
     sides = ([*analysis.by_side, analysis.every] for analysis in analyses.values())
     yield SIZE_GROUPING, list(zip(*sides))
     yield COUNT_GROUPING, list(zip(*(analysis.by_count for analysis in analyses.values())))
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"

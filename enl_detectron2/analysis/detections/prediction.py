@@ -10,12 +10,9 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from enl_detectron2.analysis.detector import Detector
+from enl_detectron2.tiling import resized
 from enl_detectron2.training.evaluation import in_tiles
 from enl_detectron2.utils.errors import UserError
-
-
-class NoInstances(UserError, ValueError):
-    """A model segments or proposes, but doesn't detect; the message says what it gives."""
 
 
 @torch.no_grad()
@@ -36,7 +33,7 @@ def predict(detector: Detector, image: np.ndarray, *, score_threshold: float) ->
         pixels = pixels.reshape(*pixels.shape[:2], -1)  # grey has no third dimension
         record = {"image": torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))}
     else:
-        record = detector.record(pixels)
+        record = resized(pixels, detector.mapper.augmentations)
     model = in_tiles(detector.model, detector.tile, detector.mapper, detector.deep_images)
     (output,) = model([record])
     return instances_above(score_threshold, output)
@@ -46,9 +43,9 @@ def instances_above(score_threshold: float, output: Mapping[str, Any]) -> Instan
     """Those of a model's output for an image, on the CPU.
 
     Raises:
-        NoInstances: (a ValueError) if the model detects no instances.
+        UserError: (a ValueError) if the model detects no instances.
     """
     if "instances" not in output:
-        raise NoInstances(f"the model gives {' and '.join(output)}, but no instances to show")
+        raise UserError(f"the model gives {' and '.join(output)}, but no instances to show")
     instances = output["instances"].to("cpu")
     return instances[instances.scores >= score_threshold]

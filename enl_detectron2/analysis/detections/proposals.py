@@ -1,9 +1,8 @@
 """What region proposal networks propose, and how many of the objects they reach."""
 
 import csv
-import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,6 @@ from tqdm import tqdm
 
 from enl_detectron2.analysis.detector import Detector, naming
 from enl_detectron2.analysis.drawing import shortened
-from enl_detectron2.utils.files import write_whole
 
 from .comparison import Findings
 from .matching import SIDES, box_side, range_label, require_size, side_groups
@@ -61,17 +59,13 @@ def make_proposer(detector: Detector, name: str) -> Propose:
         record = detector.read(image_file)
         require_size(image, image_file, record["height"], record["width"])
         with naming(image_file):
-            return of_record(record)
-
-    def of_record(record: dict[str, Any]) -> Tensor:
-        if isinstance(detector.model, ProposalNetwork):
-            (output,) = detector.model([record])
-            return output["proposals"].proposal_boxes.tensor.cpu()
-        images = detector.model.preprocess_image([record])
-        features = detector.model.backbone(images.tensor)
-        (proposals,), _ = rpn(images, features, None)
-        resized = detector_postprocess(proposals, record["height"], record["width"])
-        return resized.proposal_boxes.tensor.cpu()
+            if isinstance(detector.model, ProposalNetwork):
+                (output,) = detector.model([record])
+                return output["proposals"].proposal_boxes.tensor.cpu()
+            images = detector.model.preprocess_image([record])
+            (proposals,), _ = rpn(images, detector.model.backbone(images.tensor), None)
+            resized = detector_postprocess(proposals, record["height"], record["width"])
+            return resized.proposal_boxes.tensor.cpu()
 
     return propose
 
@@ -151,13 +145,8 @@ def format_recall(recalls: Mapping[str, ProposalRecall]) -> str:
     """A line for each group of sizes that has objects, columns for each model and limit."""
     headers = ["box side, px", "objects"]
     headers += [f"{shortened(name)}\n{limit}" for name in recalls for limit in LIMITS]
-    lines = [
-        [label, str(objects), *(f"{value:.1f}" for value in values)]
-        for label, objects, values in _lines(recalls)
-        if objects
-    ]
-    alignment = ["left"] + ["right"] * (len(headers) - 1)
-    table = tabulate(lines, headers, disable_numparse=True, colalign=alignment)
+    lines = [line for line in _lines(recalls) if line[1]]
+    table = tabulate(lines, headers, floatfmt=".1f")
     limits = ", ".join(map(str, LIMITS))
     return (
         f"{table}\n\nPercent of the objects that one of the first {limits} proposals overlaps at "
@@ -167,22 +156,16 @@ def format_recall(recalls: Mapping[str, ProposalRecall]) -> str:
 
 def write_recall(recalls: Mapping[str, ProposalRecall], path: str | os.PathLike) -> None:
     """The table as CSV."""
-    table = io.StringIO(newline="")
-    writer = csv.writer(table)
     columns = [f"{name}, {limit} proposals" for name in recalls for limit in LIMITS]
-    writer.writerow(["box side, px", "objects", *columns])
-    for label, objects, values in _lines(recalls):
-        writer.writerow([label, objects, *values])
-    write_whole(path, table.getvalue())
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["box side, px", "objects", *columns], *_lines(recalls)])
 
 
-def _lines(recalls: Mapping[str, ProposalRecall]) -> list[tuple[str, int, Sequence]]:
+def _lines(recalls: Mapping[str, ProposalRecall]) -> list[list[Any]]:
+    """Of each group its name, how many objects it has, and each model's recall at each limit."""
     objects = next(iter(recalls.values())).objects
     return [
-        (
-            range_label(*limits),
-            objects[group],
-            [of_model.recall[group][limit] for of_model in recalls.values() for limit in LIMITS],
-        )
+        [range_label(*limits), objects[group]]
+        + [of_model.recall[group][limit] for of_model in recalls.values() for limit in LIMITS]
         for group, limits in enumerate(side_groups(SIDES))
     ]

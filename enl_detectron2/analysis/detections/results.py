@@ -16,7 +16,6 @@ from tqdm import tqdm
 from enl_detectron2.analysis.command_line import load_model
 from enl_detectron2.analysis.detector import Detector, naming, num_classes
 from enl_detectron2.training.evaluation import Limit
-from enl_detectron2.utils.files import write_whole
 
 from .matching import load_truth, require_size
 from .prediction import predict
@@ -54,7 +53,7 @@ def run_models(
                 file = os.path.join(image_folder, image["file_name"])
                 pixels = detector.read_image(file, "BGR")
                 require_size(image, file, *pixels.shape[:2])
-                with naming(file, ValueError):
+                with naming(file):
                     instances = predict(detector, pixels, score_threshold=0.0)
                 limit.name(file)
                 found += as_results(instances, image_id, categories)
@@ -62,7 +61,7 @@ def run_models(
             logger.warning("%s: %s", name, limit.warning(detector.tile))
         os.makedirs(output_folder, exist_ok=True)
         files[name] = Path(output_folder, f"results_{place}.json")
-        write_whole(files[name], json.dumps(found))
+        files[name].write_text(json.dumps(found))
     return files
 
 

@@ -5,47 +5,41 @@ from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
+from detectron2.structures import Instances
 from tqdm import tqdm
 
 from enl_detectron2.analysis.command_line import require_new
 from enl_detectron2.analysis.detector import naming
 from enl_detectron2.utils.errors import UserError
-from enl_detectron2.utils.files import whole_file
 
 WINDOW = "detections"
 ESCAPE = 27  # the key that closes the window
 
-Draw = Callable[[np.ndarray], np.ndarray]  # an image to its drawing, both BGR
-
-
-class InputError(UserError, ValueError):
-    """An input, or the place to show it, can't be used; the message names it."""
+# An image to what is found on it, and its drawing; both are BGR.
+Draw = Callable[[np.ndarray], tuple[Instances, np.ndarray]]
 
 
 def draw_video(draw: Draw, source: str | int, target: str | None) -> list[str]:
     """Draws what is found on each frame.
 
     Args:
-        draw: an image to its drawing.
+        draw: a frame to what is found on it, and its drawing.
         source: a video file, or the number of a camera.
-        target: the video to write, whole or not at all; None to show it in a window.
+        target: the video to write; None to show it in a window.
 
     Returns:
         a sentence if fewer frames could be read than the file says it has.
 
     Raises:
-        InputError: (a ValueError) if the video can't be read, or there is no window.
+        UserError: (a ValueError) if the video can't be read, or there is no window.
         BadImage: (a ValueError) if the model can't use a frame.
-        FileNotWritten: (an OSError) if the video can't be written.
     """
     if target:
         require_new(target)
     video = cv2.VideoCapture(source)
     is_camera = isinstance(source, int)
     if not video.isOpened():
-        raise InputError(
-            "no camera was found" if is_camera else f"{source} is not a readable video"
-        )
+        raise UserError("no camera was found" if is_camera else f"{source} is not a readable video")
     said = 0 if is_camera else int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     rate = video.get(cv2.CAP_PROP_FPS) or 25.0
     screen = _video_file(target, rate) if target else contextlib.nullcontext(Window().show)
@@ -54,13 +48,13 @@ def draw_video(draw: Draw, source: str | int, target: str | None) -> list[str]:
             success, frame = video.read()
             if not success:
                 break
-            with naming(f"{source}, frame {bar.n + 1},", ValueError):
-                drawing = draw(frame)
+            with naming(f"{source}, frame {bar.n + 1},"):
+                _, drawing = draw(frame)
             if not show(drawing, 1):
                 return []
             bar.update()
         if not bar.n:
-            raise InputError(f"{source} has no frame that can be read")
+            raise UserError(f"{source} has no frame that can be read")
     return [f"{source}: only {bar.n} of its {said} frames could be read"] if bar.n < said else []
 
 
@@ -72,16 +66,15 @@ def _video_file(path: str, rate: float) -> Iterator[Callable[[np.ndarray, int], 
     def write(drawing: np.ndarray, _: int) -> bool:
         height, width = drawing.shape[:2]
         codec = cv2.VideoWriter_fourcc(*"mp4v")
-        if not writer.isOpened() and not writer.open(file.name, codec, rate, (width, height)):
-            raise InputError(f"{path} can't be written as a video: name an .mp4")
+        if not writer.isOpened() and not writer.open(path, codec, rate, (width, height)):
+            raise UserError(f"{path} can't be written as a video: name an .mp4")
         writer.write(drawing)
         return True
 
-    with whole_file(path) as file:  # OpenCV writes by name
-        try:
-            yield write
-        finally:
-            writer.release()
+    try:
+        yield write
+    finally:
+        writer.release()
 
 
 class Window:
@@ -91,7 +84,7 @@ class Window:
         try:
             cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL)
         except cv2.error as error:
-            raise InputError(
+            raise UserError(
                 "this OpenCV can't open a window (opencv-python can, on a machine with a screen): "
                 "give --output"
             ) from error

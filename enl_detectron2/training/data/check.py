@@ -16,6 +16,7 @@ from .coco_file import (
     CocoFile,
     Entry,
     Finding,
+    Findings,
     box_area,
     box_of,
     has_plausible_area,
@@ -37,29 +38,22 @@ TOLERANCE = 1.0  # pixels that a box may stick out of its image: annotation tool
 
 
 def check_annotations(coco: CocoFile) -> list[Finding]:
-    """The findings that need no image to be decoded.
+    """The findings that need no image to be decoded, with those of reading the file.
 
     Args:
         coco: the annotation file, read with its image folder.
     """
-
-    def error(part: str, kind: str, detail: str = "") -> None:
-        found.append(Finding(True, coco.path, part, kind, detail))
-
-    def warn(part: str, kind: str, detail: str = "") -> None:
-        found.append(Finding(False, coco.path, part, kind, detail))
-
-    found: list[Finding] = []
-    _check_file(coco, error, warn)
-    _check_ids(coco, error, warn)
-    _check_categories(coco, error, warn)
-    _check_image_entries(coco, error, warn)
+    found = Findings(coco.path)
+    _check_file(coco, found)
+    _check_ids(coco, found)
+    _check_categories(coco, found)
+    _check_image_entries(coco, found)
     found += coco.findings
     images = {id_of(image): image for image in coco.images if id_of(image) is not None}
     categories = {id_of(category) for category in coco.categories} - {None}
     for entry in coco.annotations:
-        _check_annotation(entry, images, categories, error, warn)
-    _check_all_boxes(coco, images, error, warn)
+        _check_annotation(entry, images, categories, found)
+    _check_all_boxes(coco, images, found)
     return found
 
 
@@ -134,28 +128,28 @@ def _check_image(coco: CocoFile, image: Entry, deep_images: str) -> Iterator[Fin
             yield Finding(False, file, part, kind, f"its largest value is {pixels.max()} of 255")
 
 
-def _check_file(coco: CocoFile, error, warn) -> None:
+def _check_file(coco: CocoFile, found: Findings) -> None:
     for name in ("images", "categories"):
         if not getattr(coco, name):
-            error("the file", f"has no {name}")
+            found.error("the file", f"has no {name}")
     if not coco.annotations:
-        warn("the file", "has no annotations")
+        found.warn("the file", "has no annotations")
     if coco.twice:
         kind = "has objects with a key more than once, of which the last one counts"
         detail = ", ".join(f"{key!r} in {count}" for key, count in coco.twice.items())
-        warn("the file", kind, detail)
+        found.warn("the file", kind, detail)
     partly = sum(any(key in image for key in LVIS_KEYS) for image in coco.images)
     if partly:
-        warn(
+        found.warn(
             f"{partly} of its images",
             "say as in LVIS what was annotated, which COCO's evaluation doesn't read: it counts "
             "what is found beside as wrong. Use detectron2's register_lvis_instances",
         )
     for kind, ids in coco.taken.items():
-        warn(f"{len(ids)} of its entries", kind, f"the first has the id {ids[0]!r}")
+        found.warn(f"{len(ids)} of its entries", kind, f"the first has the id {ids[0]!r}")
 
 
-def _check_ids(coco: CocoFile, error, warn) -> None:
+def _check_ids(coco: CocoFile, found: Findings) -> None:
     kinds = {"image": coco.images, "annotation": coco.annotations, "category": coco.categories}
     for kind, entries in kinds.items():
         ids = [id_of(entry) for entry in entries]
@@ -163,99 +157,101 @@ def _check_ids(coco: CocoFile, error, warn) -> None:
             # COCO's evaluation keeps those of annotations in arrays of numbers.
             if id_ is None or (kind == "annotation" and isinstance(id_, str)):
                 detail = repr(entries[place].get("id"))
-                error(f"{kind} at place {place}", "has no number as its id", detail)
+                found.error(f"{kind} at place {place}", "has no number as its id", detail)
         for id_, count in Counter(ids).items():
             if id_ is not None and count > 1:
-                error(f"{kind} {id_}", "is there more than once", f"{count} times")
+                found.error(f"{kind} {id_}", "is there more than once", f"{count} times")
         texts = [id_ for id_ in ids if isinstance(id_, str)]
         numbers = [id_ for id_ in ids if isinstance(id_, int)]
         if texts and numbers and kind != "annotation":
             kinds_differ = "has a number as its id where others have a text"
-            error(f"{kind} {numbers[0]}", kinds_differ, repr(texts[0]))
+            found.error(f"{kind} {numbers[0]}", kinds_differ, repr(texts[0]))
     if any(id_of(entry) == 0 for entry in coco.annotations):
-        warn("annotation 0", "never counts as found in COCO's evaluation")
+        found.warn("annotation 0", "never counts as found in COCO's evaluation")
 
 
-def _check_categories(coco: CocoFile, error, warn) -> None:
+def _check_categories(coco: CocoFile, found: Findings) -> None:
     used = {id_of(entry, "category_id") for entry in coco.annotations}
     unused = [str(one.get("name")) for one in coco.categories if id_of(one) not in used]
     if unused and coco.annotations:
         part = f"{len(unused)} of its {len(coco.categories)} categories"
-        warn(part, "have no annotations", ", ".join(unused))
+        found.warn(part, "have no annotations", ", ".join(unused))
     names = Counter(str(category.get("name")) for category in coco.categories)
     for category in coco.categories:
         part = f"category {category.get('id')}"
         if not isinstance(category.get("name"), str) or not category["name"]:
-            error(part, "has no name")
+            found.error(part, "has no name")
         elif names[category["name"]] > 1:
-            warn(part, "shares its name", category["name"])
+            found.warn(part, "shares its name", category["name"])
 
 
-def _check_image_entries(coco: CocoFile, error, warn) -> None:
+def _check_image_entries(coco: CocoFile, found: Findings) -> None:
     files = Counter(file_of(coco, image) for image in coco.images)
     for image in coco.images:
         part, name, file = f"image {image.get('id')}", image.get("file_name"), file_of(coco, image)
         if not has_size(image):
             detail = f"{image.get('width')}×{image.get('height')}"
-            error(part, "has no width and height above 0", detail)
+            found.error(part, "has no width and height above 0", detail)
         if file is None:
-            error(part, "has no file_name")
+            found.error(part, "has no file_name")
             continue
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            warn(part, "has a file_name that leaves the image folder", name)
+            found.warn(part, "has a file_name that leaves the image folder", name)
         if coco.image_root is not None and not is_file(file):
             nearest = coco.nearest.get(name)
             there = f"; the nearest there is {nearest}" if nearest else ""
-            error(part, "has a file that is missing", f"{name} in {coco.image_root}{there}")
+            found.error(part, "has a file that is missing", f"{name} in {coco.image_root}{there}")
         elif files[file] > 1:
-            warn(part, "shares its file with another image", name)
+            found.warn(part, "shares its file with another image", name)
 
 
-def _check_annotation(entry: Entry, images: dict, categories: set, error, warn) -> None:
+def _check_annotation(entry: Entry, images: dict, categories: set, found: Findings) -> None:
     part = f"annotation {entry.get('id')}"
     image = images.get(id_of(entry, "image_id"), {})
     if id_of(entry, "image_id") is None:
-        error(part, "has no image_id", repr(entry.get("image_id")))
+        found.error(part, "has no image_id", repr(entry.get("image_id")))
     elif not image:
         kind = "is of an image that isn't in the file, and is left out"
-        warn(part, kind, f"image {entry['image_id']!r}")
+        found.warn(part, kind, f"image {entry['image_id']!r}")
     if id_of(entry, "category_id") not in categories:
         kind = "is of a category that isn't in the file"
-        error(part, kind, f"category {entry.get('category_id')}")
+        found.error(part, kind, f"category {entry.get('category_id')}")
     if entry["iscrowd"] not in (0, 1):
-        error(part, "has an iscrowd that is neither 0 nor 1", repr(entry["iscrowd"]))
+        found.error(part, "has an iscrowd that is neither 0 nor 1", repr(entry["iscrowd"]))
 
     box = entry.get("bbox")
     detail = f"bbox {box} of image {entry.get('image_id')}, {image.get('file_name')}"
     if not is_box(entry, sized=False):
-        error(part, "has no box of four numbers [x, y, width, height], and no mask", detail)
+        found.error(part, "has no box of four numbers [x, y, width, height], and no mask", detail)
         return
     x, y, width, height = box
     if width < 0 or height < 0:
-        error(part, "has a reversed box, its width or height below 0", detail)
+        found.error(part, "has a reversed box, its width or height below 0", detail)
     elif width == 0 or height == 0:
-        warn(part, "has an empty box, which training leaves out", detail)
+        found.warn(part, "has an empty box, which training leaves out", detail)
     elif has_size(image):
         if width < 1 or height < 1:
-            warn(part, "has a box below a pixel", detail)
+            found.warn(part, "has a box below a pixel", detail)
         detail += f" of {image['width']}×{image['height']}"
         beyond = (x + width - image["width"], y + height - image["height"])
         if x >= image["width"] or y >= image["height"] or x + width <= 0 or y + height <= 0:
-            error(part, "has a box wholly outside its image", detail)
+            found.error(part, "has a box wholly outside its image", detail)
         elif max(-x, -y, *beyond) > TOLERANCE:
-            warn(part, "has a box that sticks out of its image, and is clipped", detail)
+            found.warn(part, "has a box that sticks out of its image, and is clipped", detail)
 
     # COCO's evaluation sorts objects into small, medium and large ones by this number alone.
     area, remedy = entry["area"], "; --repair takes its box's"
     if not is_number(area) or area < 0:
-        error(part, "has an area that is not a number of at least 0", f"{area!r}{remedy}")
+        found.error(part, "has an area that is not a number of at least 0", f"{area!r}{remedy}")
     elif is_box(entry) and not has_plausible_area(entry):
         kind = "has an area that isn't its object's, so that APs, APm and APl will be wrong"
-        warn(part, kind, f"{area:g}, but its box has {box_area(entry):g}{remedy}")
+        found.warn(part, kind, f"{area:g}, but its box has {box_area(entry):g}{remedy}")
 
     mask = entry.get("segmentation")
     if mask and is_box(entry) and _contradicts(box, around := box_of(mask)):
-        warn(part, "has a box that isn't its mask's", f"bbox {box}, but {around} around its mask")
+        found.warn(
+            part, "has a box that isn't its mask's", f"bbox {box}, but {around} around its mask"
+        )
 
 
 def _contradicts(box: list[float], other: list[float]) -> bool:
@@ -269,7 +265,7 @@ def _contradicts(box: list[float], other: list[float]) -> bool:
     return width * height < (w0 * h0 + w1 * h1 - width * height) / 2
 
 
-def _check_all_boxes(coco: CocoFile, images: dict, error, warn) -> None:
+def _check_all_boxes(coco: CocoFile, images: dict, found: Findings) -> None:
     """Boxes that are given twice, and those of other formats: two corners, or fractions."""
     entries = [entry for entry in coco.annotations if is_box(entry)]
     keys = ("image_id", "category_id")
@@ -278,7 +274,7 @@ def _check_all_boxes(coco: CocoFile, images: dict, error, warn) -> None:
     for (image, category, *box), count in same.items():
         if count > 1:
             detail = f"bbox {box} of category {category}, {count} times"
-            warn(f"image {image}", "has one box of one category more than once", detail)
+            found.warn(f"image {image}", "has one box of one category more than once", detail)
 
     boxes = [entry["bbox"] for entry in entries]
     are_fractions = all(
@@ -287,7 +283,7 @@ def _check_all_boxes(coco: CocoFile, images: dict, error, warn) -> None:
     if boxes and are_fractions and not all(float(v).is_integer() for box in boxes for v in box):
         kind = "has boxes in fractions of the image's size, which must be in pixels"
         detail = f"all {len(boxes)} lie between 0 and 1, the first one is {boxes[0]}"
-        error("the file", kind, detail)
+        found.error("the file", kind, detail)
 
     placed = [(entry["bbox"], images.get(id_of(entry, "image_id"), {})) for entry in entries]
     placed = [
@@ -302,7 +298,7 @@ def _check_all_boxes(coco: CocoFile, images: dict, error, warn) -> None:
     out = sum(x + w > width or y + h > height for (x, y, w, h), width, height in placed)
     if are_corners and len(placed) > 1 and out >= len(placed) / 4:
         kind = "has boxes that look like two corners [x0, y0, x1, y1], not [x, y, width, height]"
-        warn("the file", kind, f"{out} of {len(placed)} stick out of their images")
+        found.warn("the file", kind, f"{out} of {len(placed)} stick out of their images")
 
 
 def file_of(coco: CocoFile, image: Entry) -> Path | None:

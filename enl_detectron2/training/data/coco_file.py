@@ -52,6 +52,20 @@ class Finding(NamedTuple):
         return one_line(f"{level}: {self.file}: {self.part} {self.kind}{detail}")
 
 
+class Findings(list[Finding]):
+    """Those of one file, in the order in which they were found."""
+
+    def __init__(self, file: Path):
+        super().__init__()
+        self.file = file
+
+    def error(self, part: str, kind: str, detail: str = "") -> None:
+        self.append(Finding(True, self.file, part, kind, detail))
+
+    def warn(self, part: str, kind: str, detail: str = "") -> None:
+        self.append(Finding(False, self.file, part, kind, detail))
+
+
 @dataclass
 class CocoFile:
     """A COCO-format annotation file; every entry is a dict."""
@@ -70,10 +84,13 @@ class CocoFile:
     differs: bool = False
     # Keys that an object of the file has more than once, and in how many objects.
     twice: Counter = field(default_factory=Counter)
-    # What is wrong with segmentations, which were left out.
-    findings: list[Finding] = field(default_factory=list)
     # Of file names that aren't in the folder: another file there with the same name or stem.
     nearest: dict[str, str] = field(default_factory=dict)
+    # Of segmentations, which were left out.
+    findings: Findings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.findings = Findings(self.path)
 
     def put(self, entry: Entry, key: str, value: Any, kind: str = "") -> None:
         """Changes an entry of the file; ``kind`` says why, if a user should know of it."""
@@ -285,7 +302,7 @@ def _put_annotation_right(coco: CocoFile, entry: Entry, image_size: tuple | None
         if fault:
             kind = BROKEN_POLYGON if usable else NO_MASK
             part, detail = f"annotation {entry.get('id')}", f"its segmentation {fault}"
-            coco.findings.append(Finding(False, coco.path, part, kind, detail))
+            coco.findings.warn(part, kind, detail)
     if not entry.get("bbox") and entry.get("segmentation"):
         coco.put(entry, "bbox", box_of(entry["segmentation"]), NO_BOX)
     if entry.get("iscrowd") is None:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from enl_detectron2.analysis.detections import batch
+from enl_detectron2.analysis.detections.prediction import predict
 from enl_detectron2.analysis.detections.video import draw_video
 from enl_detectron2.analysis.detector import Detector, load_detector
 from enl_detectron2.training.config import load_config
@@ -20,6 +21,10 @@ def write_images(folder, *names, size=(20, 30)):
     return [str(folder / name) for name in names]
 
 
+def copied(image):
+    return None, image.copy()
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -29,18 +34,21 @@ def draw_all(tmp_path):
     """Draws files into tmp_path/out: what is wrong with some of them, and what was written."""
     reader = Detector(None, None, [])  # which can do nothing but read images
 
-    def run(files, draw=np.copy, detector=reader):
+    def run(files, draw=copied, detector=reader):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
         targets = batch.new_files(files, tmp_path / "out")
         (tmp_path / "out").mkdir()
-        return batch.draw_images(detector, files, targets, draw), names(tmp_path / "out")
+        return batch.draw_images(detector, files, targets, draw, done=lambda *_: None), names(
+            tmp_path / "out"
+        )
 
     return run
 
 
 def test_finds_files_folders_and_patterns_each_file_once(tmp_path):
     a, b, odd = write_images(tmp_path, "a.png", "b.JPG", "[1].png")
-    (tmp_path / "notes.txt").write_text("")
+    for name in ("notes.txt", "paper.pdf", "data.h5"):
+        (tmp_path / name).write_text("")
     assert batch.find_images([b, str(tmp_path)]) == ([b, odd, a], [])
     assert batch.find_images([odd, f"{tmp_path}/?.png"]) == ([odd, a], [])
     (tmp_path / "empty").mkdir()
@@ -58,7 +66,7 @@ def test_an_image_that_fails_is_named_and_the_next_one_drawn(draw_all, tmp_path,
     def draw(image):
         for error in failures:
             raise error
-        return image
+        return None, image
 
     assert draw_all(files, draw) == (
         [
@@ -95,7 +103,11 @@ def test_images_too_narrow_for_the_model_are_named(slim_model, draw_all, tmp_pat
     detector = load_detector(load_config(config, opts, tile))
     files = write_images(tmp_path, "narrow.png", size=(1, 5000))
     files += write_images(tmp_path, "good.png")
-    [error], drawn = draw_all(files, batch.Drawer(detector, 0.0), detector)
+
+    def draw(image):
+        return predict(detector, image, score_threshold=0.0), image
+
+    [error], drawn = draw_all(files, draw, detector)
     assert "narrow.png can't be used: " in error and "can't be resized for the model" in error
     assert drawn == ["good.png"]
 
@@ -124,7 +136,7 @@ def write_video(path, frames=5):
     return str(path)
 
 
-def test_a_video_that_fails_leaves_nothing(tmp_path):
+def test_a_video_that_is_stopped_keeps_its_frames(tmp_path):
     source = write_video(tmp_path / "film.avi")
     for error, message in (
         (KeyboardInterrupt(), None),
@@ -135,18 +147,20 @@ def test_a_video_that_fails_leaves_nothing(tmp_path):
         def draw(image, frames=frames):
             if (error := next(frames)) is not None:
                 raise error
-            return image
+            return copied(image)
 
         with pytest.raises((KeyboardInterrupt, ValueError), match=message):
             draw_video(draw, source, str(tmp_path / "out.mp4"))
+        assert cv2.VideoCapture(str(tmp_path / "out.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 2
+        (tmp_path / "out.mp4").unlink()
     with pytest.raises(ValueError, match="out.xyz can't be written as a video: name an .mp4"):
-        draw_video(np.copy, source, str(tmp_path / "out.xyz"))
+        draw_video(copied, source, str(tmp_path / "out.xyz"))
     assert names(tmp_path) == ["film.avi"]
 
 
 def test_a_video_that_ends_early_is_reported(tmp_path):
     source = Path(write_video(tmp_path / "film.avi", frames=20))
     source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
-    (said,) = draw_video(np.copy, str(source), str(tmp_path / "out.mp4"))
+    (said,) = draw_video(copied, str(source), str(tmp_path / "out.mp4"))
     assert "of its 20 frames could be read" in said
     assert (tmp_path / "out.mp4").exists()

@@ -136,7 +136,7 @@ def test_images_that_can_not_be_read_are_named(coco_set, check):
     assert check("--quick")[0] == check("--deep-images", "rescale")[0] == 0
     coco_set.file.write_text("{")
     status, said = check()
-    assert status == 2 and said.startswith("error: ") and said.count("\n") == 1
+    assert status == 2 and ": error: " in said and said.count("\n") == 1
 
 
 def test_colours_of_12_bits_in_16_are_said(coco_set):
@@ -188,6 +188,6 @@ def test_repair_gives_impossible_areas_the_boxs(coco_set, check):
     assert check()[0] == 0
     # Never over a file that is there.
     status, said = check("--repair", coco_set.file)
-    assert status == 2 and "set.json can't be written: it already exists" in said
+    assert status == 2 and "set.json: it already exists" in said
     status, said = check("--repair", coco_set.folder / "no folder/new.json")
     assert status == 2 and "can't be written: No such file" in said
