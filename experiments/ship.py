@@ -50,8 +50,8 @@ another training.
   configs/trained/{name}.yaml`, on one CPU core.
 - **Licence** of the weights: Apache-2.0, as the project's.
 
-**Not for** diagnosis, nor for counting without a look at the results. Other stainings,
-magnifications and sizes of photographs were never tested. It gives boxes, no outlines.
+**Not for** diagnosis, nor for counting without a look at the results. Other stainings
+and magnifications were never tested. It gives boxes, no outlines.
 """
 
 
