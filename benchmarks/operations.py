@@ -7,6 +7,7 @@ are those that compute or copy; dispatched ones include views, which a processor
 doesn't. The numbers are exact for one version of PyTorch, whatever the machine.
 """
 
+import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,4 +107,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

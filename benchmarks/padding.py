@@ -9,6 +9,7 @@ ENL also with blocks that attend to the padding, as the papers' do. Takes a minu
 results/padding.md says what came out.
 """
 
+import argparse
 import math
 import statistics
 from pathlib import Path
@@ -126,4 +127,7 @@ def columns(system: str, photographs: list[Row]) -> Row:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

@@ -7,6 +7,7 @@
 Takes about a minute on two cores; results/peers.md says what came out.
 """
 
+import argparse
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -80,4 +81,7 @@ def columns(row: Row) -> Row:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

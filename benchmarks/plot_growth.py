@@ -4,6 +4,7 @@
 python benchmarks/plot_growth.py
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -54,4 +55,7 @@ def draw(rows: list[dict], machine: dict) -> plt.Figure:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

@@ -221,7 +221,9 @@ def _table(results: Results, setting: Setting, kind: str) -> str:
             row[f"papers: {metric}"] = "" if value is None else f"{value:.2f}"
             row[f"papers: {metric} to baseline"] = "" if theirs is None else f"{theirs:+.2f}"
             both = (
-                Estimate(*(each - theirs for each in ours[:3]), ours[3]) if ours and theirs else ""
+                Estimate(*(each - theirs for each in ours[:3]), ours[3])
+                if ours and theirs is not None
+                else ""
             )
             row[f"{metric}, ours − theirs"] = both and both.shown("+")
         rows.append(row)

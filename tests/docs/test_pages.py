@@ -12,7 +12,7 @@ PAGES = [
     *(ROOT / "docs").glob("*.md"),
     *(ROOT / "benchmarks").glob("*.md"),
     *(ROOT / "enl_detectron2").rglob("*.md"),
-    *(ROOT / "examples").glob("*/*.md"),
+    *(ROOT / "examples").rglob("*.md"),
     *(ROOT / "experiments").rglob("*.md"),
 ]
 # Without inline code and code blocks, whose brackets are no links.
