@@ -88,17 +88,13 @@ def load_detector(cfg: CfgNode | DictConfig) -> Detector:
     It runs on the configuration's device, or on the CPU where there is no GPU.
 
     Raises:
-        ValueError: if there are no weights, or they can't be loaded; names the key.
+        ValueError: as of ``ENLCheckpointer.load``.
     """
     is_yaml = isinstance(cfg, CfgNode)
     model, mapper = (_build_yaml if is_yaml else _build_lazy)(cfg)
     model.eval()
-    key = "MODEL.WEIGHTS" if is_yaml else "train.init_checkpoint"
     weights = cfg.MODEL.WEIGHTS if is_yaml else cfg.train.init_checkpoint
-    try:
-        about = ENLCheckpointer(model, complete=True).load(weights)
-    except (AssertionError, OSError) as error:
-        raise ValueError(f"{key}: {weights} can't be loaded: {error}") from error
+    about = ENLCheckpointer(model, complete=True).load(weights)
     names = about.get(CLASS_NAMES)  # of the weights first: those are what they learned
     if not isinstance(names, list) or num_classes(model) not in (None, len(names)):
         names = []

@@ -87,12 +87,9 @@ def main() -> None:
 
             try:
                 errors += batch.draw_images(detector, images, targets, draw, done=done)
-            except BaseException:  # Ctrl-C after hours: what is drawn has its counts
-                if args.output and results.photographs:
+            finally:  # after Ctrl-C, too: what is drawn has its counts
+                if args.output:
                     results.write(args.output)
-                raise
-            if args.output:
-                results.write(args.output)
             print(results.summary())
     if limit.files:
         print(f"warning: {limit.warning(detector.tile)}", file=sys.stderr)
