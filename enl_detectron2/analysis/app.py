@@ -68,8 +68,9 @@ def build_page(detector: Detector, title: str, folder: str) -> gradio.Blocks:
             Limit(detector.model, LEAST) as limit,
         ):
             image = detector.read_image(file, "BGR")
-            found = predict(replace(detector, tile=tile), image, score_threshold=LEAST)
-        limit.name(Path(file).name)
+            found = predict(
+                replace(detector, tile=tile), image, score_threshold=LEAST, name=Path(file).name
+            )
         return Looked(file, image, found, tile > 0, limit.warning(tile) if limit.files else "")
 
     def show(looked: Looked | None, score: float):

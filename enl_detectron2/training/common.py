@@ -26,6 +26,7 @@ from torch import nn
 
 from enl_detectron2.utils.errors import ConfigError
 
+from .data import check_data_sets, register_coco_format
 from .data.loader import TrainLoader
 from .hooks import FirstSteps, RepeatableSteps
 from .resume import warn_of_changes
@@ -176,6 +177,31 @@ def _lock(folder: str) -> None:
     except OSError as error:  # as on some network file systems
         logger.warning("%s can't be locked (%s): start one training there only", folder, error)
     _locks[path] = file
+
+
+def prepare_sets(
+    train: Sequence[str],
+    test: Sequence[str],
+    *,
+    coco_format: Sequence[Sequence[str]],
+    keypoints: bool,
+    output_dir: str,
+    **of_model: Any,
+) -> None:
+    """Registers the sets that a configuration names, and checks all that it trains or tests on.
+
+    Args:
+        train, test: as of :func:`require_sets`.
+        coco_format, keypoints, output_dir: as of :func:`.data.register_coco_format`.
+        of_model: as of :func:`.data.check_data_sets`.
+
+    Raises:
+        ConfigError: (a ValueError) that names the set.
+    """
+    register_coco_format(coco_format, evaluated=test, keypoints=keypoints, output_dir=output_dir)
+    require_sets(train, test)
+    if comm.get_local_rank() == 0:  # once on each machine, which has files of its own
+        check_data_sets(train, test, **of_model)
 
 
 def require_sets(train: Sequence[str], test: Sequence[str]) -> None:

@@ -87,18 +87,12 @@ class Limit:
             if self.number and "instances" in output:
                 found = output["instances"].scores >= self.score_threshold
                 if found.sum() >= self.number:
-                    self.files[record.get("file_name", "")] = None
-
-    def name(self, file: str) -> None:
-        """Says which photograph it was that came without its ``file_name``."""
-        if "" in self.files:
-            del self.files[""]
-            self.files[file] = None
+                    self.files[record.get("file_name") or "an image"] = None
 
     def warning(self, tile: int) -> str:
         """What to do about ``files``, in a sentence."""
         first, *others = self.files
-        named = f"{first or 'an image'}" + (f" and {len(others)} more" if others else "")
+        named = first + (f" and {len(others)} more" if others else "")
         where, remedy = ("", "use --tile PIXELS (TEST.TILE)")
         if tile > 0:
             where, remedy = (" in a tile", "use smaller tiles")

@@ -16,13 +16,12 @@ from .common import (
     COCO_MAX_DETECTIONS,
     class_names,
     own_hooks,
+    prepare_sets,
     repeatable,
     replicate,
-    require_sets,
     set_up,
 )
 from .config import load_config
-from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
 from .data.loader import CheckedMapper
 from .evaluation import MOST_IN_TILES, evaluated, tile_of
@@ -49,29 +48,21 @@ def setup(args: argparse.Namespace) -> DictConfig:
     cfg = load_config(args.config_file, args.opts)
     set_up(cfg, args)
     sets = OmegaConf.select(cfg, "dataloader.coco_format", default=[])
-    train, test = [] if args.eval_only else set_names(cfg, "train"), set_names(cfg, "test")
-    register_coco_format(
-        OmegaConf.to_container(sets) if OmegaConf.is_config(sets) else sets,
-        evaluated=test,
-        keypoints=OmegaConf.select(cfg, "dataloader.train.mapper.use_keypoint", default=False),
+    numbers = {key: OmegaConf.select(cfg, key) for key in CLASSES}
+    key = next((key for key, number in numbers.items() if isinstance(number, int)), CLASSES[0])
+    mapper = OmegaConf.select(cfg, "dataloader.train.mapper", default={})
+    prepare_sets(
+        [] if args.eval_only else set_names(cfg, "train"),
+        set_names(cfg, "test"),
+        coco_format=OmegaConf.to_container(sets) if OmegaConf.is_config(sets) else sets,
+        keypoints=bool(mapper.get("use_keypoint", False)),
         output_dir=cfg.train.output_dir,
+        num_classes=numbers[key],
+        num_classes_key=key,
+        masks=bool(mapper.get("use_instance_mask", False)),
+        mask_format=mapper.get("instance_mask_format", "polygon"),
+        filter_empty=OmegaConf.select(cfg, "dataloader.train.dataset.filter_empty", default=True),
     )
-    require_sets(train, test)
-    if comm.get_local_rank() == 0:  # once on each machine, which has files of its own
-        numbers = {key: OmegaConf.select(cfg, key) for key in CLASSES}
-        key = next((key for key, number in numbers.items() if isinstance(number, int)), CLASSES[0])
-        mapper = OmegaConf.select(cfg, "dataloader.train.mapper", default={})
-        check_data_sets(
-            train,
-            test,
-            num_classes=numbers[key],
-            num_classes_key=key,
-            masks=bool(mapper.get("use_instance_mask", False)),
-            mask_format=mapper.get("instance_mask_format", "polygon"),
-            filter_empty=OmegaConf.select(
-                cfg, "dataloader.train.dataset.filter_empty", default=True
-            ),
-        )
     return cfg
 
 

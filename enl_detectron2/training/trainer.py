@@ -46,14 +46,13 @@ from .common import (
     class_names,
     in_fast_layout,
     own_hooks,
+    prepare_sets,
     quiet_terminal,
     repeatable,
     replicate,
-    require_sets,
     set_up,
 )
 from .config import drop_other_options, load_config
-from .data import check_data_sets, register_coco_format
 from .data.images import deep_images_of
 from .data.loader import CheckedMapper
 from .evaluation import MOST_IN_TILES, evaluated, tile_of
@@ -227,26 +226,20 @@ def setup(args: argparse.Namespace) -> CfgNode:
     drop_other_options(cfg)
     set_up(cfg, args)
     cfg.freeze()
-    register_coco_format(
-        cfg.DATASETS.COCO_FORMAT,
-        evaluated=cfg.DATASETS.TEST,
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    head = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}.get(architecture)
+    prepare_sets(
+        () if args.eval_only else cfg.DATASETS.TRAIN,
+        cfg.DATASETS.TEST,
+        coco_format=cfg.DATASETS.COCO_FORMAT,
         keypoints=cfg.MODEL.KEYPOINT_ON,
         output_dir=cfg.OUTPUT_DIR,
+        num_classes=cfg.MODEL[head].NUM_CLASSES if head else None,
+        num_classes_key=f"MODEL.{head}.NUM_CLASSES",
+        masks=cfg.MODEL.MASK_ON,
+        mask_format=cfg.INPUT.MASK_FORMAT,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
     )
-    train = () if args.eval_only else cfg.DATASETS.TRAIN
-    require_sets(train, cfg.DATASETS.TEST)
-    if comm.get_local_rank() == 0:  # once on each machine, which has files of its own
-        architecture = cfg.MODEL.META_ARCHITECTURE
-        head = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}.get(architecture)
-        check_data_sets(
-            train,
-            cfg.DATASETS.TEST,
-            num_classes=cfg.MODEL[head].NUM_CLASSES if head else None,
-            num_classes_key=f"MODEL.{head}.NUM_CLASSES",
-            masks=cfg.MODEL.MASK_ON,
-            mask_format=cfg.INPUT.MASK_FORMAT,
-            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        )
     return cfg
 
 

@@ -69,8 +69,9 @@ def main() -> None:
             sys.exit("\n".join(["there is no image to look at:", *errors]))
     detector = load_detector(load_config(args.config_file, args.opts, args.tile))
 
-    def draw(image: Any) -> tuple[Any, Any]:
-        found = predict(detector, image, score_threshold=args.confidence_threshold)
+    def draw(image: Any, name: str) -> tuple[Any, Any]:
+        threshold = args.confidence_threshold
+        found = predict(detector, image, score_threshold=threshold, name=name)
         return found, draw_instances(image, found, detector, args.labels)
 
     with Limit(detector.model, args.confidence_threshold) as limit:
@@ -80,13 +81,8 @@ def main() -> None:
             results = counts.Counts(detector)
             if args.output:
                 os.makedirs(args.output, exist_ok=True)
-
-            def done(file: str, found: Any) -> None:
-                results.add(file, found)
-                limit.name(file)
-
             try:
-                errors += batch.draw_images(detector, images, targets, draw, done=done)
+                errors += batch.draw_images(detector, images, targets, draw, done=results.add)
             finally:  # after Ctrl-C, too: what is drawn has its counts
                 if args.output:
                     results.write(args.output)

@@ -82,7 +82,7 @@ def draw_images(
             ``MOST_PIXELS``; others are refused as Pillow does.
         images: files.
         targets: the drawing of each, of :func:`new_files`; None to show them in a window.
-        draw: an image to what is found on it, and its drawing.
+        draw: an image and its name to what is found on it, and its drawing.
         done: is called with each image that has been drawn, and what was found.
 
     Returns:
@@ -104,7 +104,7 @@ def draw_images(
                     naming(file),
                     large_images() if large else contextlib.nullcontext(),
                 ):
-                    found, drawing = draw(detector.read_image(file, "BGR"))
+                    found, drawing = draw(detector.read_image(file, "BGR"), file)
                 if window is None:
                     write_drawing(targets[place], drawing)
                 elif not window.show(drawing, 0):

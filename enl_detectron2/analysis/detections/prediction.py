@@ -16,13 +16,16 @@ from enl_detectron2.utils.errors import UserError
 
 
 @torch.no_grad()
-def predict(detector: Detector, image: np.ndarray, *, score_threshold: float) -> Instances:
+def predict(
+    detector: Detector, image: np.ndarray, *, score_threshold: float, name: str = ""
+) -> Instances:
     """What the model finds on an image, on the CPU, in pixels of the image.
 
     Args:
         detector: of ``load_detector``; whose ``tile`` says whether it looks at tiles.
         image: (height, width, 3) uint8, BGR.
         score_threshold: detections below are left out, those below the model's own anyway.
+        name: of the image, for who watches the model.
 
     Raises:
         ValueError: if the model detects no instances, or the image can't be resized for it.
@@ -35,7 +38,7 @@ def predict(detector: Detector, image: np.ndarray, *, score_threshold: float) ->
     else:
         record = resized(pixels, detector.mapper.augmentations)
     model = in_tiles(detector.model, detector.tile, detector.mapper, detector.deep_images)
-    (output,) = model([record])
+    (output,) = model([record | {"file_name": name}])
     return instances_above(score_threshold, output)
 
 

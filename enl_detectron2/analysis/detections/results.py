@@ -54,8 +54,7 @@ def run_models(
                 pixels = detector.read_image(file, "BGR")
                 require_size(image, file, *pixels.shape[:2])
                 with naming(file):
-                    instances = predict(detector, pixels, score_threshold=0.0)
-                limit.name(file)
+                    instances = predict(detector, pixels, score_threshold=0.0, name=file)
                 found += as_results(instances, image_id, categories)
         if limit.files:
             logger.warning("%s: %s", name, limit.warning(detector.tile))

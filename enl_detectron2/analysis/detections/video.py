@@ -15,15 +15,15 @@ from enl_detectron2.utils.errors import UserError
 WINDOW = "detections"
 ESCAPE = 27  # the key that closes the window
 
-# An image to what is found on it, and its drawing; both are BGR.
-Draw = Callable[[np.ndarray], tuple[Instances, np.ndarray]]
+# An image and its name to what is found on it, and its drawing; both are BGR.
+Draw = Callable[[np.ndarray, str], tuple[Instances, np.ndarray]]
 
 
 def draw_video(draw: Draw, source: str | int, target: str | None) -> list[str]:
     """Draws what is found on each frame.
 
     Args:
-        draw: a frame to what is found on it, and its drawing.
+        draw: a frame and its name to what is found on it, and its drawing.
         source: a video file, or the number of a camera.
         target: the video to write; None to show it in a window.
 
@@ -48,8 +48,9 @@ def draw_video(draw: Draw, source: str | int, target: str | None) -> list[str]:
             success, frame = video.read()
             if not success:
                 break
-            with naming(f"{source}, frame {bar.n + 1},"):
-                _, drawing = draw(frame)
+            name = f"{source}, frame {bar.n + 1}"
+            with naming(f"{name},"):
+                _, drawing = draw(frame, name)
             if not show(drawing, 1):
                 return []
             bar.update()

@@ -21,7 +21,7 @@ def write_images(folder, *names, size=(20, 30)):
     return [str(folder / name) for name in names]
 
 
-def copied(image):
+def copied(image, name=""):
     return None, image.copy()
 
 
@@ -63,7 +63,7 @@ def test_an_image_that_fails_is_named_and_the_next_one_drawn(draw_all, tmp_path,
     files = write_images(tmp_path, "memory.png", "torch.png", "good.png")
     failures = iter([MemoryError(), RuntimeError("can't allocate memory:\n you tried")])
 
-    def draw(image):
+    def draw(image, name):
         for error in failures:
             raise error
         return None, image
@@ -104,7 +104,7 @@ def test_images_too_narrow_for_the_model_are_named(slim_model, draw_all, tmp_pat
     files = write_images(tmp_path, "narrow.png", size=(1, 5000))
     files += write_images(tmp_path, "good.png")
 
-    def draw(image):
+    def draw(image, name):
         return predict(detector, image, score_threshold=0.0), image
 
     [error], drawn = draw_all(files, draw, detector)
@@ -144,7 +144,7 @@ def test_a_video_that_is_stopped_keeps_its_frames(tmp_path):
     ):
         frames = iter([None, None, error])
 
-        def draw(image, frames=frames):
+        def draw(image, name, frames=frames):
             if (error := next(frames)) is not None:
                 raise error
             return copied(image)
