@@ -142,8 +142,8 @@ def resized(image: np.ndarray, augmentations: T.AugmentationList) -> dict[str, A
             f"{width}×{height} pixels can't be resized for the model: {error}"
         ) from error
     pixels = changed.image.reshape(*changed.image.shape[:2], -1)  # grey has no third dimension
-    pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    return {"image": torch.as_tensor(pixels), "height": height, "width": width}
+    pixels = torch.as_tensor(pixels.transpose(2, 0, 1).copy())
+    return {"image": pixels, "height": height, "width": width}
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:

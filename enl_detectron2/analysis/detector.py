@@ -19,8 +19,7 @@ from torch import nn
 from enl_detectron2.tiling import resized
 from enl_detectron2.training.checkpoint import ENLCheckpointer
 from enl_detectron2.training.checkpoint_files import CLASS_NAMES
-from enl_detectron2.training.common import class_names
-from enl_detectron2.training.data import register_coco_format
+from enl_detectron2.training.data import class_names, register_coco_format
 from enl_detectron2.training.data.images import deep_images_of, read_image
 from enl_detectron2.training.evaluation import tile_of
 from enl_detectron2.training.lazy import set_names

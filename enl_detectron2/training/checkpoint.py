@@ -69,7 +69,8 @@ class ENLCheckpointer(DetectionCheckpointer):
             ConfigError: (a ValueError) if there is no path, though the model is used as it is; or
                 as :meth:`_log_incompatible_keys`.
             MissingFile: (a FileNotFoundError) if there is no such file.
-            UnsafeCheckpoint: (a ValueError) if it is no sound checkpoint.
+            UnsafeCheckpoint: (a ValueError) if it is no sound checkpoint, or one that isn't finite
+                is to be used as it is.
         """
         if self.complete and not path:
             raise ConfigError(
@@ -83,7 +84,17 @@ class ENLCheckpointer(DetectionCheckpointer):
                 "LazyConfig train.init_checkpoint) or, with --resume, the folder's last_checkpoint "
                 "must name a checkpoint"
             )
-        return super().load(path, checkpointables)
+        content = super().load(path, checkpointables)
+        if self.complete and (key := self._not_finite()):
+            raise UnsafeCheckpoint(f"{path}: {key} holds values that are infinite or no numbers")
+        return content
+
+    def _not_finite(self) -> str | None:
+        """A parameter or buffer of the model that is no longer finite, if there is one."""
+        for key, value in self.model.state_dict().items():
+            if isinstance(value, Tensor) and not _is_finite(value) and key not in self._infinite:
+                return key
+        return None
 
     def about_model(self) -> dict[str, Any]:
         """What a checkpoint says of its model beside its parameters, by keys of the file.
@@ -142,14 +153,13 @@ class ENLCheckpointer(DetectionCheckpointer):
         """
         if not self.save_dir or not self.save_to_disk:
             return
+        if key := self._not_finite():
+            last = self.get_checkpoint_file()
+            raise UserError(
+                f"{name}.pth is not saved, as {key} is no longer finite; "
+                + (f"the last checkpoint is {last}" if last else "there is none before it")
+            )
         state = self.model.state_dict()
-        for key, value in state.items():
-            if isinstance(value, Tensor) and not _is_finite(value) and key not in self._infinite:
-                last = self.get_checkpoint_file()
-                raise UserError(
-                    f"{name}.pth is not saved, as {key} is no longer finite; "
-                    + (f"the last checkpoint is {last}" if last else "there is none before it")
-                )
         rename(state, plain_names(state))
         content = {"model": state, **self.about_model()}
         content |= {key: part.state_dict() for key, part in self.checkpointables.items()}

@@ -164,7 +164,10 @@ def _read(path: Path) -> Any:
         except pickle.UnpicklingError as error:
             if names := _unsafe_names(path):
                 raise _refusal(names) from error
-            raise
+            # PyTorch's own words advise to read it without weights_only.
+            raise pickle.UnpicklingError(
+                "no file of torch.save, or one of more than tensors and plain containers"
+            ) from error
 
 
 def _unsafe_names(path: Path) -> str:

@@ -3,19 +3,15 @@
 import argparse
 import contextlib
 import copy
-import fcntl
 import logging
 import os
-import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from importlib.util import find_spec
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase, create_ddp_model, default_setup
 from detectron2.modeling.roi_heads.keypoint_head import BaseKeypointRCNNHead
 from detectron2.utils import comm
@@ -24,32 +20,16 @@ from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
 
-from enl_detectron2.utils.errors import ConfigError
-
-from .data import check_data_sets, register_coco_format
 from .data.loader import TrainLoader
+from .folder import lock, set_aside, take_up, warn_of_changes
 from .hooks import FirstSteps, RepeatableSteps
-from .resume import warn_of_changes
-
-# What detectron2's evaluators import, by the evaluator type of a set.
-PACKAGES = {
-    "lvis": ("lvis", "pip install --no-deps lvis"),
-    "cityscapes_instance": ("cityscapesscripts", "pip install cityscapesscripts"),
-    "cityscapes_sem_seg": ("cityscapesscripts", "pip install cityscapesscripts"),
-    "coco_panoptic_seg": (
-        "panopticapi",
-        "pip install git+https://github.com/cocodataset/panopticapi.git",
-    ),
-}
 
 COCO_MAX_DETECTIONS = 100  # an image, in COCO's own metrics
 
 logger = logging.getLogger(__name__)
-# Open as long as the process lives: closing a file gives up its lock.
-_locks: dict[str, TextIO] = {}
 
 
-def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
+def prepare_run(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
     """detectron2's ``default_setup``, for one training a folder at a time.
 
     An evaluation writes its ``config.yaml`` and its log into the folder's ``inference``: those of
@@ -72,8 +52,8 @@ def set_up(cfg: CfgNode | DictConfig, args: argparse.Namespace) -> None:
             cfg.train.output_dir = folder
     elif comm.is_main_process():
         PathManager.mkdirs(folder)
-        _lock(folder)
-        said = _take_up(folder) if args.resume else _set_aside(folder)
+        lock(folder)
+        said = take_up(folder) if args.resume else set_aside(folder)
     written = Path(folder, "config.yaml")
     resumes = args.resume and not args.eval_only and comm.is_main_process()
     before = written.read_text() if resumes and written.is_file() else ""
@@ -125,114 +105,6 @@ def _use_cpu_without_gpu(cfg: CfgNode | DictConfig) -> bool:
     else:
         cfg.train.device, cfg.train.amp.enabled = "cpu", False
     return True
-
-
-def _set_aside(folder: str) -> str:
-    """Keeps an older run's metrics, its weights and their name from a run that starts.
-
-    Otherwise the two runs' metrics are one file, ``--resume`` takes up the older run if this one
-    ends before its first checkpoint, and its end replaces the older one's ``model_final.pth``.
-    """
-    names = [name for name in ("metrics.json", "last_checkpoint") if Path(folder, name).exists()]
-    taken = (int(p.suffix[1:]) for p in Path(folder).glob("*.*") if p.suffix[1:].isdecimal())
-    number = max(taken, default=0) + 1
-    for name in names:
-        Path(folder, name).rename(Path(folder, f"{name}.{number}"))
-    weights = Path(folder, "model_final.pth")
-    if weights.exists() and not any(map(weights.samefile, Path(folder).glob("model_final.pth.*"))):
-        # Under both names, as this run may start from it.
-        names.append(weights.name)
-        try:
-            os.link(weights, f"{weights}.{number}")
-        except OSError:  # not on this file system
-            shutil.copyfile(weights, f"{weights}.{number}")
-    kept = " and ".join(f"{name} as {name}.{number}" for name in names)
-    return kept and f"{folder} has an older run, which this one doesn't resume; kept is {kept}"
-
-
-def _take_up(folder: str) -> str:
-    """Takes off the line that a kill or a full disk cut: the next would be written behind it."""
-    metrics = Path(folder, "metrics.json")
-    content = metrics.read_bytes() if metrics.is_file() else b""
-    whole = content.rfind(b"\n") + 1
-    if whole == len(content):
-        return ""
-    os.truncate(metrics, whole)
-    return f"{metrics}: its last line was cut, and is left out: {content[whole:]!r}"
-
-
-def _lock(folder: str) -> None:
-    path = os.path.realpath(os.path.join(folder, "training.lock"))
-    if path in _locks:
-        return
-    file = open(path, "w")  # noqa: SIM115  it stays open
-    try:
-        # Not flock: loaders' workers would inherit that, and hold it longer than their parent.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        raise ConfigError(
-            f"another training is running in {folder}: wait until it has ended, or give this one "
-            "an OUTPUT_DIR (in a LazyConfig train.output_dir) of its own"
-        ) from None
-    except OSError as error:  # as on some network file systems
-        logger.warning("%s can't be locked (%s): start one training there only", folder, error)
-    _locks[path] = file
-
-
-def prepare_sets(
-    train: Sequence[str],
-    test: Sequence[str],
-    *,
-    coco_format: Sequence[Sequence[str]],
-    keypoints: bool,
-    output_dir: str,
-    **of_model: Any,
-) -> None:
-    """Registers the sets that a configuration names, and checks all that it trains or tests on.
-
-    Args:
-        train, test: as of :func:`require_sets`.
-        coco_format, keypoints, output_dir: as of :func:`.data.register_coco_format`.
-        of_model: as of :func:`.data.check_data_sets`.
-
-    Raises:
-        ConfigError: (a ValueError) that names the set.
-    """
-    register_coco_format(coco_format, evaluated=test, keypoints=keypoints, output_dir=output_dir)
-    require_sets(train, test)
-    if comm.get_local_rank() == 0:  # once on each machine, which has files of its own
-        check_data_sets(train, test, **of_model)
-
-
-def require_sets(train: Sequence[str], test: Sequence[str]) -> None:
-    """Checks that data sets are registered, and that the packages of their evaluators are there.
-
-    Args:
-        train: names of sets to train on.
-        test: names of sets to evaluate on, which detectron2 looks up when the training is over.
-
-    Raises:
-        ConfigError: (a ValueError) that names the set.
-    """
-    for key, names in {"DATASETS.TRAIN": train, "DATASETS.TEST": test}.items():
-        for name in names:
-            if name not in DatasetCatalog:
-                raise ConfigError(
-                    f"{key} (in a LazyConfig dataset.names) names {name!r}, but no data set of "
-                    "this name is registered; is one in DATASETS.COCO_FORMAT missing?"
-                )
-    for name in test:
-        package, command = PACKAGES.get(MetadataCatalog.get(name).get("evaluator_type"), ("", ""))
-        if package and find_spec(package) is None:
-            raise ConfigError(f"{name!r} can't be evaluated without {package}: {command}")
-
-
-def class_names(sets: Sequence[str]) -> list[str]:
-    """What the first of some sets calls its classes; none if it doesn't say.
-
-    One that is trained on says so once it is loaded.
-    """
-    return list(MetadataCatalog.get(sets[0]).get("thing_classes", [])) if sets else []
 
 
 def in_fast_layout(model: nn.Module) -> nn.Module:

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from tabulate import tabulate
 from torch.multiprocessing import ProcessExitedException
 
+from enl_detectron2.layers.relation_block import InvalidOption
 from enl_detectron2.utils.errors import UserError
 from enl_detectron2.utils.imports import add_import_option, import_modules
 
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.config_file:
         parser.error("--config-file FILE is needed")
+    if args.tile is not None and args.tile < 0:
+        parser.error(f"--tile must be a number of pixels, or 0, got {args.tile}")
     if args.num_machines > 1 and args.dist_url == "auto":
         parser.error("--dist-url must be tcp://HOST:PORT of the first of several machines")
     try:
@@ -61,7 +64,7 @@ def _run_or_explain(args: argparse.Namespace) -> None:
     """One process of a run."""
     try:
         run(args)
-    except UserError as error:
+    except (UserError, InvalidOption) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
 
 
@@ -77,6 +80,7 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
         With ``--eval-only`` the metrics, on the main process.
     """
     import_modules(getattr(args, "imports", ()))  # each process is a new one
+    # Also of --tile and the zoo's weights; what load_config does with a file changes nothing more.
     args.config_file, args.opts = find_config(
         args.config_file, args.opts or (), getattr(args, "tile", None)
     )

@@ -14,14 +14,13 @@ from torch import nn
 from .checkpoint import ENLCheckpointer
 from .common import (
     COCO_MAX_DETECTIONS,
-    class_names,
     own_hooks,
-    prepare_sets,
+    prepare_run,
     repeatable,
     replicate,
-    set_up,
 )
 from .config import load_config
+from .data import class_names, prepare_sets
 from .data.images import deep_images_of
 from .data.loader import CheckedMapper
 from .evaluation import MOST_IN_TILES, evaluated, tile_of
@@ -46,7 +45,7 @@ def setup(args: argparse.Namespace) -> DictConfig:
             process trains in the folder.
     """
     cfg = load_config(args.config_file, args.opts)
-    set_up(cfg, args)
+    prepare_run(cfg, args)
     sets = OmegaConf.select(cfg, "dataloader.coco_format", default=[])
     numbers = {key: OmegaConf.select(cfg, key) for key in CLASSES}
     key = next((key for key, number in numbers.items() if isinstance(number, int)), CLASSES[0])

@@ -43,16 +43,15 @@ from enl_detectron2.utils.errors import ConfigError
 from .checkpoint import ENLCheckpointer
 from .common import (
     COCO_MAX_DETECTIONS,
-    class_names,
     in_fast_layout,
     own_hooks,
-    prepare_sets,
+    prepare_run,
     quiet_terminal,
     repeatable,
     replicate,
-    set_up,
 )
 from .config import drop_other_options, load_config
+from .data import class_names, prepare_sets
 from .data.images import deep_images_of
 from .data.loader import CheckedMapper
 from .evaluation import MOST_IN_TILES, evaluated, tile_of
@@ -64,7 +63,7 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         """
         Args:
-            cfg: with the keys of ``add_training_config``.
+            cfg: of :func:`setup`, which registers its sets and takes the CPU where no GPU is.
         """
         # DefaultTrainer's own, line by line, but for the replicas, which it can't make of a model
         # on the CPU and has no option for, and the checkpointer.
@@ -224,7 +223,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = load_config(args.config_file, args.opts)
     drop_other_options(cfg)
-    set_up(cfg, args)
+    prepare_run(cfg, args)
     cfg.freeze()
     architecture = cfg.MODEL.META_ARCHITECTURE
     head = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET"}.get(architecture)
@@ -243,24 +242,25 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def main(args: argparse.Namespace) -> dict[str, Any] | None:
+def main(args: argparse.Namespace, trainer_class: type[Trainer] = Trainer) -> dict[str, Any] | None:
     """Trains, or with ``--eval-only`` evaluates and gives the metrics on the main process.
 
     Args:
         args: of detectron2's ``default_argument_parser``.
+        trainer_class: yours, perhaps with another ``build_evaluator``.
     """
     cfg = setup(args)
     if not args.eval_only:
-        trainer = Trainer(cfg)
+        trainer = trainer_class(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
-    model = Trainer.build_model(cfg)
+    model = trainer_class.build_model(cfg)
     names = class_names(cfg.DATASETS.TEST)
     checkpointer = ENLCheckpointer(model, cfg.OUTPUT_DIR, complete=True, class_names=names)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-    results = Trainer.test(cfg, model)
+    results = trainer_class.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
-        results.update(Trainer.test_with_augmentation(cfg, model))
+        results.update(trainer_class.test_with_augmentation(cfg, model))
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

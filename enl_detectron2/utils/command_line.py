@@ -41,6 +41,9 @@ def run(main: Callable[[], None], reported: tuple[type[Exception], ...] = REPORT
         # Python writes what is left when it ends, and would complain about it then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except reported as error:
         print(f"{Path(sys.argv[0]).name}: error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)

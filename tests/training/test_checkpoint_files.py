@@ -36,7 +36,7 @@ def test_a_file_that_runs_code_is_refused_and_runs_nothing(tmp_path, name):
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=name == "model.pth")
-    with pytest.raises(UnsafeCheckpoint, match=f"{name} .*(asks for \\S*eval; |Weights only)"):
+    with pytest.raises(UnsafeCheckpoint, match=f"{name} .*(asks for \\S*eval; |more than tensors)"):
         ENLCheckpointer(nn.Linear(1, 1)).load(str(path))
     assert not mark.exists()
     # The attack is a real one.
@@ -208,6 +208,11 @@ def test_a_broken_model_is_not_saved(tmp_path, key, value):
     with pytest.raises(UserError, match=f"model_1.pth is not saved, as {key} is .*model_0.pth"):
         checkpointer.save("model_1", iteration=1)
     assert saved(tmp_path) == 0 and not (tmp_path / "model_1.pth").exists()
+    # Nor is one that comes from elsewhere used.
+    torch.save({"model": model[:2].state_dict()}, tmp_path / "other.pth")
+    fresh = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    with pytest.raises(UnsafeCheckpoint, match=f"other.pth: {key} holds values that are infinite"):
+        ENLCheckpointer(fresh, complete=True).load(str(tmp_path / "other.pth"))
 
 
 @pytest.mark.parametrize("protocol", [0, 2, pickle.HIGHEST_PROTOCOL, None])

@@ -41,6 +41,9 @@ def test_the_arguments_may_be_given(config, tmp_path, monkeypatch, capsys):
     with pytest.raises(KeyError, match="No object named 'RPM' found"):
         words = ["MODEL.PROPOSAL_GENERATOR.NAME", "RPM", "OUTPUT_DIR", str(tmp_path)]
         main(["--config-file", str(config), *words])
+    words[:2] = ["MODEL.ENL_FPN.BLOCK_OPTIONS.position", "cos"]
+    with pytest.raises(SystemExit, match="error: position must be one of 'cos_add'"):
+        main(["--config-file", str(config), *words])
     words[:2] = ["SOLVER.LR_SCHEDULER_NAME", "nonsense"]
     monkeypatch.setattr(sys, "argv", ["enl", "train", "--config-file", str(config), *words])
     with pytest.raises(ValueError, match="Unknown LR scheduler: nonsense"):

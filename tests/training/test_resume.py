@@ -10,17 +10,17 @@ from tiny_training import arguments, train
 
 from enl_detectron2.layers import RelationBlock
 from enl_detectron2.modeling import RELATION_BLOCK_REGISTRY
-from enl_detectron2.training.common import set_up
+from enl_detectron2.training.common import prepare_run
 from enl_detectron2.training.config import load_config
-from enl_detectron2.training.resume import differences, warn_of_changes
+from enl_detectron2.training.folder import differences, warn_of_changes
 from enl_detectron2.training.trainer import setup
 from enl_detectron2.utils.errors import ConfigError
 from enl_detectron2.utils.files import whole_file
 
 HOLD = """
 import sys
-from enl_detectron2.training.common import _lock
-_lock(sys.argv[1])
+from enl_detectron2.training.folder import lock
+lock(sys.argv[1])
 print("locked", flush=True)
 sys.stdin.read()
 """
@@ -33,7 +33,7 @@ def test_changed_keys_are_listed_and_the_run_goes_on(config, tmp_path, caplog):
         train(config, tmp_path / "losses", "--resume", *words, 2)
         assert "--resume" not in caplog.text
         train(config, tmp_path / "losses", "--resume", *words, 3, "SOLVER.BASE_LR", 0.005)
-    [said] = [r.getMessage() for r in caplog.records if r.name.endswith("resume")]
+    [said] = [r.getMessage() for r in caplog.records if r.name.endswith("folder")]
     assert said.splitlines()[1:] == ["  SOLVER.BASE_LR: 0.001 → 0.005", "  SOLVER.MAX_ITER: 2 → 3"]
     assert (tmp_path / "losses").read_text().splitlines()[-1].startswith("2 ")
 
@@ -45,7 +45,7 @@ def test_a_run_that_starts_anew_keeps_the_older_ones_metrics_apart(config, tmp_p
         (tmp_path / "last_checkpoint").write_text(f"model_{number}.pth")
         with whole_file(tmp_path / "model_final.pth") as file:  # as a checkpoint is written
             file.write(f"weights {number}".encode())
-        set_up(load_config(config, args.opts), args)
+        prepare_run(load_config(config, args.opts), args)
         assert not (tmp_path / "metrics.json").exists()  # nor is there an older run to take up
         assert (tmp_path / f"metrics.json.{number}").read_text() == f'{{"iteration": {number}}}\n'
         assert (tmp_path / f"last_checkpoint.{number}").read_text() == f"model_{number}.pth"
@@ -58,7 +58,7 @@ def test_a_run_that_is_resumed_writes_behind_whole_lines(config, tmp_path, caplo
     args = arguments(config, "--resume", "OUTPUT_DIR", tmp_path)
     whole = '{"iteration": 19, "total_loss": 1.0}\n'
     (tmp_path / "metrics.json").write_text(whole + '{"iteration": 39, "tot')  # a full disk
-    set_up(load_config(config, args.opts), args)
+    prepare_run(load_config(config, args.opts), args)
     assert (tmp_path / "metrics.json").read_text() == whole
     assert "its last line was cut" in caplog.text
 
@@ -98,12 +98,12 @@ def test_one_folder_is_one_run(config, tmp_path):
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"locked\n"
     with pytest.raises(ConfigError, match=f"another training is running in {tmp_path}"):
-        set_up(cfg, args)
+        prepare_run(cfg, args)
     assert not (tmp_path / "config.yaml").exists()
     args.eval_only = True  # as of a checkpoint of a run that goes on
-    set_up(cfg, args)
+    prepare_run(cfg, args)
     holder.kill()  # nothing is left to be cleared up
     holder.wait()
     args.eval_only = False
-    set_up(cfg, args)
-    set_up(cfg, args)  # once more in the same process
+    prepare_run(cfg, args)
+    prepare_run(cfg, args)  # once more in the same process

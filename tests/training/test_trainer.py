@@ -23,8 +23,8 @@ from tiny_training import (
     write_json,
 )
 
-from enl_detectron2.training import common, lazy, trainer
-from enl_detectron2.training.data import register_coco_format
+from enl_detectron2.training import lazy, trainer
+from enl_detectron2.training.data import check_sets, register_coco_format
 from enl_detectron2.training.launch import run
 from enl_detectron2.training.trainer import Trainer
 from enl_detectron2.utils.errors import ConfigError
@@ -215,14 +215,14 @@ def test_a_set_has_the_evaluator_of_its_kind(slim_cfg, monkeypatch, kind, names)
     assert made == 2 * names
     assert kind != "coco" or folders == ["run/inference", "run/inference/of%2Fkind"]
     # Its package is missed before the training, not after it.
-    monkeypatch.setattr(common, "find_spec", lambda name: None)
-    if kind in common.PACKAGES:
+    monkeypatch.setattr(check_sets, "find_spec", lambda name: None)
+    if kind in check_sets.PACKAGES:
         with pytest.raises(ConfigError, match="'of/kind' can't be evaluated without"):
-            common.require_sets((), ["of/kind"])
+            check_sets.require_sets((), ["of/kind"])
     else:
-        common.require_sets((), ["of/kind"])
+        check_sets.require_sets((), ["of/kind"])
     with pytest.raises(ConfigError, match="DATASETS.TEST .* names 'of no kind', but no data set"):
-        common.require_sets((), ["of no kind"])
+        check_sets.require_sets((), ["of no kind"])
 
 
 def test_keypoints(tmp_path):
@@ -305,8 +305,5 @@ def test_a_subclass_may_have_an_evaluator_of_its_own(config, tmp_path):
         def build_evaluator(cls, cfg, dataset_name, output_folder=None):
             return Constant()
 
-    args = command("yaml", config, tmp_path)
-    mine = Mine(trainer.setup(args))
-    mine.resume_or_load(resume=False)
-    mine.train()
+    trainer.main(command("yaml", config, tmp_path), Mine)
     assert '"of mine/score": 42.0' in (tmp_path / "metrics.json").read_text()

@@ -60,7 +60,10 @@ def main() -> None:
 
     setup_logger(name="fvcore")  # which weights the checkpoint lacks, for one
     if args.input:  # what is wrong with them is said before the model is loaded
-        images, errors = batch.find_images(args.input)
+        images, errors, others = batch.find_images(args.input)
+        if others:
+            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+            print(f"no images by their suffix: {others[0]}{more}", file=sys.stderr)
         targets = batch.new_files(images, args.output) if args.output else None
         if args.output:
             names = (counts.DETECTIONS, counts.COUNTS)
@@ -84,7 +87,7 @@ def main() -> None:
             try:
                 errors += batch.draw_images(detector, images, targets, draw, done=results.add)
             finally:  # after Ctrl-C, too: what is drawn has its counts
-                if args.output:
+                if args.output and results.photographs:
                     results.write(args.output)
             print(results.summary())
     if limit.files:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from enl_detectron2.analysis.command_line import require_new
 from enl_detectron2.analysis.detector import Detector, naming
 from enl_detectron2.utils.errors import BadImage, UserError
+from enl_detectron2.utils.files import whole_file
 from enl_detectron2.utils.text import one_line
 
 from .video import Draw, Window
@@ -27,20 +28,22 @@ from .video import Draw, Window
 MOST_PIXELS = 2**30
 
 
-def find_images(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The image files that files, folders and patterns mean; a sentence for each that means none.
+def find_images(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """The image files that files, folders and patterns mean; a sentence for each that means none;
+    and the files of folders that are left out.
 
     Every file comes once, in the order of the words; of a folder those with one of torchvision's
     suffixes of images.
     """
-    files, errors = [], []
+    files, errors, others = [], [], []
     for word in words:
         found, reason = [], "is not a file or folder, and no file matches it as a pattern"
         try:
             if os.path.isdir(word):
                 reason = "is a folder without images"
-                inside = sorted(map(str, Path(word).iterdir()))
+                inside = sorted(map(str, filter(Path.is_file, Path(word).iterdir())))
                 found = [file for file in inside if file.lower().endswith(IMG_EXTENSIONS)]
+                others += [file for file in inside if file not in found]
             else:
                 found = [word] if os.path.exists(word) else sorted(glob.glob(word))
             # A pipe would be waited for.
@@ -49,7 +52,7 @@ def find_images(words: Sequence[str]) -> tuple[list[str], list[str]]:
             reason = f"can't be read: {error.strerror}"
         files += [file for file in found if file not in files]
         errors += [] if found else [one_line(f"{word} {reason}")]
-    return files, errors
+    return files, errors, others
 
 
 def new_files(images: Sequence[str], folder: str | os.PathLike) -> list[str]:
@@ -155,4 +158,5 @@ def write_drawing(path: str, drawing: np.ndarray) -> None:
         raise BadImage(
             f"{path} can't hold a drawing of {width}×{height} pixels: {one_line(error)}"
         ) from error
-    Path(path).write_bytes(encoded.data)
+    with whole_file(path) as file:
+        file.write(encoded.data)

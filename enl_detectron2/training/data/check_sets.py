@@ -3,15 +3,85 @@
 import logging
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 
 from enl_detectron2.utils.errors import ConfigError
 
 from .coco_file import CocoFile, id_of, read_coco
-from .coco_format import categories_of, coco_format_of, sound_coco
+from .coco_format import categories_of, coco_format_of, register_coco_format, sound_coco
+
+# What detectron2's evaluators import, by the evaluator type of a set.
+PACKAGES = {
+    "lvis": ("lvis", "pip install --no-deps lvis"),
+    "cityscapes_instance": ("cityscapesscripts", "pip install cityscapesscripts"),
+    "cityscapes_sem_seg": ("cityscapesscripts", "pip install cityscapesscripts"),
+    "coco_panoptic_seg": (
+        "panopticapi",
+        "pip install git+https://github.com/cocodataset/panopticapi.git",
+    ),
+}
 
 logger = logging.getLogger(__name__)
+
+
+def prepare_sets(
+    train: Sequence[str],
+    test: Sequence[str],
+    *,
+    coco_format: Sequence[Sequence[str]],
+    keypoints: bool,
+    output_dir: str,
+    **of_model: Any,
+) -> None:
+    """Registers the sets that a configuration names, and checks all that it trains or tests on.
+
+    Args:
+        train, test: as of :func:`require_sets`.
+        coco_format, keypoints, output_dir: as of :func:`.coco_format.register_coco_format`.
+        of_model: as of :func:`check_data_sets`.
+
+    Raises:
+        ConfigError: (a ValueError) that names the set.
+    """
+    register_coco_format(coco_format, evaluated=test, keypoints=keypoints, output_dir=output_dir)
+    require_sets(train, test)
+    if comm.get_local_rank() == 0:  # once on each machine, which has files of its own
+        check_data_sets(train, test, **of_model)
+
+
+def require_sets(train: Sequence[str], test: Sequence[str]) -> None:
+    """Checks that data sets are registered, and that the packages of their evaluators are there.
+
+    Args:
+        train: names of sets to train on.
+        test: names of sets to evaluate on, which detectron2 looks up when the training is over.
+
+    Raises:
+        ConfigError: (a ValueError) that names the set.
+    """
+    for key, names in {"DATASETS.TRAIN": train, "DATASETS.TEST": test}.items():
+        for name in names:
+            if name not in DatasetCatalog:
+                raise ConfigError(
+                    f"{key} (in a LazyConfig dataset.names) names {name!r}, but no data set of "
+                    "this name is registered; is one in DATASETS.COCO_FORMAT missing?"
+                )
+    for name in test:
+        package, command = PACKAGES.get(MetadataCatalog.get(name).get("evaluator_type"), ("", ""))
+        if package and find_spec(package) is None:
+            raise ConfigError(f"{name!r} can't be evaluated without {package}: {command}")
+
+
+def class_names(sets: Sequence[str]) -> list[str]:
+    """What the first of some sets calls its classes; none if it doesn't say.
+
+    One that is trained on says so once it is loaded.
+    """
+    return list(MetadataCatalog.get(sets[0]).get("thing_classes", [])) if sets else []
 
 
 def check_data_sets(

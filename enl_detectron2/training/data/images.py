@@ -7,9 +7,9 @@ from detectron2.config import CfgNode
 from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from enl_detectron2.utils.errors import BadImage
+from enl_detectron2.utils.errors import BadImage, ConfigError
 from enl_detectron2.utils.text import reason
 
 # What can be done with images of more than 8 bits a channel, as microscopes make them.
@@ -43,6 +43,8 @@ def read_image(
         if image is None:
             return detection_utils.read_image(str(file), format=format)
         return detection_utils.convert_PIL_to_numpy(image, format)
+    except UnidentifiedImageError as error:
+        raise BadImage(f"{file} can't be read: Pillow knows no image format like it") from error
     except Exception as error:  # Pillow raises errors of many kinds for damaged files
         raise BadImage(f"{file} can't be read: {reason(error)}") from error
 
@@ -76,7 +78,18 @@ def rescaled(file: str | Path, deep_images: str) -> Image.Image | None:
 
 
 def deep_images_of(cfg: CfgNode | DictConfig) -> str:
-    """What a configuration says about images of more than 8 bits; "refuse" if it says nothing."""
+    """What a configuration says about images of more than 8 bits; "refuse" if it says nothing.
+
+    Raises:
+        ConfigError: (a ValueError) if it is none of ``DEEP_IMAGES``.
+    """
     if isinstance(cfg, CfgNode):
-        return cfg.DATALOADER.get("DEEP_IMAGES", "refuse")
-    return OmegaConf.select(cfg, "train.deep_images", default="refuse")
+        value = cfg.DATALOADER.get("DEEP_IMAGES", "refuse")
+    else:
+        value = OmegaConf.select(cfg, "train.deep_images", default="refuse")
+    if value not in DEEP_IMAGES:
+        raise ConfigError(
+            "DATALOADER.DEEP_IMAGES (in a LazyConfig train.deep_images) must be 'refuse' or "
+            f"'rescale', got {value!r}"
+        )
+    return value

@@ -49,10 +49,11 @@ def test_finds_files_folders_and_patterns_each_file_once(tmp_path):
     a, b, odd = write_images(tmp_path, "a.png", "b.JPG", "[1].png")
     for name in ("notes.txt", "paper.pdf", "data.h5"):
         (tmp_path / name).write_text("")
-    assert batch.find_images([b, str(tmp_path)]) == ([b, odd, a], [])
-    assert batch.find_images([odd, f"{tmp_path}/?.png"]) == ([odd, a], [])
+    others = [str(tmp_path / name) for name in ("data.h5", "notes.txt", "paper.pdf")]
+    assert batch.find_images([b, str(tmp_path)]) == ([b, odd, a], [], others)
+    assert batch.find_images([odd, f"{tmp_path}/?.png"]) == ([odd, a], [], [])
     (tmp_path / "empty").mkdir()
-    files, errors = batch.find_images([f"{tmp_path}/empty", "none*", "x" * 5000, a])
+    files, errors, _ = batch.find_images([f"{tmp_path}/empty", "none*", "x" * 5000, a])
     assert files == [a]
     said = ["a folder witho", "not a file or ", "not a file or "]
     assert [error.partition(" is ")[2][:14] for error in errors] == said
@@ -124,7 +125,7 @@ def test_what_can_not_be_written_is_named(tmp_path):
 def test_names_that_are_not_unicode_do_not_crash_opencv(draw_all, tmp_path):
     odd = os.path.join(tmp_path, os.fsdecode(b"\xff\xfe.png"))
     os.rename(write_images(tmp_path, "a.png")[0], odd)
-    assert batch.find_images([str(tmp_path)]) == ([odd], [])
+    assert batch.find_images([str(tmp_path)]) == ([odd], [], [])
     assert draw_all([odd]) == ([], [Path(odd).name])
 
 

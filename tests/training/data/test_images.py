@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from enl_detectron2.training.data.images import deep_images_of, read_image
-from enl_detectron2.utils.errors import BadImage
+from enl_detectron2.utils.errors import BadImage, ConfigError
 
 RAMP = np.linspace(500, 4100, 12).reshape(3, 4)  # of a camera with 12 bits
 DEEP = {
@@ -93,3 +93,6 @@ def test_what_a_configuration_says():
         assert deep_images_of(other_projects) == "refuse"
     lazy.train = {"deep_images": "rescale"}
     assert deep_images_of(lazy) == "rescale"
+    lazy.train.deep_images = "cut"
+    with pytest.raises(ConfigError, match="train.deep_images.* must be 'refuse' or 'rescale'"):
+        deep_images_of(lazy)
