@@ -37,6 +37,9 @@ def test_the_arguments_may_be_given(config, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main([])
     assert "--config-file FILE is needed" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--config-file", str(config), "--tile", "-5"])
+    assert "--tile must be a number of pixels, or 0, got -5" in capsys.readouterr().err
     # detectron2's own errors keep their tracebacks.
     with pytest.raises(KeyError, match="No object named 'RPM' found"):
         words = ["MODEL.PROPOSAL_GENERATOR.NAME", "RPM", "OUTPUT_DIR", str(tmp_path)]
