@@ -309,12 +309,3 @@ def test_the_top_block_reads_what_its_key_names(slim_cfg, source, channels):
     assert list(outputs) == ["p2", "p3", "p4", "p5", "p6", "p7"]
     if source == "p5":
         assert torch.equal(outputs["p6"], backbone.top_block.p6(outputs["p5"]))
-
-
-def test_whole_number_means_are_warned_of(slim_cfg, caplog):
-    build(slim_cfg)
-    assert "MODEL.PIXEL_MEAN" not in caplog.text
-    slim_cfg.MODEL.PIXEL_MEAN = [128.0, 116.0, 100.0]
-    build(slim_cfg)
-    assert "[128.0, 116.0, 100.0] become exactly zero" in caplog.text
-    assert "[128.5, 116.5, 100.5]" in caplog.text
