@@ -191,7 +191,8 @@ def draw(gains: dict[str, list[tuple[float, str, list[float]]]]) -> Figure:
             label = name if place == 0 else None
             style = {"fmt": marker, "color": colour, "capsize": 4, "label": label}
             axes.errorbar(x, mean, yerr=None if np.isnan(half) else half, **style)
-            axes.annotate(level, (x, mean), (6, 5), textcoords="offset points", color=colour)
+            side = {"xytext": (6, 5)} if x < 0.85 else {"xytext": (-6, 5), "ha": "right"}
+            axes.annotate(level, (x, mean), textcoords="offset points", color=colour, **side)
     axes.axhline(0, color="#666666", lw=0.8)
     axes.set(xlim=(0, 1), xlabel="an object by itself: accuracy of one crop, corrected for chance")
     axes.set_ylabel("AP50 with +3ENL TD, to plain FPN")
