@@ -1,6 +1,7 @@
 """Photographs made fainter: what a sensor does, and the same whoever asks."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -66,8 +67,10 @@ def test_plain_and_enl_start_from_the_same_weights_and_photographs(tmp_path):
     from runner.grid import load_grid
 
     grid = load_grid("experiments/faint.yaml", tmp_path)
-    runs = {run.system: run for run in grid.runs() if (run.data, run.seed) == ("darker", 2)}
+    runs = {run.system: run for run in grid.runs() if (run.data, run.seed) == ("sharp", 2)}
     assert len(runs) == 6
+    # A level that all systems may be trained on, whatever its headroom.
+    runs = {system: replace(run, data="darker") for system, run in runs.items()}
     for name in ("nuclei", "streets"):
         plain, enl, wider = (
             options(runs[system], tmp_path)
