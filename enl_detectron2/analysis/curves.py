@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .drawing import plain_text, shortened
+from .drawing import plain_text, save_figure, shortened
 from .palette import MODEL_COLOURS, MODEL_MARKERS
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def plot_curves(
     for metric, ax in zip(drawn, figure.subplots(1, len(drawn), squeeze=False)[0]):
         _draw_metric(ax, metric, logged)
         ax.set_xlim(0, 1.05 * last)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _draw_metric(ax: Axes, metric: str, logged: Mapping[str, dict[int, dict[str, float]]]) -> None:

@@ -55,7 +55,7 @@ class EfficientNetLite(Backbone):
 
         Raises:
             ValueError: if the norm is another one.
-            ImportError: if a package isn't installed; says how it is.
+            ModuleNotFoundError: if a package isn't installed.
         """
         super().__init__()
         if norm not in NORMS:

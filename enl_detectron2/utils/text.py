@@ -1,5 +1,7 @@
 """What errors, files and names say, as one line for a reader."""
 
+import unicodedata
+
 from .errors import UserError
 
 MOST_CHARACTERS = 1000  # of a message: names can have thousands
@@ -18,7 +20,9 @@ def one_line(said: Exception | str, most: int = MOST_CHARACTERS) -> str:
     if isinstance(said, OSError) and not isinstance(said, UserError) and said.strerror:
         text = f"{said.filename}: {said.strerror}" if said.filename else said.strerror
     text = " ".join(text.split())
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    # Control characters, and what isn't Unicode in a file's name; not the joiners of some scripts.
+    escaped = (unicodedata.category(c) in ("Cc", "Cs") for c in text)
+    text = "".join(c.encode("unicode_escape").decode() if e else c for c, e in zip(text, escaped))
     if len(text) <= most:
         return text
     half = most // 2

@@ -91,3 +91,10 @@ def test_the_tool_writes_a_picture_once(runs, tmp_path, run_tool):
     status, _, said = run_tool(TOOL, *words[:2], tmp_path / "curves.xyz")
     assert status == 2 and "'xyz' is not supported" in said
     assert not (tmp_path / "curves.xyz").exists()
+
+
+def test_a_name_without_a_suffix_is_the_files_whole_name(runs, tmp_path):
+    (tmp_path / "curves.png").write_text("mine")
+    plot_curves(runs, tmp_path / "curves")
+    assert (tmp_path / "curves").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "curves.png").read_text() == "mine"

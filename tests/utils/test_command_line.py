@@ -47,6 +47,7 @@ def test_every_terminal_is_written_to():
         (FileNotFoundError(2, "No such file or directory", "x.png"), "x.png: No such file"),
         (ValueError(), "error: ValueError"),
         (ValueError("ab" * 5000), "abab […] abab"),
+        (ValueError("a\x1b[2J\u200cb \udcff"), "a\\x1b[2J\u200cb \\udcff"),
     ],
 )
 def test_what_the_user_can_put_right_is_one_line(capsys, error, sentence):

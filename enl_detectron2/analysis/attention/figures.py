@@ -14,7 +14,7 @@ import torch
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
-from enl_detectron2.analysis.drawing import plain_text
+from enl_detectron2.analysis.drawing import plain_text, save_figure
 from enl_detectron2.layers import SeparablePosition
 
 from .colours import MARKER, colour_map
@@ -77,7 +77,7 @@ def draw_attention(
             axis.plot(x, y, "o", color=MARKER, markeredgecolor="white", markersize=8)
             axis.set(xlim=(0, width), ylim=(height, 0))
             axis.set_axis_off()
-    figure.savefig(figure_file, dpi=90)
+    save_figure(figure, figure_file, dpi=90)
     plt.close(figure)
 
 
@@ -119,7 +119,7 @@ def draw_position_filters(
             axis.set_title(f"{height}×{width} cells, at row {row}, column {column}", fontsize=10)
             axis.set(xticks=[], yticks=[])
             figure.colorbar(drawn, ax=axis, shrink=0.85)
-    figure.savefig(figure_file, dpi=90)
+    save_figure(figure, figure_file, dpi=90)
     plt.close(figure)
 
 

@@ -49,9 +49,6 @@ def write_comparison(
 
     Returns:
         a sentence for each image that can't be read; it isn't drawn, but counts in the totals.
-
-    Raises:
-        FileNotWritten: (an OSError) if a file can't be written.
     """
     folder = Path(output_folder)
     folder.mkdir(parents=True, exist_ok=True)
