@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from enl_detectron2.utils.errors import BadImage, ConfigError
 from enl_detectron2.utils.text import reason
 
-from .images import DEEP_IMAGES, rescaled
+from .images import rescaled
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any]]
 ON_BAD_IMAGE = ("stop", "replace")
@@ -114,15 +114,14 @@ class TrainLoader:
             deep_images: as of :func:`.images.read_image`.
 
         Raises:
-            ConfigError: (a ValueError) if ``on_bad_image`` or ``deep_images`` is none of them.
+            ConfigError: (a ValueError) if ``on_bad_image`` is none of them.
             TypeError: if the loader is of another kind.
         """
-        for name, value, legal in (
-            ("on_bad_image", on_bad_image, ON_BAD_IMAGE),
-            ("deep_images", deep_images, DEEP_IMAGES),
-        ):
-            if value not in legal:
-                raise ConfigError(f"{name} must be {' or '.join(map(repr, legal))}, got {value!r}")
+        if on_bad_image not in ON_BAD_IMAGE:
+            raise ConfigError(
+                "DATALOADER.ON_BAD_IMAGE (in a LazyConfig train.on_bad_image) must be 'stop' or "
+                f"'replace', got {on_bad_image!r}"
+            )
         grouped = isinstance(loader, AspectRatioGroupedDataset)
         batch_size = getattr(loader, "batch_size", None)
         if grouped:

@@ -54,8 +54,10 @@ def test_deep_images_reach_the_loader_of_detectron2s_own_mapper(tmp_path, deep_i
     else:
         with pytest.raises(BadImage, match="deep.png .* more than 8 bits"):
             next(iter(ours))
-    with pytest.raises(ConfigError, match="deep_images must be 'refuse' or 'rescale', got 'cut'"):
-        TrainLoader(built, seed=0, deep_images="cut")
+    with pytest.raises(
+        ConfigError, match="ON_BAD_IMAGE .* must be 'stop' or 'replace', got 'skip'"
+    ):
+        TrainLoader(built, seed=0, on_bad_image="skip")
     options = {"total_batch_size": 1, "aspect_ratio_grouping": False, "collate_fn": list}
     built = build_detection_train_loader(records, mapper=own, **options)
     with pytest.raises(TypeError, match="collate_fn of its own"):
