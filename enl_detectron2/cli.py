@@ -13,12 +13,10 @@ COMMANDS = {
     "evaluate": "AP of a trained model on the set to test on",
     "compare": "what two or three models find and miss, side by side",
     "errors": "recall and AP by the objects' size and repetition",
-    "proposals": "what the region proposal networks of models reach",
     "attention": "what a point of an image attends to: image, filters, explorer",
     "export": "write a detector as ONNX or TorchScript",
     "check": "what is wrong with a data set in COCO's format, and what is in it",
     "cost": "parameters, multiply-adds, memory and time of configurations",
-    "curves": "training curves of several runs",
     "convert": "write a checkpoint as .pth or .safetensors",
 }
 # What is no part of a plain installation, and the extra that brings it.

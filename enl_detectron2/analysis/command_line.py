@@ -9,7 +9,7 @@ from typing import Any
 
 from enl_detectron2.utils.imports import add_import_option
 
-from .palette import MODEL_COLOURS, SMALL_SIDE
+from .palette import MODEL_COLOURS
 
 
 def named_path(argument: str) -> tuple[str, str]:
@@ -107,50 +107,30 @@ def add_output_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, help="folder, new or empty")
 
 
-def add_models(parser: argparse.ArgumentParser, *, results: bool = True) -> None:
-    """Adds ground truth and models: ``--annotations``, ``--images``, ``--model`` and ``--import``.
-
-    Args:
-        parser: the command's.
-        results: whether results of models will do instead, ``--results``; then models may be
-            tiled, too.
-    """
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """Adds ground truth and models or their results: ``--annotations``, ``--images``, ``--model``,
+    ``--results``, ``--tile`` and ``--import``."""
     parser.add_argument("--annotations", required=True, help="ground truth in COCO's format")
-    parser.add_argument("--images", required=not results, type=folder, help="folder of its images")
+    parser.add_argument("--images", type=folder, help="folder of its images")
     parser.add_argument(
         "--model",
         nargs="+",
         action="append",
-        required=not results,
         default=[],
         metavar=("NAME", "CONFIG [WEIGHTS]"),
         help="a .yaml or LazyConfig .py with its weights, or a name of the model zoo; once for "
         "each model",
     )
-    if results:
-        parser.add_argument(
-            "--results",
-            nargs="+",
-            type=named_path,
-            default=[],
-            metavar="NAME=FILE",
-            help="a model's coco_instances_results.json, of enl evaluate, instead of --model",
-        )
-        add_tile(parser)
+    parser.add_argument(
+        "--results",
+        nargs="+",
+        type=named_path,
+        default=[],
+        metavar="NAME=FILE",
+        help="a model's coco_instances_results.json, of enl evaluate, instead of --model",
+    )
+    add_tile(parser)
     add_import_option(parser)
-
-
-def add_sheets(parser: argparse.ArgumentParser) -> None:
-    """Adds what is small, and how many images are drawn."""
-    parser.add_argument(
-        "--small-side",
-        type=number(float, 1),
-        default=SMALL_SIDE,
-        help=f"boxes below this side, the root of their area, are small (default: {SMALL_SIDE})",
-    )
-    parser.add_argument(
-        "--num-images", type=number(int, 1), default=20, help="to draw (default: 20)"
-    )
 
 
 def load_model(config: str, weights: str | None = None, tile: int | None = None) -> Any:

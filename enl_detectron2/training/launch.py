@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.engine import default_argument_parser, launch
-from detectron2.utils import comm
-from tabulate import tabulate
 from torch.multiprocessing import ProcessExitedException
 
 from enl_detectron2.layers.relation_block import InvalidOption
@@ -28,9 +26,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = default_argument_parser()
     # One port for all runs of a user, as detectron2 has it, lets the second run fail.
     parser.set_defaults(dist_url="auto")
-    parser.add_argument(
-        "--per-class", action="store_true", help="with --eval-only: also a line for each class"
-    )
     parser.add_argument(
         "--tile",
         type=int,
@@ -84,32 +79,4 @@ def run(args: argparse.Namespace) -> dict[str, Any] | None:
     args.config_file, args.opts = find_config(
         args.config_file, args.opts or (), getattr(args, "tile", None)
     )
-    results = (lazy if args.config_file.endswith(".py") else trainer).main(args)
-    if args.eval_only and comm.is_main_process() and results:
-        print(results_table(results, per_class=getattr(args, "per_class", False)))
-    return results
-
-
-def results_table(results: dict[str, Any], *, per_class: bool = False) -> str:
-    """The metrics of an evaluation, a line for each task.
-
-    Args:
-        results: of detectron2's evaluators, {task: {metric: value}}, or {set: {task: …}}.
-        per_class: whether each class has a line, too.
-    """
-    rows = list(_rows(results, "", per_class))
-    return tabulate(rows, headers="keys", floatfmt=".1f", tablefmt="github")
-
-
-def _rows(results: dict[str, Any], name: str, per_class: bool):
-    whole, classes = {}, {}
-    for key, value in results.items():
-        if isinstance(value, dict):
-            yield from _rows(value, f"{name} {key}".strip(), per_class)
-            continue
-        metric, _, class_name = key.partition("-")  # "AP-person" is of one class
-        (classes.setdefault(class_name, {}) if class_name else whole)[metric] = value
-    if whole:
-        yield {"": name, **whole}
-    for class_name in classes if per_class else ():
-        yield {"": f"{name}: {class_name}", **classes[class_name]}
+    return (lazy if args.config_file.endswith(".py") else trainer).main(args)

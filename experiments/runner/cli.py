@@ -1,10 +1,10 @@
 """The command line of run.py."""
 
 import argparse
+import dataclasses
 import fnmatch
 import sys
 import time
-from pathlib import Path
 
 import yaml
 
@@ -12,8 +12,8 @@ from enl_detectron2.utils.errors import ConfigError
 
 from . import local, status
 from .grid import Grid, Run, load_grid
-from .results import again_file, is_recorded, lines_of, origin
-from .worker import begun_with, run_one
+from .results import AGAIN, append_line, is_recorded, lines_of, origin
+from .worker import run_one
 
 
 def main() -> None:
@@ -41,8 +41,7 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--redo",
         action="store_true",
-        help="train again what was made with other code, configuration or data and, if --only "
-        "names it, what has its result; what there was is kept beside it",
+        help="train what --only names again; what there was is kept beside it",
     )
     parser.add_argument(
         "--rate", type=float, help="images a second on one device, for what is expected"
@@ -63,7 +62,6 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
     )
     # For a run's own process.
     parser.add_argument("--one", metavar="RUN", help=argparse.SUPPRESS)
-    parser.add_argument("--wait", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
 
@@ -71,15 +69,17 @@ def run(args: argparse.Namespace) -> int:
     """Does what the command line says; gives the exit status."""
     if args.jobs < 1 or args.gpus < 0:
         raise ConfigError("--jobs must be at least 1, and --gpus at least 0")
+    if args.redo and not args.only:
+        raise ConfigError("--redo needs --only, with the runs to train again")
     grid = load_grid(args.grid, args.output)
     runs = _chosen(grid, args.only)
     if args.one:
         [run] = [run for run in runs if run.name == args.one]
-        return run_one(grid, run, args.gpus, args.wait)
+        return run_one(grid, run, args.gpus)
     if args.status:
         print(status.status(grid, runs, args.jobs))
         return 0
-    left = _left(grid, runs, args.redo, bool(args.only))
+    left = runs if args.redo else _left(grid, runs)
     print(f"{len(runs)} runs, {len(left)} of them to do", flush=True)
     if not left:
         return 0
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     if args.redo:
-        _set_aside(grid, left)
+        _begin_again(grid, left)
     if args.submit:
         return _submit(grid, left, args)
     for each in left:  # before several processes want the same
@@ -108,55 +108,30 @@ def _chosen(grid: Grid, pattern: str | None) -> list[Run]:
     return runs
 
 
-def _left(grid: Grid, runs: list[Run], redo: bool, named: bool) -> list[Run]:
-    """What has no line that counts; with ``redo`` also what ``--only`` has named."""
+def _left(grid: Grid, runs: list[Run]) -> list[Run]:
+    """What has no line yet; names the runs whose line doesn't count."""
     lines = lines_of(grid)
-    left = [run for run in runs if not is_recorded(grid, run, lines)]
-    refused = [run for run in left if run in lines and not again_file(grid.folder(run)).exists()]
+    refused = [run for run in runs if run in lines and not is_recorded(grid, run, lines)]
     for run in refused:
         differences = origin(grid, run).differences(lines[run], grid.code)
         print(f"{run.name}: its result comes from other {', '.join(differences)}")
-    if not redo:
-        if refused:
-            print(
-                "These count as no results. --redo trains them again; code that is as good as "
-                "this one's goes into the grid's list code."
-            )
-        elif not left and named:
-            print("All of them have their results. --redo trains them again.")
-        return [run for run in left if run not in refused]
-    return [run for run in runs if named or run in left]
+    if refused:
+        print(
+            "These count as no results. --only NAME --redo trains one again; code that is as good "
+            "as this one's goes into the grid's list code."
+        )
+    return [run for run in runs if run not in lines]
 
 
-def _set_aside(grid: Grid, left: list[Run]) -> None:
-    """Gives what is trained again a new folder, with the mark that its line is to come anew."""
-    lines = lines_of(grid)
-    starts = [grid.start_of(run) for run in left]
-    for run in dict.fromkeys([*left, *filter(None, starts)]):
-        folder = grid.folder(run)
-        begins = run in lines and not again_file(folder).exists()
-        if folder.exists() and (begins or _is_other(grid, run)):
-            print(f"{run.name}: what it had is now in {_move_aside(folder)}")
-        if run in lines:
-            folder.mkdir(parents=True, exist_ok=True)
-            again_file(folder).touch()
-
-
-def _is_other(grid: Grid, run: Run) -> bool:
-    """Whether what is in a run's folder was begun with something else."""
-    try:
-        begun = begun_with(grid.folder(run))
-    except ConfigError:  # it can't be known
-        return True
-    return bool(begun and origin(grid, run).differences(begun, grid.code))
-
-
-def _move_aside(folder: Path) -> Path:
-    """Gives a run's folder another name, so that it begins again."""
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
-    return folder.rename(aside)
+def _begin_again(grid: Grid, runs: list[Run]) -> None:
+    """Moves the runs' folders aside, and says in the results that older lines don't count."""
+    for run in runs:
+        folder, number = grid.folder(run), 1
+        while (aside := folder.with_name(f"{run.name}.{number}")).exists():
+            number += 1
+        if folder.exists():
+            print(f"{run.name}: what it had is now in {folder.rename(aside)}")
+        append_line(grid.results, {"run": dataclasses.asdict(run), AGAIN: True})
 
 
 def _tell(run: Run, event: str) -> None:

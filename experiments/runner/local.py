@@ -58,7 +58,7 @@ def run_locally(
 ) -> list[Run]:
     """Runs all of them, as many at a time as there are parts.
 
-    A run that another process is at comes last, and is taken up should that process end first.
+    A run that another process is at is left to it.
 
     Args:
         grid: that they belong to.
@@ -75,7 +75,7 @@ def run_locally(
     processes: set[subprocess.Popen] = set()
     stopped = False
 
-    def attempt(run: Run, *words: str) -> int:
+    def attempt(run: Run) -> int:
         if stopped:
             return ELSEWHERE
         if is_recorded(grid, run):
@@ -84,11 +84,10 @@ def run_locally(
         part = free.get()
         log = log_file(grid.folder(run))
         log.parent.mkdir(parents=True, exist_ok=True)
-        tell(run, "started" if not words else "another runner is at it, or was")
+        tell(run, "started")
         with open(log, "a") as stream:
-            command = [*worker_command(grid, run, len(part.gpus)), *words]
             process = subprocess.Popen(
-                command,
+                worker_command(grid, run, len(part.gpus)),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=stream,
@@ -100,7 +99,9 @@ def run_locally(
         free.put(part)
         if status == DONE:
             tell(run, "done")
-        elif status != ELSEWHERE and not stopped:
+        elif status == ELSEWHERE:
+            tell(run, "another process is at it")
+        elif not stopped:
             tell(run, f"failed: {_why(grid, run, status)}")
         return status
 
@@ -108,15 +109,13 @@ def run_locally(
     with ThreadPoolExecutor(len(parts)) as pool:
         try:
             statuses = dict(zip(runs, pool.map(attempt, runs)))
-            elsewhere = [run for run, status in statuses.items() if status == ELSEWHERE]
-            statuses |= zip(elsewhere, pool.map(lambda run: attempt(run, "--wait"), elsewhere))
         finally:
             stopped = True
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(processes):
                 process.terminate()
             signal.signal(signal.SIGTERM, before)
-    return [run for run, status in statuses.items() if status != DONE]
+    return [run for run, status in statuses.items() if status not in (DONE, ELSEWHERE)]
 
 
 def _why(grid: Grid, run: Run, status: int) -> str:

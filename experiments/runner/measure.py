@@ -1,6 +1,8 @@
 """What the report needs of a trained run."""
 
 import itertools
+import json
+import logging
 import math
 import statistics
 from collections.abc import Mapping
@@ -12,7 +14,6 @@ from detectron2.data import MetadataCatalog, build_detection_test_loader
 from torch import nn
 
 from enl_detectron2.analysis.cost.multiply_adds import count_multiply_adds
-from enl_detectron2.analysis.curves import read_metrics
 from enl_detectron2.analysis.detections.errors import analyze_errors
 from enl_detectron2.analysis.detector import load_detector
 from enl_detectron2.modeling import relation_blocks
@@ -24,15 +25,25 @@ from .grid import Grid, Run
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 PROBED_IMAGES = 20  # for the size of what the blocks add
 
+logger = logging.getLogger(__name__)
+
 
 def metrics_of(grid: Grid, run: Run) -> dict[int, dict[str, float]]:
     """What detectron2 has written of a training so far, by iteration.
 
-    Raises:
-        ValueError: if the file is something else; names it.
+    A resumed run does some iterations twice; what was logged last stands. A warning names lines
+    that a kill has cut.
     """
     file = grid.folder(run) / "metrics.json"
-    return read_metrics(file) if file.exists() else {}
+    lines = file.read_text(errors="replace").splitlines() if file.exists() else []
+    metrics: dict[int, dict[str, float]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            metrics.setdefault(entry["iteration"], {}).update(entry)
+        except (ValueError, KeyError, TypeError):
+            logger.warning("%s, line %d, is cut or damaged and left out", file, number)
+    return dict(sorted(metrics.items()))
 
 
 def is_test(entry: Mapping[str, float]) -> bool:

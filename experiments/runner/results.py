@@ -23,6 +23,7 @@ from .grid import ROOT, Grid, Run
 
 logger = logging.getLogger(__name__)
 
+AGAIN = "again"  # in a line, it is in place of a result: what came before doesn't count any more
 PACKAGE = ROOT / "enl_detectron2"
 # What no training reads.
 NOT_TRAINED_WITH = ("analysis", "cli.py", "export", "tiling.py")
@@ -197,12 +198,14 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def lines_of(grid: Grid) -> dict[Run, dict[str, Any]]:
-    """The last line of each run that the grid has."""
+    """The last line of each run that the grid has, but for those that are to be trained again."""
     known = {json.dumps(asdict(run), sort_keys=True): run for run in grid.runs()}
     lines = {json.dumps(line["run"], sort_keys=True): line for line in read_lines(grid.results)}
     found = {run: lines[key] for key, run in known.items() if key in lines}
     for run, line in list(found.items()):
-        if not isinstance(line.get("metrics"), dict) or not isinstance(line.get("steps"), int):
+        if AGAIN in line:
+            del found[run]
+        elif not isinstance(line.get("metrics"), dict) or not isinstance(line.get("steps"), int):
             logger.warning(
                 "%s: the last line of %s has no metrics or steps", grid.results, run.name
             )
@@ -210,13 +213,8 @@ def lines_of(grid: Grid) -> dict[Run, dict[str, Any]]:
     return found
 
 
-def again_file(folder: Path) -> Path:
-    """Is in a run's folder from ``--redo`` until the run has its new line."""
-    return folder / "again"
-
-
 def is_recorded(grid: Grid, run: Run, lines: dict[Run, dict[str, Any]] | None = None) -> bool:
-    """Whether a run has a line that comes from what the grid names, and isn't trained again.
+    """Whether a run has a line that comes from what the grid names.
 
     Args:
         grid: that it belongs to.
@@ -224,9 +222,7 @@ def is_recorded(grid: Grid, run: Run, lines: dict[Run, dict[str, Any]] | None = 
         lines: of :func:`lines_of`; read anew if None.
     """
     line = (lines_of(grid) if lines is None else lines).get(run)
-    if line is None or again_file(grid.folder(run)).exists():
-        return False
-    return not origin(grid, run).differences(line, grid.code)
+    return line is not None and not origin(grid, run).differences(line, grid.code)
 
 
 def accepted(grid: Grid) -> tuple[list[dict[str, Any]], dict[Run, list[str]]]:

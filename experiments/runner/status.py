@@ -9,7 +9,7 @@ from tabulate import tabulate
 from .grid import Grid, Run
 from .locks import is_locked
 from .measure import metrics_of
-from .results import again_file, lines_of, origin
+from .results import lines_of, origin
 from .worker import begun_with, failure_file, lock_file
 
 
@@ -61,7 +61,7 @@ def states(grid: Grid) -> list[State]:
 
 
 def _state(grid: Grid, run: Run, line: dict | None) -> State:
-    if line is not None and not again_file(grid.folder(run)).exists():
+    if line is not None:
         steps, seconds = line["steps"], line.get("seconds_per_step")
         if differences := origin(grid, run).differences(line, grid.code):
             return State(run, "refused", steps, steps, seconds, "other " + ", ".join(differences))

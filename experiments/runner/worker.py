@@ -18,7 +18,7 @@ from enl_detectron2.utils.files import whole_file
 from .grid import Grid, Run
 from .locks import lock
 from .measure import is_test, measure, metrics_of
-from .results import Origin, again_file, append_line, is_recorded, origin, revision
+from .results import Origin, append_line, is_recorded, origin, revision
 
 DONE, FAILED, ELSEWHERE = 0, 1, os.EX_TEMPFAIL  # exit statuses
 GRACE = 10  # seconds for a training to end
@@ -36,20 +36,19 @@ def failure_file(folder: Path) -> Path:
     return folder / "failure.txt"
 
 
-def run_one(grid: Grid, run: Run, gpus: int, wait: bool = False) -> int:
+def run_one(grid: Grid, run: Run, gpus: int) -> int:
     """Trains what is left of a run and records it; all that is printed is its log.
 
     Args:
         grid: that it belongs to.
         run: one of the grid's.
         gpus: of this process; 0 is the CPU.
-        wait: for another process that is at it.
 
     Returns:
         ``DONE``, ``FAILED`` or, if another process is at it, ``ELSEWHERE``.
     """
     failure = failure_file(grid.folder(run))
-    with lock(lock_file(grid.folder(run)), wait=wait) as held:
+    with lock(lock_file(grid.folder(run))) as held:
         if held is None:
             return ELSEWHERE
         failure.unlink(missing_ok=True)
@@ -76,7 +75,6 @@ def _train_and_record(grid: Grid, run: Run, gpus: int, held: int) -> None:
     grid.register()
     line = {"run": asdict(run)} | measure(grid, run) | asdict(made_with) | {"revision": revision()}
     append_line(grid.results, line | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
-    again_file(grid.folder(run)).unlink(missing_ok=True)
 
 
 def _train(grid: Grid, run: Run, gpus: int, held: int, log: Path) -> Origin:
@@ -91,7 +89,7 @@ def _train(grid: Grid, run: Run, gpus: int, held: int, log: Path) -> Origin:
     elif differences := made_with.differences(begun, grid.code):
         raise ConfigError(
             f"{folder} was begun with another {' and another '.join(differences)}; "
-            "--redo moves it aside and begins again"
+            "give that folder another name to begin again"
         )
     elif _is_finished(grid, run):  # on another machine, perhaps, and by code that is as good
         return Origin(**begun)
@@ -150,8 +148,8 @@ def begun_with(folder: Path) -> dict[str, Any] | None:
         return asdict(Origin(**json.loads(file.read_text())))
     except (ValueError, TypeError) as error:
         raise ConfigError(
-            f"{file} is damaged, so it isn't known what {folder.name} was begun with; --redo moves "
-            "the folder aside and begins again"
+            f"{file} is damaged, so it isn't known what {folder.name} was begun with; give that "
+            "folder another name to begin again"
         ) from error
 
 

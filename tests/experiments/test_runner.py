@@ -76,14 +76,16 @@ def test_killed_at_any_moment_it_loses_no_finished_run_and_resumes_the_others(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_a_training_that_outlives_its_runner_is_waited_for(write_grid, command, results, runs, how):
+def test_a_training_that_outlives_its_runner_has_its_folder_alone(
+    write_grid, command, results, runs, how
+):
     """Killed, the runner leaves what it has started; asked to end, it ends that."""
     file = write_grid(systems=["plain"], seconds=0.4)
     runner = subprocess.Popen(command(file), start_new_session=True)
     wait_for(lambda: begun(runs / "plain___1"))
     os.kill(runner.pid, how)
     runner.wait()
-    assert subprocess.run(command(file)).returncode == 0
+    wait_for(lambda: subprocess.run(command(file)).returncode == 0 and results.exists())
     assert len(begun(runs / "plain___1")) == (1 if how == signal.SIGKILL else 2)
     assert len(read_lines(results)) == 1
 
@@ -125,17 +127,20 @@ def test_a_result_counts_only_if_it_comes_from_what_the_grid_names(
     text, status = run(file)
     assert "plain___1: its result comes from other configuration" in text and "--redo" in text
     assert status == 0 and len(read_lines(results)) == 1
-    assert "what it had is now in" in run(file, "--redo")[0]
+    assert "--redo needs --only" in run(file, "--redo")[0]
+    assert "what it had is now in" in run(file, "--redo", "--only", "plain*")[0]
     assert [begun(runs / name) for name in ("plain___1", "plain___1.1")] == [[0], [0]]
     again = read_lines(results)[-1]
     assert again["configuration"] != line["configuration"] and again["data"] == line["data"]
-    # What has its result is trained again only if it is named.
-    assert "1 runs, 0 of them to do" in run(file, "--redo")[0]
-    assert "--redo trains them again" in run(file, "--only", "plain*")[0]
+    # What has its result is trained again only if that is asked for, also after a kill.
+    from runner.results import append_line
+
     assert "1 of them to do" in run(file, "--only", "plain*", "--redo", "--dry-run")[0]
     assert "1 runs, 0 of them to do" in run(file)[0]
+    append_line(results, {"run": again["run"], "again": True})
+    assert "1 runs, 1 of them to do" in run(file, "--dry-run")[0]
     assert "plain___1.2" in run(file, "--only", "plain*", "--redo")[0]
-    assert len(read_lines(results)) == 3 and "0 of them to do" in run(file)[0]
+    assert len(read_lines(results)) == 6 and "0 of them to do" in run(file)[0]
     content = (tmp_path / "data" / "train.json").read_text()
     (tmp_path / "data" / "train.json").write_text(content + "\n")
     assert "other data tiny " in run(file)[0]
@@ -146,10 +151,10 @@ def test_what_was_begun_with_something_else_is_not_gone_on_with(write_grid, run,
     run(file)
     write_grid(systems=["plain"], seeds=[13], options={"SOLVER.BASE_LR": 0.5})
     assert run(file)[1] == 1
-    assert "was begun with another configuration; --redo" in run(file, "--status")[0]
+    assert "was begun with another configuration; give" in run(file, "--status")[0]
     (runs / "plain___13" / "made_with.json").write_text("")  # the machine has crashed
     assert "made_with.json is damaged" in run(file, "--status")[0]
-    assert "what it had is now in" in run(file, "--redo")[0]
+    assert "what it had is now in" in run(file, "--redo", "--only", "plain*")[0]
     assert begun(runs / "plain___13") == [0]
 
 
@@ -181,7 +186,9 @@ def test_a_start_that_is_another_is_not_gone_on_from(write_grid, run, quick, res
     write_grid(start=start | {"options": {"SOLVER.BASE_LR": 0.5}}, **axes)
     assert run(file)[1] == 1
     assert "plain_early__1 was begun with another" in run(file, "--status")[0]
-    assert run(file, "--redo")[1] == 0
+    for folder in folders:
+        folder.rename(f"{folder}.1")
+    assert run(file)[1] == 0
     assert begun(folders[0]) == begun(folders[0].with_name("plain_early__1.1")) == [0]
 
 

@@ -1,4 +1,4 @@
-"""The command line: what ends a run, and its last table."""
+"""The command line: what ends a run."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from enl_detectron2 import cli
-from enl_detectron2.training.launch import main, results_table
+from enl_detectron2.training.launch import main
 
 TRAIN_NET = Path(__file__).parents[2] / "train_net.py"
 
@@ -51,15 +51,3 @@ def test_the_arguments_may_be_given(config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["enl", "train", "--config-file", str(config), *words])
     with pytest.raises(ValueError, match="Unknown LR scheduler: nonsense"):
         cli.main()
-
-
-def test_the_last_table():
-    bbox = {"AP": 31.44, "AP50": 52.0, "APs": float("nan"), "AP-cat": 30.04, "AP-guinea-pig": 32.9}
-    results = {"bbox": bbox, "segm": {"AP": 1.0}}
-    assert results_table(results).splitlines()[2:] == [
-        "| bbox | 31.4 |   52.0 |   nan |",
-        "| segm |  1.0 |        |       |",
-    ]
-    lines = results_table({"one": results, "two": results}, per_class=True).splitlines()
-    assert len(lines) == 2 + 2 * (1 + 2 + 1)
-    assert lines[4].split("|")[1:3] == [" one bbox: guinea-pig ", " 32.9 "]

@@ -15,6 +15,7 @@ import argparse
 import sys
 
 from enl_detectron2.analysis import command_line
+from enl_detectron2.analysis.palette import SMALL_SIDE
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,7 +23,15 @@ def parse_args() -> argparse.Namespace:
     command_line.add_models(parser)
     command_line.add_output_folder(parser)
     command_line.add_threshold(parser, "--score-threshold")
-    command_line.add_sheets(parser)
+    parser.add_argument(
+        "--small-side",
+        type=command_line.number(float, 1),
+        default=SMALL_SIDE,
+        help=f"boxes below this side, the root of their area, are small (default: {SMALL_SIDE})",
+    )
+    parser.add_argument(
+        "--num-images", type=command_line.number(int, 1), default=20, help="to draw (default: 20)"
+    )
     args = parser.parse_args()
     if not args.images:
         parser.error("--images is needed")
@@ -46,16 +55,8 @@ def main() -> None:
         comparisons,
         args.images,
         args.output,
-        title="Small objects: " + ", ".join(results),
-        legend=(
-            "strong box: found; dashed: missed; crossed: false; "
-            f"thin: side of {args.small_side:g} px or more"
-        ),
-        explanation=(
-            f"Detections of score {args.score_threshold:g} or more; right are those that match "
-            "an object of their class at IoU 0.5. Small is what has a side (the root of its "
-            f"box's area) below {args.small_side:g} pixels."
-        ),
+        score_threshold=args.score_threshold,
+        small_side=args.small_side,
         num_images=args.num_images,
     )
     print(f"Open {args.output}/index.html")

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pycocotools.coco import COCO
@@ -19,35 +19,35 @@ class Findings:
     Args:
         found: numbers of those small objects that it found.
         hits: detections of small objects that are right, each a box and its label.
-        false: small detections that are wrong, likewise; None for boxes that can't be wrong, such
-            as proposals.
+        false: small detections that are wrong, likewise.
         others: boxes that are only shown, faintly.
     """
 
     found: frozenset[int]
-    hits: list[tuple[Box, str]] = field(default_factory=list)
-    false: list[tuple[Box, str]] | None = None
-    others: list[Box] = field(default_factory=list)
+    hits: list[tuple[Box, str]]
+    false: list[tuple[Box, str]]
+    others: list[Box]
 
 
 @dataclass(frozen=True)
 class ImageComparison:
-    """One image: its small objects by their number, its other objects, each model's findings.
+    """One image: its entry in the ground truth, its small objects by their number, its other
+    objects, each model's findings."""
 
-    ``entry`` is what the ground truth says of it, with its size, if it says that.
-    """
-
-    file_name: str
+    entry: Mapping[str, Any]
     small: dict[int, Box]
     large: list[Box]
     findings: dict[str, Findings]
-    entry: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def file_name(self) -> str:
+        return self.entry["file_name"]
 
     @property
     def difference(self) -> int:
         """How much the models differ: objects only some of them find, plus false ones more."""
         found = [findings.found for findings in self.findings.values()]
-        false = [len(findings.false or ()) for findings in self.findings.values()]
+        false = [len(findings.false) for findings in self.findings.values()]
         only_some = frozenset.union(*found) - frozenset.intersection(*found)
         return len(only_some) + max(false) - min(false)
 
@@ -74,40 +74,26 @@ def compare_detections(
     """
     truth = load_truth(annotation_file)
     findings = {
-        name: _detection_findings(
+        name: _findings(
             truth, load_detections(truth, file, score_threshold=score_threshold), small_side
         )
         for name, file in results.items()
     }
-    return compare(truth, findings, small_side)
-
-
-def compare(
-    truth: COCO, findings: Mapping[str, Mapping[int, Findings]], small_side: float
-) -> list[ImageComparison]:
-    """The images that models were tried on, those first on which the models differ most.
-
-    Args:
-        truth: of ``load_truth``.
-        findings: by the model's name and the image's id; the same images for each model.
-        small_side: in pixels; objects are small below it.
-    """
     comparisons = []
-    for image_id in next(iter(findings.values())):
+    for image_id, entry in truth.imgs.items():
         objects = [a for a in truth.imgToAnns[image_id] if not a["iscrowd"]]
         comparisons.append(
             ImageComparison(
-                file_name=truth.imgs[image_id]["file_name"],
+                entry,
                 small={a["id"]: a["bbox"] for a in objects if box_side(a["bbox"]) < small_side},
                 large=[a["bbox"] for a in objects if box_side(a["bbox"]) >= small_side],
                 findings={name: of_model[image_id] for name, of_model in findings.items()},
-                entry=truth.imgs[image_id],
             )
         )
     return sorted(comparisons, key=lambda comparison: -comparison.difference)
 
 
-def _detection_findings(truth: COCO, detections: COCO, small_side: float) -> dict[int, Findings]:
+def _findings(truth: COCO, detections: COCO, small_side: float) -> dict[int, Findings]:
     evaluation = match(truth, detections, iou_thresholds=[0.5], side_ranges=[EVERY_SIDE])
     found: dict[int, set[int]] = {image_id: set() for image_id in truth.imgs}
     hits, false, others = ({image_id: [] for image_id in truth.imgs} for _ in range(3))

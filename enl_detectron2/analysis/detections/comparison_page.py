@@ -30,10 +30,8 @@ def write_comparison(
     image_folder: str | os.PathLike,
     output_folder: str | os.PathLike,
     *,
-    title: str,
-    legend: str,
-    explanation: str,
-    table: str = "",
+    score_threshold: float,
+    small_side: float,
     num_images: int,
 ) -> list[str]:
     """Writes a PNG for each of the first images, and ``index.html``, which shows them all.
@@ -42,9 +40,7 @@ def write_comparison(
         comparisons: in the order of the page; their totals count all of them.
         image_folder: where the images lie.
         output_folder: a folder to write to; made if it isn't there.
-        title, explanation: of the page.
-        legend: what the marks mean, one line below each image.
-        table: preformatted text to put on the page.
+        score_threshold, small_side: of the comparisons, which the page says.
         num_images: how many images to draw.
 
     Returns:
@@ -52,6 +48,15 @@ def write_comparison(
     """
     folder = Path(output_folder)
     folder.mkdir(parents=True, exist_ok=True)
+    legend = (
+        "strong box: found; dashed: missed; crossed: false; "
+        f"thin: side of {small_side:g} px or more"
+    )
+    explanation = (
+        f"Detections of score {score_threshold:g} or more; right are those that match an object of "
+        "their class at IoU 0.5. Small is what has a side (the root of its box's area) below "
+        f"{small_side:g} pixels. Marks: {legend}."
+    )
     sheets, unreadable = [], []
     for rank, comparison in enumerate(comparisons[:num_images], start=1):
         name = sheet_name(rank, comparison.file_name)
@@ -61,7 +66,7 @@ def write_comparison(
             unreadable.append(str(error))
         else:
             sheets.append((name, comparison))
-    page = _page(comparisons, sheets, title, f"{explanation} Marks: {legend}.", table)
+    page = _page(comparisons, sheets, explanation)
     # File names needn't be Unicode.
     (folder / "index.html").write_text(page, encoding="utf-8", errors="backslashreplace")
     return unreadable
@@ -124,7 +129,7 @@ def draw_comparison(
         for box, label in findings.hits:
             _outline(ax, box, colour)
             _write(ax, box, label, below=True)
-        for box, label in findings.false or ():
+        for box, label in findings.false:
             _outline(ax, box, colour)
             x, y, w, h = box
             ax.plot([x, x + w, x, x + w], [y, y + h, y + h, y], color=colour, linewidth=1)
@@ -132,8 +137,6 @@ def draw_comparison(
         for number, box in comparison.small.items():
             if number not in findings.found:
                 _outline(ax, box, TRUTH_COLOUR, linestyle=(0, (2, 1.5)))
-            elif findings.false is None:  # too many boxes to tell which one it was
-                _outline(ax, box, TRUTH_COLOUR)
     figure.text(0.5, 0.1 / size[1], legend, horizontalalignment="center")
     figure.savefig(path)
 
@@ -170,8 +173,7 @@ def _write(ax: Axes, box: Box, label: str, *, below: bool) -> None:
 
 def _counts(comparison: ImageComparison, findings: Findings) -> str:
     missed = len(comparison.small) - len(findings.found)
-    counts = f"{len(findings.found)} found, {missed} missed"
-    return counts if findings.false is None else f"{counts}, {len(findings.false)} false"
+    return f"{len(findings.found)} found, {missed} missed, {len(findings.false)} false"
 
 
 _STYLE = """
@@ -182,7 +184,6 @@ p { max-width: 75ch; margin: .5rem 0; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .25rem .9rem; text-align: right; border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child { text-align: left; }
-pre { overflow-x: auto; font-size: .85rem; }
 .key { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border: 2px solid; }
 .wide { overflow-x: auto; }
 figure { margin: 1.5rem 0 0; }
@@ -196,22 +197,19 @@ h1, p, td:first-child { overflow-wrap: anywhere; }
 def _page(
     comparisons: Sequence[ImageComparison],
     sheets: Sequence[tuple[str, ImageComparison]],
-    title: str,
     explanation: str,
-    table: str,
 ) -> str:
     names = list(comparisons[0].findings) if comparisons else []
+    title = "Small objects: " + ", ".join(names)
     objects = sum(len(comparison.small) for comparison in comparisons)
     differing = sum(comparison.difference > 0 for comparison in comparisons)
     rows = [_row("ground truth", TRUTH_COLOUR, objects, "", "", "")]
     for name, colour in zip(names, MODEL_COLOURS):
         findings = [comparison.findings[name] for comparison in comparisons]
         found = sum(len(of_image.found) for of_image in findings)
-        judged = [of_image.false for of_image in findings if of_image.false is not None]
-        false = sum(map(len, judged)) if judged else ""
+        false = sum(len(of_image.false) for of_image in findings)
         rows.append(_row(name, colour, "", found, objects - found, false))
     figures = [_figure(name, html.escape(_caption(comparison))) for name, comparison in sheets]
-    preformatted = f"<pre>{html.escape(table)}</pre>" if table else ""
     return "\n".join(
         [
             '<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">',
@@ -225,7 +223,6 @@ def _page(
             "<th>missed</th><th>false</th></tr>",
             *rows,
             "</table></div>",
-            preformatted,
             *figures,
             "</html>\n",
         ]

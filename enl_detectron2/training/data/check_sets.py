@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -13,17 +12,6 @@ from enl_detectron2.utils.errors import ConfigError
 
 from .coco_file import CocoFile, id_of, read_coco
 from .coco_format import categories_of, coco_format_of, register_coco_format, sound_coco
-
-# What detectron2's evaluators import, by the evaluator type of a set.
-PACKAGES = {
-    "lvis": ("lvis", "pip install --no-deps lvis"),
-    "cityscapes_instance": ("cityscapesscripts", "pip install cityscapesscripts"),
-    "cityscapes_sem_seg": ("cityscapesscripts", "pip install cityscapesscripts"),
-    "coco_panoptic_seg": (
-        "panopticapi",
-        "pip install git+https://github.com/cocodataset/panopticapi.git",
-    ),
-}
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +42,7 @@ def prepare_sets(
 
 
 def require_sets(train: Sequence[str], test: Sequence[str]) -> None:
-    """Checks that data sets are registered, and that the packages of their evaluators are there.
+    """Checks that data sets are registered.
 
     Args:
         train: names of sets to train on.
@@ -70,10 +58,6 @@ def require_sets(train: Sequence[str], test: Sequence[str]) -> None:
                     f"{key} (in a LazyConfig dataset.names) names {name!r}, but no data set of "
                     "this name is registered; is one in DATASETS.COCO_FORMAT missing?"
                 )
-    for name in test:
-        package, command = PACKAGES.get(MetadataCatalog.get(name).get("evaluator_type"), ("", ""))
-        if package and find_spec(package) is None:
-            raise ConfigError(f"{name!r} can't be evaluated without {package}: {command}")
 
 
 def class_names(sets: Sequence[str]) -> list[str]:

@@ -1,8 +1,0 @@
-#!/usr/bin/env python
-"""``enl proposals``, by its old name."""
-
-from enl_detectron2.analysis.commands.proposals import main
-from enl_detectron2.utils.command_line import run
-
-if __name__ == "__main__":
-    run(main)
