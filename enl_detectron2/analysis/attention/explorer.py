@@ -9,9 +9,7 @@ import base64
 import html
 import json
 import logging
-import os
 import re
-import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -32,7 +30,6 @@ from .maps import Attention, capture_attention
 logger = logging.getLogger(__name__)
 
 JPEG_QUALITY = 90
-THUMBNAIL_WIDTH = 480  # pixels, in the gallery
 _LARGEST = np.iinfo(np.int16).max
 
 
@@ -53,7 +50,7 @@ def write_explorer(
     score_threshold: float,
     caption: str = "",
 ) -> list[str]:
-    """Writes a page for each image, and ``index.html`` with links if there are several.
+    """Writes a page for each image.
 
     Args:
         detector: a model with relation blocks.
@@ -69,7 +66,7 @@ def write_explorer(
         ValueError: if the model has no block whose attention could be shown, or no detections.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pages: dict[str, tuple[str, str, int]] = {}
+    taken: set[str] = set()
     unreadable = []
     for image_file in image_files:
         try:
@@ -90,17 +87,15 @@ def write_explorer(
                 found.pred_boxes.tensor.tolist(),
             )
         ]
-        title = Path(image_file).name
-        page = explorer_page(
-            image, attention, detections, title, caption, in_gallery=len(image_files) > 1
-        )
-        page_file = _new_name(Path(image_file).stem, pages)
-        _write(folder / page_file, page)
-        pages[page_file] = (title, thumbnail(image), len(detections))
-        logger.info("%s, %.1f MB", folder / page_file, len(page) / 1e6)
-    if len(image_files) > 1:
-        _write(folder / "index.html", gallery_page(pages, caption))
-        logger.info("%s", folder / "index.html")
+        page = explorer_page(image, attention, detections, Path(image_file).name, caption)
+        stem = Path(image_file).stem
+        name, number = f"{stem}.html", 2
+        while name in taken:
+            name, number = f"{stem}-{number}.html", number + 1
+        taken.add(name)
+        # File names needn't be Unicode.
+        (folder / name).write_text(page, encoding="utf-8", errors="backslashreplace")
+        logger.info("%s, %.1f MB", folder / name, len(page) / 1e6)
     return unreadable
 
 
@@ -110,8 +105,6 @@ def explorer_page(
     detections: Sequence[Detection],
     title: str,
     caption: str = "",
-    *,
-    in_gallery: bool = False,
 ) -> str:
     """The HTML of one image's page.
 
@@ -121,7 +114,6 @@ def explorer_page(
         detections: in pixels of ``image``.
         title: the image's name.
         caption: what to say about the model.
-        in_gallery: whether an ``index.html`` is beside the page.
     """
     height, width = image.shape[:2]
     input_height, input_width = next(iter(attention.values())).image_size
@@ -131,7 +123,6 @@ def explorer_page(
     data = {
         "title": title,
         "caption": caption,
-        "in_gallery": in_gallery,
         "image": _jpeg(image),
         "width": image.shape[1],
         "height": image.shape[0],
@@ -155,30 +146,6 @@ def explorer_page(
         # A class called </script> must not end the element.
         data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
     )
-
-
-def gallery_page(pages: Mapping[str, tuple[str, str, int]], caption: str = "") -> str:
-    """The HTML that links pages by file name: title, thumbnail, number of detections of each."""
-    entries = [
-        f'<a href="{urllib.parse.quote(os.fsencode(page_file))}"><img src="{picture}" alt="">'
-        f"<span>{html.escape(title)}"
-        f"<small>{count} detection{'' if count == 1 else 's'}</small></span></a>"
-        for page_file, (title, picture, count) in pages.items()
-    ]
-    return _fill(
-        "gallery.html",
-        style=_read("explorer.css"),
-        caption=html.escape(caption),
-        entries="\n".join(entries),
-    )
-
-
-def thumbnail(image: np.ndarray) -> str:
-    """A data URL of an image (height, width, 3), RGB, uint8, as small as the gallery shows it."""
-    height, width = image.shape[:2]
-    small_width = min(width, THUMBNAIL_WIDTH)
-    size = (small_width, max(1, round(height * small_width / width)))
-    return _jpeg(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
 
 
 def _level(name: str, block: Attention) -> dict[str, Any]:
@@ -218,19 +185,6 @@ def _jpeg(image: np.ndarray) -> str:
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     _, encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
     return "data:image/jpeg;base64," + _base64(encoded)
-
-
-def _new_name(stem: str, taken: Mapping[str, Any]) -> str:
-    """``stem``.html, numbered if there is such a page already; index.html is the gallery's."""
-    name, number = f"{stem}.html", 2
-    while name in taken or name == "index.html":
-        name, number = f"{stem}-{number}.html", number + 1
-    return name
-
-
-def _write(path: Path, page: str) -> None:
-    # File names needn't be Unicode.
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _read(name: str) -> str:

@@ -20,8 +20,8 @@ Writes a self-contained HTML page for each image that shows what any pixel atten
     enl attention explorer --config-file CONFIG --input IMAGE … --output FOLDER \\
         --opts MODEL.WEIGHTS model.pth
 
-Open a page from disk in any browser; with several images, index.html links them. Images that can't
-be used are named and left out; the exit status is then 1.
+Open a page from disk in any browser. Images that can't be used are named and left out; the exit
+status is then 1.
 """
 MOST_CELLS = 4096  # a side of a map of position filters
 

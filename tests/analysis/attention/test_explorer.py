@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from enl_detectron2.analysis.attention.explorer import (
-    Detection,
-    explorer_page,
-    gallery_page,
-    thumbnail,
-)
+from enl_detectron2.analysis.attention.explorer import Detection, explorer_page
 from enl_detectron2.analysis.attention.maps import Attention
 from enl_detectron2.layers import CosPosition, L1Position
 
@@ -92,12 +87,7 @@ def test_no_name_ends_the_page_early_or_fills_in_a_part():
 
 
 def test_nothing_in_a_page_comes_from_elsewhere():
-    page = explorer_page(IMAGE, {"block": attention()}, [], "name", in_gallery=True)
-    gallery = gallery_page({"a page#1.html": ("a page#1.png", thumbnail(IMAGE), 1)}, "model <1>")
-    for text in (page, gallery):
-        starts = set(re.findall(r'(?:src|href)="([^"]{0,5})', text))
-        assert starts <= {"", "data:", "index", "a%20p"}
-        assert "default-src 'none'" in text
-        assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", text)
-    assert 'href="a%20page%231.html"' in gallery
-    assert "1 detection<" in gallery and "model &lt;1&gt;" in gallery
+    page = explorer_page(IMAGE, {"block": attention()}, [], "name")
+    assert set(re.findall(r'(?:src|href)="([^"]{0,5})', page)) <= {"", "data:"}
+    assert "default-src 'none'" in page
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest", page)

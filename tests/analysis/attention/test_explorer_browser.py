@@ -10,12 +10,7 @@ from equations import randomized
 from matplotlib.colors import to_rgb
 
 from enl_detectron2.analysis.attention.colours import ABOVE_ZERO, BELOW_ZERO
-from enl_detectron2.analysis.attention.explorer import (
-    Detection,
-    explorer_page,
-    gallery_page,
-    thumbnail,
-)
+from enl_detectron2.analysis.attention.explorer import Detection, explorer_page
 from enl_detectron2.analysis.attention.maps import block_attention
 from enl_detectron2.layers import ENLBlock, NonLocalBlock
 
@@ -49,16 +44,11 @@ def attention():
 
 @pytest.fixture(scope="module")
 def folder(attention, tmp_path_factory):
-    """A page with detections, one without, and their gallery."""
+    """A page with detections, and one without."""
     folder = tmp_path_factory.mktemp("pages")
     for name, detections in (("first.html", DETECTIONS), ("empty.html", [])):
-        page = explorer_page(IMAGE, attention, detections, name, "a model", in_gallery=True)
+        page = explorer_page(IMAGE, attention, detections, name, "a model")
         (folder / name).write_text(page, encoding="utf-8")
-    picture = thumbnail(IMAGE)
-    gallery = gallery_page(
-        {"first.html": ("first", picture, 2), "empty.html": ("empty", picture, 0)}
-    )
-    (folder / "index.html").write_text(gallery, encoding="utf-8")
     return folder
 
 
@@ -180,15 +170,15 @@ def test_follows_the_mouse_until_a_click_holds_a_pixel(page, attention):
 def test_keys_reach_everything(page, attention):
     block = attention["relation3"]
     focused = []
-    for _ in range(9):
+    for _ in range(8):
         page.press("Tab")
         focused.append(page.run("document.activeElement.id || document.activeElement.name"))
         if focused[-1] == "stage":
             outline = page.run("getComputedStyle(document.activeElement).outlineStyle")
             page.press("ArrowRight")
             page.press("ArrowDown")
-    order = "gallery stage hold level part strength show-boxes detections"
-    assert focused[:8] == order.split()
+    order = "stage hold level part strength show-boxes detections"
+    assert focused[:7] == order.split()
     assert outline == "solid"
     # It started from the first detection's centre, in row 5, column 10.
     assert_draws(page, block.visible_row(6, 11).total)
@@ -217,18 +207,4 @@ def test_fits_a_phone_and_answers_a_finger(browser, folder, attention, dark):
     assert browser.run("document.documentElement.scrollWidth") == 375
     browser.tap(*on_image(browser, 60.5, 44.5))
     assert_draws(browser, attention["relation3"].visible_row(5, 7).total)
-    assert browser.errors == []
-
-
-def test_the_gallery_leads_to_a_page_and_back(browser, folder):
-    browser.errors.clear()
-    browser.open((folder / "index.html").as_uri(), width=375, height=800)
-    assert browser.run("document.documentElement.scrollWidth") == 375
-    assert browser.run("[...document.images].every(image => image.naturalWidth > 0)")
-    click(browser, "a:nth-of-type(2)")
-    browser.wait_for_load()
-    assert "No detections" in text(browser, "detections-title")
-    click(browser, "#gallery")
-    browser.wait_for_load()
-    assert browser.run("document.querySelectorAll('main a').length") == 2
     assert browser.errors == []

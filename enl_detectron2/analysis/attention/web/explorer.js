@@ -472,7 +472,6 @@ function start() {
   $("image").src = data.image;
   $("image").alt = data.title;
   $("caption").textContent = data.caption ? `${data.title} · ${data.caption}` : data.title;
-  $("gallery").hidden = !data.in_gallery;
   $("boxes").setAttribute("viewBox", `0 0 ${data.width} ${data.height}`);
   segments(
     $("levels"),
