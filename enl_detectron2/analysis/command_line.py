@@ -133,26 +133,6 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     add_import_option(parser)
 
 
-def load_model(config: str, weights: str | None = None, tile: int | None = None) -> Any:
-    """The detector of ``--model``.
-
-    Args:
-        config: as of ``load_config``.
-        weights: instead of the configuration's.
-        tile: as of ``load_config``.
-
-    Raises:
-        ValueError: as of ``load_detector``.
-    """
-    # Seconds, which a wrong command line needn't wait for.
-    from enl_detectron2.analysis.detector import load_detector
-    from enl_detectron2.training.config import load_config
-
-    key = ["train.init_checkpoint={}"] if config.endswith(".py") else ["MODEL.WEIGHTS", "{}"]
-    opts = [word.format(weights) for word in key] if weights else []
-    return load_detector(load_config(config, opts, tile))
-
-
 def by_name(
     pairs: Iterable[Sequence[Any]], most: int = len(MODEL_COLOURS)
 ) -> dict[str, tuple[Any, ...]]:

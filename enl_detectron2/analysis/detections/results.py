@@ -13,8 +13,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from tqdm import tqdm
 
-from enl_detectron2.analysis.command_line import load_model
-from enl_detectron2.analysis.detector import Detector, naming, num_classes
+from enl_detectron2.analysis.detector import Detector, load_detector, naming, num_classes
+from enl_detectron2.training.config import load_config
 from enl_detectron2.training.evaluation import Limit
 
 from .matching import load_truth, require_size
@@ -45,7 +45,9 @@ def run_models(
     truth = load_truth(annotation_file)
     files = {}
     for place, (name, (config, *weights)) in enumerate(models.items(), start=1):
-        detector = load_model(config, *weights[:1], tile=tile)
+        key = ["train.init_checkpoint={}"] if config.endswith(".py") else ["MODEL.WEIGHTS", "{}"]
+        opts = [word.format(weights[0]) for word in key] if weights else []
+        detector = load_detector(load_config(config, opts, tile))
         categories = category_ids(detector, truth, name)
         found = []
         with Limit(detector.model) as limit:
