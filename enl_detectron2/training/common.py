@@ -107,9 +107,12 @@ def _use_cpu_without_gpu(cfg: CfgNode | DictConfig) -> bool:
     return True
 
 
-def in_fast_layout(model: nn.Module) -> nn.Module:
-    """The model in the memory format that suits a CPU's convolutions best."""
-    model = model.to(memory_format=torch.channels_last)
+def in_fast_layout(model: nn.Module, device: str) -> nn.Module:
+    """The model on ``device``; on a CPU with convolutions in the memory format that is fastest."""
+    model = model.to(device)
+    for module in model.modules() if torch.device(device).type == "cpu" else ():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            module.to(memory_format=torch.channels_last)
     for module in model.modules():
         if isinstance(module, BaseKeypointRCNNHead):  # whose loss takes views of contiguous maps
             module.to(memory_format=torch.contiguous_format)

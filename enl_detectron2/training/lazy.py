@@ -14,6 +14,7 @@ from torch import nn
 from .checkpoint import ENLCheckpointer
 from .common import (
     COCO_MAX_DETECTIONS,
+    in_fast_layout,
     own_hooks,
     prepare_run,
     repeatable,
@@ -81,7 +82,7 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
             optimizer, lr_multiplier and train, as detectron2's own do.
     """
     cfg = setup(args)
-    model = instantiate(cfg.model).to(cfg.train.device)
+    model = in_fast_layout(instantiate(cfg.model), cfg.train.device)
     if not args.eval_only:
         return _train(cfg, args, model)
     model = replicate(model, cfg.train.device)

@@ -107,7 +107,7 @@ class Trainer(DefaultTrainer):
         """detectron2's model; on a CPU in the memory format that suits its convolutions best."""
         with quiet_terminal():
             model = super().build_model(cfg)
-        return in_fast_layout(model) if cfg.MODEL.DEVICE == "cpu" else model
+        return in_fast_layout(model, cfg.MODEL.DEVICE)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
