@@ -113,7 +113,7 @@ class ENLCheckpointer(DetectionCheckpointer):
 
         Raises:
             ConfigError: (a ValueError) if its blocks' parameters mean something else in this model,
-                which is used as it is; where training goes on from them this is a warning.
+                or it lacks the blocks, and is used as it is; in training this is a warning.
         """
         there = [str(name) for name in checkpoint.get(CLASS_NAMES) or ()]
         places = {name: place for place, name in enumerate(self.class_names)}
@@ -130,6 +130,13 @@ class ENLCheckpointer(DetectionCheckpointer):
         stored = checkpoint.get(BLOCKS)
         stored = dict(stored) if isinstance(stored, dict) else {}
         _rename_old_blocks(self.model, stored)
+        lacking = [name for name in stored if name not in here]
+        if lacking and self.complete:  # or another detector's AP would come out
+            raise ConfigError(
+                f"the model lacks {len(lacking)} relation blocks of the checkpoint, the first of "
+                f"them {lacking[0]}: MODEL.BACKBONE.NAME and MODEL.ENL_FPN (in a LazyConfig "
+                "model.backbone) must be those of the weights"
+            )
         for key, name in plain_names(blocks).items():
             there = stored.get(name)
             if name not in here or not isinstance(there, dict) or _is_alike(there, blocks[key]):

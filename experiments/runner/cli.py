@@ -21,9 +21,9 @@ def main() -> None:
 
 
 def parse_args(words: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Trains what a grid's results are missing.")
-    parser.add_argument("grid", help="a file of experiments/, as experiments/coco_faster.yaml")
-    parser.add_argument("--status", action="store_true", help="say where each run stands, and end")
+    parser = argparse.ArgumentParser(description="Trains the runs of a grid that have no result yet.")
+    parser.add_argument("grid", help="a file of experiments/, such as experiments/coco_faster.yaml")
+    parser.add_argument("--status", action="store_true", help="print where each run stands, and end")
     parser.add_argument(
         "--gpus",
         type=int,
@@ -37,16 +37,16 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
         help="runs side by side, which share the GPUs, several a GPU if there are more of them, or "
         "the cores; 1 by default",
     )
-    parser.add_argument("--only", metavar="PATTERN", help="those whose names match, as '*R50*'")
+    parser.add_argument("--only", metavar="PATTERN", help="runs whose names match, such as '*R50*'")
     parser.add_argument(
         "--redo",
         action="store_true",
-        help="train what --only names again; what there was is kept beside it",
+        help="train the runs of --only again; what there was is kept beside it",
     )
     parser.add_argument(
         "--rate", type=float, help="images a second on one device, for what is expected"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what is expected, and end")
+    parser.add_argument("--dry-run", action="store_true", help="print what is expected, and end")
     parser.add_argument(
         "--output", help="where runs are kept; output/experiments/<grid> by default"
     )
@@ -58,7 +58,7 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
         nargs="*",
         default=[],
         metavar="KEY=VALUE",
-        help="of submitit, as timeout_min=1440 slurm_partition=gpu",
+        help="options of submitit, such as timeout_min=1440 slurm_partition=gpu",
     )
     # For a run's own process.
     parser.add_argument("--one", metavar="RUN", help=argparse.SUPPRESS)

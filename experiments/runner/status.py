@@ -92,7 +92,7 @@ def status(grid: Grid, runs: list[Run], at_once: int) -> str:
             "state": state.kind,
             "steps": f"{state.step} / {state.steps}",
             "left": "" if state.left == 0 else duration(state.left),
-            "": state.note if len(state.note) <= 300 else state.note[:297] + "…",
+            "note": state.note if len(state.note) <= 300 else state.note[:297] + "…",
         }
         for state in shown
     ]
@@ -137,7 +137,7 @@ def expected(grid: Grid, runs: list[Run], rate: float | None = None) -> str:
         images += solver.MAX_ITER * solver.IMS_PER_BATCH
         hours += solver.MAX_ITER * solver.IMS_PER_BATCH / a_second / 3600
     if math.isnan(hours):
-        return f"{images:,} images; for the hours --rate says how many one device does a second"
+        return f"{images:,} images; hours aren't known: --rate says how many images one device does a second"
     device = grid.rate.get("device", "device")
     where = f"{rate:g} a second" if rate else grid.rate.get("where", "the grid's rate")
     return f"{images:,} images, {hours:,.1f} {device} hours at {where}; --rate says another"

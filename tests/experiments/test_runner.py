@@ -25,7 +25,7 @@ def test_what_is_missing_is_trained_and_recorded_and_what_fails_stops_no_other(
     file = write_grid(seeds=[13, 1], rate=rate)
     text, status = run(file)
     assert status == 1 and "4 runs, 4 of them to do" in text
-    assert f"{4 * STEPS * 2} images; for the hours --rate" in text  # two a step
+    assert f"{4 * STEPS * 2} images; hours aren't known: --rate" in text  # two a step
     assert "failed: plain___13, other___13" in text
     lines = read_lines(results)
     assert [line["run"]["system"] for line in lines] == ["plain", "other"]

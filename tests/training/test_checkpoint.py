@@ -224,6 +224,10 @@ def test_the_same_blocks_are_no_news(slim_cfg, tmp_path, log):
     slim_cfg.MODEL.ENL_FPN.BLOCK_OPTIONS.init_std = 0.5  # of which nothing is left
     ENLCheckpointer(build_model(slim_cfg), complete=True).load(str(tmp_path / "enl.pth"))
     assert not said(log, logging.WARNING)
+    # A model without them would be another detector.
+    ENLCheckpointer(plain(slim_cfg)).load(str(tmp_path / "enl.pth"))
+    with pytest.raises(ConfigError, match="lacks 4 relation blocks .* backbone.*MODEL.BACKBONE"):
+        ENLCheckpointer(plain(slim_cfg), complete=True).load(str(tmp_path / "enl.pth"))
 
 
 def test_blocks_under_their_old_names_are_loaded(slim_cfg, tmp_path, log):

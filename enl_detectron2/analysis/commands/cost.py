@@ -61,10 +61,13 @@ def main() -> None:
     if args.json:
         require_new(args.json)
 
+    from tqdm import tqdm
+
     from enl_detectron2.analysis.cost.report import analyze, format_costs
 
     size = tuple(args.size)
-    costs = [analyze(config, args.opts, size, measured=args.measure) for config in args.configs]
+    with tqdm(args.configs, unit="model") as bar:
+        costs = [analyze(config, args.opts, size, measured=args.measure) for config in bar]
     if args.json:
         Path(args.json).write_text(json.dumps([dataclasses.asdict(c) for c in costs], indent=2))
     print(format_costs(costs))

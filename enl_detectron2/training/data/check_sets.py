@@ -118,8 +118,8 @@ def check_data_sets(
         shared = files[name] & set().union(*(files[other] for other in train if other in files))
         if shared:
             logger.warning(
-                "%d of the %d photographs of %r are trained on, too, as %s: its AP says nothing "
-                "about new ones",
+                "%d of the %d photographs of %r are trained on, too, such as %s: its AP says "
+                "nothing about new ones",
                 len(shared),
                 len(files[name]),
                 name,
