@@ -21,9 +21,13 @@ def main() -> None:
 
 
 def parse_args(words: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Trains the runs of a grid that have no result yet.")
+    parser = argparse.ArgumentParser(
+        description="Trains the runs of a grid that have no result yet."
+    )
     parser.add_argument("grid", help="a file of experiments/, such as experiments/coco_faster.yaml")
-    parser.add_argument("--status", action="store_true", help="print where each run stands, and end")
+    parser.add_argument(
+        "--status", action="store_true", help="print the state of each run, and end"
+    )
     parser.add_argument(
         "--gpus",
         type=int,

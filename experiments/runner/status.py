@@ -137,7 +137,8 @@ def expected(grid: Grid, runs: list[Run], rate: float | None = None) -> str:
         images += solver.MAX_ITER * solver.IMS_PER_BATCH
         hours += solver.MAX_ITER * solver.IMS_PER_BATCH / a_second / 3600
     if math.isnan(hours):
-        return f"{images:,} images; hours aren't known: --rate says how many images one device does a second"
+        unknown = "hours aren't known: --rate says how many images one device does a second"
+        return f"{images:,} images; {unknown}"
     device = grid.rate.get("device", "device")
     where = f"{rate:g} a second" if rate else grid.rate.get("where", "the grid's rate")
     return f"{images:,} images, {hours:,.1f} {device} hours at {where}; --rate says another"
