@@ -7,7 +7,7 @@ writes results/faint_measures.json, results/faint.md and faint/gain.png.
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -154,47 +154,73 @@ def row(
     return {"level": level} | {key: cells.get(key, "") for key in columns} if cells else {}
 
 
-def gains(headroom: Headroom, values: Values) -> dict[str, list[tuple[float, str, list[float]]]]:
-    """For digits and each set: how recognisable, the level, AP50's differences by seed."""
+class Point(NamedTuple):
+    """One level of a set: what its picture shows of it."""
+
+    level: str
+    recognised: float  # the accuracy of single crops, corrected for chance
+    headroom: float  # points of accuracy
+    differences: list[float]  # of AP50, by seed
+
+
+def gains(headroom: Headroom, values: Values) -> dict[str, list[Point]]:
+    """The levels of the digits and of each set of which there are pairs."""
     digits = json.loads((RESULTS / "headroom.json").read_text())
-    lines = read_lines(RESULTS / "digits.jsonl")
     of_digits: Values = {}
-    for line in lines:
+    for line in read_lines(RESULTS / "digits.jsonl"):
         run = line["run"]
         if run["variant"] == "both" and run["system"] in ("baseline", ENL):
             system = run["system"].replace("baseline", "digits").replace(ENL, f"digits {ENL}")
             of_digits.setdefault((system, run["data"]), {})[run["seed"]] = line["metrics"]
     found = {
         "digits": [
-            ((row["single"] - 0.1) / 0.9, level, paired(of_digits, "digits", level, ENL, "AP50"))
+            Point(
+                level,
+                (row["single"] - 0.1) / 0.9,
+                100 * (row["pooled"] - row["single"]),
+                paired(of_digits, "digits", level, ENL, "AP50"),
+            )
             for level, row in digits.items()
         ]
     }
     for name, (stored, _) in SETS.items():
         found[name] = [
-            (recognised(headroom[stored, level], "single"), level, differences)
+            Point(
+                level,
+                recognised(line, "single"),
+                100 * float(np.mean(line["oracle"]) - np.mean(line["single"])),
+                differences,
+            )
             for level in LEVELS
             if (differences := paired(values, name, level, ENL, "AP50"))
-            and (stored, level) in headroom
+            and (line := headroom.get((stored, level)))
         ]
     return found
 
 
-def draw(gains: dict[str, list[tuple[float, str, list[float]]]]) -> Figure:
-    """ENL's paired gain and its 95 % interval over seeds, against single-crop accuracy."""
-    figure = Figure(figsize=(6.4, 4), dpi=150, layout="constrained")
-    axes = figure.subplots()
+def draw(gains: dict[str, list[Point]]) -> Figure:
+    """ENL's paired gain and its 95 % interval over seeds, against single-crop accuracy and against
+    headroom."""
+    figure = Figure(figsize=(9.6, 3.8), dpi=150, layout="constrained")
+    by_accuracy, by_headroom = figure.subplots(1, 2, sharey=True)
     for name, points in gains.items():
         marker, colour = MARKERS[name]
-        for place, (x, level, differences) in enumerate(points):
-            mean, half = interval(differences)
-            label = name if place == 0 else None
-            style = {"fmt": marker, "color": colour, "capsize": 4, "label": label}
-            axes.errorbar(x, mean, yerr=None if np.isnan(half) else half, **style)
-            side = {"xytext": (6, 5)} if x < 0.85 else {"xytext": (-6, 5), "ha": "right"}
-            axes.annotate(level, (x, mean), textcoords="offset points", color=colour, **side)
-    axes.axhline(0, color="#666666", lw=0.8)
-    axes.set(xlim=(0, 1), xlabel="an object by itself: accuracy of one crop, corrected for chance")
-    axes.set_ylabel("AP50 with +3ENL TD, to plain FPN")
-    axes.legend()
+        for place, point in enumerate(points):
+            mean, half = interval(point.differences)
+            reach = 0.0 if np.isnan(half) else half
+            style = {"fmt": marker, "color": colour, "capsize": 4, "label": "" if place else name}
+            text = {"textcoords": "offset points", "color": colour, "fontsize": "small"}
+            text |= {"ha": "center", "va": "top", "xytext": (0, -3)}
+            for axes, x in ((by_accuracy, point.recognised), (by_headroom, point.headroom)):
+                axes.errorbar(x, mean, yerr=reach or None, **style)
+                # Photographs lie too close to each other there.
+                if axes is by_accuracy or name == "digits":
+                    axes.annotate(point.level, (x, mean - reach), **text)
+    for axes in (by_accuracy, by_headroom):
+        axes.axhline(0, color="#666666", lw=0.8)
+        axes.margins(x=0.08, y=0.08)
+    by_accuracy.set(xlim=(0, 1.03), ylabel="AP50 with +3ENL TD, to plain FPN")
+    by_accuracy.set_xlabel("an object by itself: accuracy of one crop, corrected for chance")
+    by_headroom.set_xlabel("headroom: what the other objects tell an oracle, points")
+    by_accuracy.legend()
     return figure
