@@ -16,7 +16,7 @@ COMMANDS = {
     "attention": "what a point of an image attends to: image, filters, explorer",
     "export": "write a detector as ONNX or TorchScript",
     "check": "what is wrong with a data set in COCO's format, and what is in it",
-    "cost": "parameters, multiply-adds, memory and time of configurations",
+    "cost": "parameters and multiply-adds of configurations, memory and time",
     "convert": "write a checkpoint as .pth or .safetensors",
 }
 # What is no part of a plain installation, and the extra that brings it.

@@ -1,4 +1,4 @@
-"""Parameters, multiply-adds, memory and time of one or several configurations, side by side.
+"""Parameters and multiply-adds of one or several configurations, side by side.
 
     enl cost configs/rcnn_R50.yaml configs/enl_rcnn_R50.yaml
 
@@ -40,9 +40,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--measure",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="run each model to measure memory and time, on its configuration's device if there",
+        action="store_true",
+        help="also run each model to measure memory and time, on the configuration's device or, "
+        "without a GPU, on the CPU",
     )
     parser.add_argument("--json", metavar="FILE", help="write all numbers to this file too")
     add_import_option(parser)

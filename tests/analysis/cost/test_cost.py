@@ -243,7 +243,7 @@ def test_the_table_compares_with_the_first():
 def test_the_tool_prints_the_table_and_writes_its_numbers(run_tool, tmp_path):
     configs = [CONFIGS / "cpu/digits_rcnn.yaml", CONFIGS / "cpu/digits_enl_rcnn.yaml"]
     numbers = tmp_path / "cost.json"
-    words = ["MODEL.RPN.POST_NMS_TOPK_TEST", 50, "--size", 60, 90, "--no-measure", "--json"]
+    words = ["MODEL.RPN.POST_NMS_TOPK_TEST", 50, "--size", 60, 90, "--json"]
     _, table, _ = run_tool(TOOL, *configs, *words, numbers)
     plain, enl = json.loads(numbers.read_text())
     assert plain["image_size"] == [60, 90] and plain["measurement"] is None
