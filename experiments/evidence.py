@@ -1,8 +1,8 @@
-"""The tables and pictures that docs/evidence.md speaks of; none of them is typed by hand.
+"""The tables and the picture that docs/evidence.md speaks of; none of them is typed by hand.
 
-``write`` makes results/*.md of the lines and measures beside them, and the pictures
-docs/evidence.png, of all settings of the digits and the nuclei, and docs/evidence_main.png, of
-three. Differences are paired by seed, intervals are 95 %, Student's t over seeds.
+``write`` makes results/*.md of the lines and measures beside them, and the picture
+docs/evidence.png, of all settings of the digits and the nuclei. Differences are paired by seed,
+intervals are 95 %, Student's t over seeds.
 """
 
 import json
@@ -25,8 +25,6 @@ PICTURE = FOLDER.parent / "docs" / "evidence.png"
 GRIDS = ("digits", "nuclei", "visdrone", "visdrone_others")
 BASELINE = "baseline"
 SHOWN = {"+3NL TD": "+3NL TD, cos add"}  # what a name of the digits' grid doesn't say
-# README's: the main setting, its control, where nothing can be gained, and photographs.
-MAIN_SETTINGS = ((MAIN_LEVEL, MAIN_RELATION), (MAIN_LEVEL, "none"), ("nuclei", "pretrained"))
 LOOK_ALIKES = (("car", "van", "truck"), ("pedestrian", "people"), ("tricycle", "awning-tricycle"))
 COLOUR = "#0072B2"
 MOST_COLUMNS = 4  # of the picture, or its text gets too small on a page
@@ -37,7 +35,7 @@ Runs = dict[str, dict[int, Line]]  # of each system, by seed
 
 
 def write() -> None:
-    """Writes all tables and pictures."""
+    """Writes all tables and the picture."""
     grids = {name: load_grid(FOLDER / f"{name}.yaml") for name in GRIDS}
     lines = {}
     for name, grid in grids.items():
@@ -53,11 +51,8 @@ def write() -> None:
         note = f"Written by `python experiments/report.py experiments/{name}.yaml`; explained in"
         page = f"# {name}\n\n{note} [docs/evidence.md](../../docs/evidence.md).\n{text}"
         (RESULTS / f"{name}.md").write_text(page)
-    both = lines["digits"] + lines["nuclei"]
-    draw(both, grids["digits"]).savefig(PICTURE)
-    main = [line for line in both if (line["run"]["data"], line["run"]["variant"]) in MAIN_SETTINGS]
-    draw(main, grids["digits"]).savefig(PICTURE.with_stem("evidence_main"))
-    print(f"{RESULTS}/*.md and {PICTURE.with_suffix('')}*.png are written")
+    draw(lines["digits"] + lines["nuclei"], grids["digits"]).savefig(PICTURE)
+    print(f"{RESULTS}/*.md and {PICTURE} are written")
 
 
 def shown(rows: Rows) -> str:

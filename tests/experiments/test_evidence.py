@@ -23,7 +23,7 @@ def test_the_tables_are_what_the_report_writes(evidence, monkeypatch, tmp_path):
         assert (tmp_path / "results" / f"{name}.md").read_text() == (
             published / f"{name}.md"
         ).read_text()
-    assert (tmp_path / "evidence.png").exists() and (tmp_path / "evidence_main.png").exists()
+    assert (tmp_path / "evidence.png").exists()
 
 
 def test_every_published_line_is_of_its_grid_and_counts(evidence):
