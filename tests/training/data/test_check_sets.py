@@ -70,7 +70,7 @@ def test_photographs_that_are_trained_and_tested_on_are_counted(named, tmp_path,
     check_data_sets(("one",), ("one", "new"))
     assert caplog.text.count("photographs of 'one' are trained on, too") == 1
     check_data_sets(("one",), ("part",))
-    assert f"2 of the 3 photographs of 'part' are trained on, too, as {images}" in caplog.text
+    assert f"2 of the 3 photographs of 'part' are trained on, too, such as {images}" in caplog.text
 
 
 def test_built_in_sets_are_compared_by_what_is_known_of_them(named):
