@@ -12,8 +12,9 @@ from enl_detectron2.utils.errors import ConfigError
 
 from . import local, status
 from .grid import Grid, Run, load_grid
+from .locks import is_locked
 from .results import AGAIN, append_line, is_recorded, lines_of, origin
-from .worker import run_one
+from .worker import lock_file, run_one
 
 
 def main() -> None:
@@ -128,7 +129,14 @@ def _left(grid: Grid, runs: list[Run]) -> list[Run]:
 
 
 def _begin_again(grid: Grid, runs: list[Run]) -> None:
-    """Moves the runs' folders aside, and says in the results that older lines don't count."""
+    """Moves the runs' folders aside, and says in the results that older lines don't count.
+
+    Raises:
+        ConfigError: if a process trains in one of the folders, which would go on in the one moved.
+    """
+    for run in runs:
+        if is_locked(lock_file(grid.folder(run))):
+            raise ConfigError(f"--redo: {run.name} is being trained; end that first")
     for run in runs:
         folder, number = grid.folder(run), 1
         while (aside := folder.with_name(f"{run.name}.{number}")).exists():

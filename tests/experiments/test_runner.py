@@ -7,6 +7,8 @@ import subprocess
 import pytest
 from tiny_grid import STEPS, begun, read_lines, wait_for
 
+from enl_detectron2.utils.errors import ConfigError
+
 
 @pytest.fixture
 def results(tmp_path):
@@ -104,6 +106,7 @@ def test_two_runners_share_the_work_and_name_what_fails(write_grid, command, res
 
 
 def test_a_run_that_another_process_is_at_is_left_to_it(write_grid, tmp_path):
+    from runner.cli import _begin_again
     from runner.grid import load_grid
     from runner.locks import lock
     from runner.status import states
@@ -114,6 +117,8 @@ def test_a_run_that_another_process_is_at_is_left_to_it(write_grid, tmp_path):
     with lock(lock_file(grid.folder(only))) as held:
         assert held is not None and run_one(grid, only, gpus=0) == ELSEWHERE
         assert [state.kind for state in states(grid)] == ["running"]
+        with pytest.raises(ConfigError, match="plain___1 is being trained"):
+            _begin_again(grid, [only])
     assert [state.kind for state in states(grid)] == ["missing"]
 
 
@@ -215,7 +220,9 @@ def test_time_left_is_estimated_from_what_others_of_the_system_took(write_grid, 
     assert "isn't known" in summary(states(grid), 1)
     folder = grid.folder(grid.runs()[0])
     folder.mkdir(parents=True)
-    (folder / "metrics.json").write_text('{"iteration": 4, "total_loss": 1.0, "time": 30.0}\n')
+    (folder / "metrics.json").write_text(
+        '{"iteration": 4, "total_loss": 1.0, "time": 30.0}\n{"iter'
+    )  # a kill
     first, *others = states(grid)
     assert first.step == 5 and first.left == (STEPS - 5) * 30
     assert [other.left for other in others] == 3 * [STEPS * 30]

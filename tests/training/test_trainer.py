@@ -61,6 +61,8 @@ def test_trains_resumes_and_evaluates(config, tmp_path, kind, capfd):
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
     trained = torch.load(tmp_path / "model_final.pth", weights_only=False)
     assert trained["iteration"] == 2
+    weight = trained["model"]["backbone.fpn_output3.weight"]  # in the layout of a CPU
+    assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     results = tmp_path / "inference/coco_instances_results.json"
     assert json.loads(results.read_text())  # tested in the end
 
