@@ -4,6 +4,7 @@
 writes results/faint_measures.json, results/faint.md and faint/gain.png.
 """
 
+import functools
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from runner.bootstrap import draw as draws_of
-from runner.bootstrap import percentiles
+from runner.bootstrap import percentiles, remembered
 from runner.grid import Grid, Run, load_grid
 from runner.results import accepted, read_lines
 from runner.statistics import interval, with_interval
@@ -22,8 +23,9 @@ from visdrone.measures import (
     PRIMARY,
     detections,
     draws_of_sequences,
+    first_apart,
     ground_truth,
-    primary,
+    on_draws,
     with_others,
 )
 
@@ -76,19 +78,26 @@ def measure(grid: Grid) -> tuple[list[dict[str, Any]], dict[Run, dict[str, np.nd
     measured, samples = [], {}
     for line in accepted(grid)[0]:
         run = Run(**line["run"])
-        if not detections(grid, run).exists():
-            continue
-        name = set_of(run.system)
-        truth = ground_truth(grid, run)
-        photographs = np.ones((1, len(truth.imgs)))
-        if name == "nuclei":
-            draws = np.concatenate([photographs, draws_of(len(truth.imgs))])
-        else:
-            draws = draws_of_sequences(truth)
-        found = truth.loadRes(str(detections(grid, run)))
-        of_run, samples[run] = primary(truth, found, draws, CLASSES[name], LIMITS[name])
-        measured.append({"run": asdict(run)} | of_run)
+        found = detections(grid, run)
+        if found.exists():
+            kept = found.with_name("resampled_primary.npz")
+            drawn = remembered(kept, found, functools.partial(resample, grid, run))
+            of_run, samples[run] = first_apart(drawn)
+            measured.append({"run": asdict(run)} | of_run)
     return measured, samples
+
+
+def resample(grid: Grid, run: Run) -> dict[str, np.ndarray]:
+    """The primary measures of a run on all photographs, and on those drawn, or sequences."""
+    name = set_of(run.system)
+    truth = ground_truth(grid, run)
+    if name == "nuclei":
+        once = np.ones((1, len(truth.imgs)))
+        draws = np.concatenate([once, draws_of(len(truth.imgs))])
+    else:
+        draws = draws_of_sequences(truth)
+    found = truth.loadRes(str(detections(grid, run)))
+    return on_draws(truth, found, draws, CLASSES[name], LIMITS[name])
 
 
 def moved_by_photographs(

@@ -8,7 +8,7 @@ own summing up gives of these images; with each drawn once it is COCOeval's AP t
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -200,6 +200,19 @@ def match(
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
     return evaluation
+
+
+def remembered(
+    file: Path, source: Path, make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """What ``make()`` gives for ``source``: from ``file``, unless that is missing or older, as a
+    bootstrap takes some 15 s a run."""
+    if file.exists() and file.stat().st_mtime_ns > source.stat().st_mtime_ns:
+        with np.load(file) as arrays:
+            return dict(arrays)
+    made = make()
+    np.savez(file, **made)
+    return made
 
 
 def percentiles(values: np.ndarray) -> tuple[float, float]:

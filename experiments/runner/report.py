@@ -5,6 +5,7 @@ import contextlib
 import functools
 import io
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from tabulate import tabulate
 
 from enl_detectron2.training.data import register_coco_format
 
-from .bootstrap import SIZES, Bootstrap, draw, evaluate, percentiles
+from .bootstrap import SIZES, Bootstrap, draw, evaluate, percentiles, remembered
 from .grid import ROOT, Grid, Run, load_grid, load_module
 from .results import accepted, by_system
 from .statistics import interval
@@ -157,9 +158,9 @@ class Results:
         if not detections.exists():
             return None
         kept = detections.with_name(f"resampled_{kind}.npz")
-        if kept.exists() and kept.stat().st_mtime_ns > detections.stat().st_mtime_ns:
-            with np.load(kept) as file:
-                return dict(file)
+        return remembered(kept, detections, lambda: self._resample(run, detections, kind))
+
+    def _resample(self, run: Run, detections: Path, kind: str) -> dict[str, np.ndarray]:
         cfg = self.grid.configuration(run)
         register_coco_format(cfg.DATASETS.COCO_FORMAT)
         with contextlib.redirect_stdout(io.StringIO()):
@@ -167,11 +168,9 @@ class Results:
         limit = max(COCO_LIMIT, cfg.TEST.DETECTIONS_PER_IMAGE)
         evaluation = evaluate(annotations, detections, kind, limit)
         draws = draw(len(evaluation.params.imgIds))
-        samples = {
+        return {
             metric: Bootstrap(evaluation, SIZES[metric]).resampled(draws) for metric in COMPARED
         }
-        np.savez(kept, **samples)
-        return samples
 
 
 # ---------------------------------------------------------------------------- the papers

@@ -116,12 +116,25 @@ def primary(
     limit: int = LIMIT,
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """The primary measures, and each on the drawn sequences; of all classes if none is named."""
-    values, samples = {}, {}
-    for name, (size, ious) in MEASURES.items():
-        bootstrap = Bootstrap(match(truth, found, "bbox", limit, ious, classes), size)
-        drawn = bootstrap.resampled(draws)
-        values[name], samples[name] = float(drawn[0]), drawn[1:]
-    return values, samples
+    return first_apart(on_draws(truth, found, draws, classes, limit))
+
+
+def on_draws(
+    truth: COCO, found: COCO, draws: np.ndarray, classes: Sequence[str], limit: int
+) -> dict[str, np.ndarray]:
+    """(draws,) of each primary measure; of all classes if none is named."""
+    return {
+        name: Bootstrap(match(truth, found, "bbox", limit, ious, classes), size).resampled(draws)
+        for name, (size, ious) in MEASURES.items()
+    }
+
+
+def first_apart(
+    drawn: dict[str, np.ndarray],
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Each measure with every image once, which is the first draw, and on the others."""
+    values = {name: float(of_draws[0]) for name, of_draws in drawn.items()}
+    return values, {name: of_draws[1:] for name, of_draws in drawn.items()}
 
 
 def of_classes(truth: COCO, found: COCO) -> dict[str, float]:
