@@ -136,12 +136,14 @@ def test_a_shipped_detector_is_the_same_on_photographs_that_it_was_not_compared_
     assert agreement.matched == agreement.detections
 
 
-def test_detections_match_one_to_one_by_box_class_score_and_mask_in_any_order():
+def test_detections_match_one_to_one_by_all_that_they_have_in_any_order():
     outputs = {
         "pred_boxes": torch.tensor([[0.0, 0, 20, 20], [30, 30, 60, 60]]),
         "pred_classes": torch.tensor([0, 1]),
         "scores": torch.tensor([0.9, 0.8]),
         "pred_masks": torch.ones(2, 1, 4, 4),
+        "pred_keypoints": torch.tensor([[[10.0, 10, 1]], [[40, 40, 1]]]),
+        "backbone": torch.ones(1, 2, 4, 5),  # what was watched on the way, of no single object
     }
     image = torch.zeros(3, 128, 160)
     turned = {name: value.flip(0) for name, value in outputs.items()}
@@ -151,6 +153,7 @@ def test_detections_match_one_to_one_by_box_class_score_and_mask_in_any_order():
     others = [outputs | {"pred_classes": torch.tensor([0, 0])}]
     others += [outputs | {name: outputs[name] * 0.9} for name in ("pred_boxes", "scores")]
     others += [outputs | {"pred_masks": torch.zeros(2, 1, 4, 4)}, fewer, more]
+    others += [outputs | {"pred_keypoints": outputs["pred_keypoints"] + 1}]
     for other in others:
         with pytest.raises(NotExportable, match=r"of \d detections at 128×160 [12] have no count"):
             compare(lambda _, other=other: other, [image], [outputs], raw=False)

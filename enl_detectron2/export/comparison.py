@@ -14,6 +14,7 @@ Outputs = dict[str, Tensor]
 # Of a map's largest value. Another order of the same sums makes a millionth of it.
 TOLERANCE = 1e-3
 SAME_BOX, SAME_SCORE = 0.99, 1e-3  # IoU at least, and difference at most
+SAME_MORE = 0.01  # of the largest value of an object's mask, or of its keypoints'
 # Rounding decides which of two objects is kept where their scores or their overlap are at the edge.
 LOST = 0.02  # the part of the detections that may have no counterpart
 # Where many scores are equal, as those of a model that isn't trained, rounding decides more often.
@@ -126,20 +127,21 @@ def _compare_rows(found: Outputs, expected: Outputs) -> None:
 
 
 def _compare_detections(found: Outputs, expected: Outputs, agreement: Agreement) -> None:
-    """Counts what matches one to one, by IoU, class and score, in whatever order."""
+    """Counts what matches one to one, by IoU, class, score and mask or keypoints, in any order."""
     ours = {name: value.cpu() for name, value in expected.items()}
     theirs = {name: value.cpu() for name, value in found.items()}
     near = box_iou(ours["pred_boxes"], theirs["pred_boxes"]) >= SAME_BOX
     near &= ours["pred_classes"][:, None] == theirs["pred_classes"]
     near &= (ours["scores"][:, None] - theirs["scores"]).abs() <= SAME_SCORE
     left = set(range(len(theirs["scores"])))
-    masks = "pred_masks" in ours
+    more = {name for name in ours if name.startswith("pred_")} - {"pred_boxes", "pred_classes"}
     for index, row in enumerate(near):
         for other in row.nonzero()[:, 0].tolist():
             if other not in left:
                 continue
-            if masks and not torch.allclose(
-                ours["pred_masks"][index], theirs["pred_masks"][other], atol=0.01
+            if any(
+                relative_difference(theirs[name][other], ours[name][index]) > SAME_MORE
+                for name in more
             ):
                 continue
             left.discard(other)

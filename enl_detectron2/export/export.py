@@ -12,6 +12,7 @@ from detectron2.modeling import GeneralizedRCNN
 from PIL import Image
 from torch import Tensor, nn
 
+from enl_detectron2.layers.relation_block import check_choice
 from enl_detectron2.model_zoo import PHOTOGRAPHS
 
 from .comparison import Agreement, Outputs, compare, constant_module, size_name
@@ -79,8 +80,9 @@ def export_detector(
         NotExportable: (a ValueError) if the format doesn't work for the model, or the export
             differs from it; names the size, the difference and, as far as known, the module
             that made a size constant.
-        ValueError: if an image is too small.
+        ValueError: if an image is too small, or the format another.
     """
+    check_choice("format", format, FORMATS)
     check_kind(model)
     views = _views(model, images, colour_order)
     traced, compared = views[0], views[1:]

@@ -22,9 +22,9 @@ class ENLBlock(ProjectedBlock):
     The affinity θᵀ φ̂ + L is N×N, but of low rank: L is ``up down``, a term of
     :mod:`enl_detectron2.layers.position` with K² rows, so the affinity is [θᵀ up] [φ̂; down], with
     D + K² rows between. It mixes positions while g and out project channels, so the order can be
-    swapped: the map is first pooled to some 200 *tokens*, these are projected instead of all N
-    positions, and each position takes a combination of the results. Nothing N×N is formed:
-    O(N·C·D) operations, O(N) memory::
+    swapped: the map is first pooled to D + K² *tokens* (209 for C = 256), these are projected
+    instead of all N positions, and each position takes a combination of the results. Nothing N×N
+    is formed: O(N·C·D) operations, O(N) memory::
 
         tokens  = [φ̂; down] x         (B, D + K², C)
         carried = out(g(tokens))      (B, D + K², C)
@@ -41,8 +41,8 @@ class ENLBlock(ProjectedBlock):
         theta_norm: "none", or "tanh" of θ.
         position: the term added to the affinity, "cos_add", "l1_add", or another of
             ``POSITION_REGISTRY`` with "_add"; "none".
-        position_options: arguments of the term's constructor: ``num_frequencies`` (K) of cos,
-            ``scale`` of l1. Those of other registered terms are ignored.
+        position_options: arguments of the term's constructor: ``num_frequencies`` of cos, which is
+            K (9), ``scale`` of l1, in cells (50). Those of other registered terms are ignored.
         init_std: σ of the Gaussian that the projections' weights start from.
 
     Raises InvalidOption (a ValueError) if an option has another value.

@@ -27,7 +27,8 @@ def _end(largest: Tensor) -> Tensor:
 
 
 def map_extent(extent: Tensor, stride: int) -> Tensor:
-    """An extent (B, 2) in pixels as one in cells of ``stride`` pixels, partly padded ones too."""
+    """``⌈extent / stride⌉``: an extent (B, 2) in pixels as one in cells of ``stride`` pixels, those
+    included that are padded in part."""
     return torch.div(extent + (stride - 1), stride, rounding_mode="floor")
 
 

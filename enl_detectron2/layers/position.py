@@ -111,7 +111,7 @@ class SeparablePosition(nn.Module):
         return factors
 
     def pool(self, x: Tensor, factors: list[Tensor]) -> Tensor:
-        """The tokens of a map: (B, C, H, W) in, (B, T_h·T_w, C) out."""
+        """The tokens of a map, ``(down_h ⊗ down_w) x``: (B, C, H, W) in, (B, T_h·T_w, C) out."""
         batch, channels, height, _ = x.shape
         down_h, down_w = factors[0], factors[2]
         if x.stride(1) == 1:  # channels-last; without its branches a block takes 2.7 times as long
@@ -150,6 +150,8 @@ class CosPosition(SeparablePosition):
     and the roots make both keep constants::
 
         down = S Eᵀ √(K/length)        up = E Sᵀ √(length/K)
+
+    Raises InvalidOption (a ValueError) if ``num_frequencies`` is no whole number of at least 1.
     """
 
     def __init__(self, num_frequencies: int = 9):
@@ -191,7 +193,7 @@ class L1Position(SeparablePosition):
     """``L(i, j) = exp(−‖p_i − p_j‖₁ / scale)`` over the distance of two positions, in cells.
 
     On a large map its raw rows sum to thousands and would swamp an affinity; normalised ones sum
-    to 1.
+    to 1. Raises InvalidOption (a ValueError) if ``scale``, in cells, is not above 0.
     """
 
     def __init__(self, scale: float = 50.0):

@@ -54,7 +54,8 @@ class RelationBlock(nn.Module):
 
         ``extent`` (B, 2) is the part of the map that belongs to each image, None the whole map: see
         :mod:`enl_detectron2.layers.padding`. A block that relates positions treats each image as if
-        it came alone: it ignores the padding, and leaves it unchanged.
+        it came alone: it ignores the padding, and leaves it unchanged. Raises TypeError if
+        ``extent`` is no tensor of two dimensions.
         """
         raise NotImplementedError
 
@@ -90,13 +91,21 @@ class MapBlock(RelationBlock):
         return self.module(x)
 
     def zero_init(self) -> None:
+        """Raises InvalidOption (a ValueError), as any module may have no identity in reach."""
         kind = type(self.module).__name__
         raise InvalidOption("zero_init_residual", f"needs a RelationBlock, and {kind} is none")
 
 
 class Conv5x5Block(RelationBlock):
-    """``z = x + conv(x)`` with a 5×5 convolution C → C, whose weights start as Gaussian with σ =
-    ``init_std``: the papers' control, which relates neighbours only. ``extent`` has no effect."""
+    """``z = x + conv(x)``, a 5×5 convolution C → C: the papers' control, which relates neighbours
+    only. ``extent`` has no effect.
+
+    Args:
+        channels: C, of the maps (B, C, H, W) in and out.
+        init_std: σ of the Gaussian that the weights start from.
+
+    Raises InvalidOption (a ValueError) if σ is not above 0.
+    """
 
     def __init__(self, channels: int, *, init_std: float = INIT_STD):
         super().__init__()

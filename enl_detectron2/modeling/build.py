@@ -39,7 +39,8 @@ def as_block(module: nn.Module) -> nn.Module:
 
 
 def relation_blocks(model: nn.Module) -> dict[str, RelationBlock]:
-    """The relation blocks within ``model`` by their names, in the order of its modules."""
+    """The relation blocks within ``model`` by their names, in the order of its modules; among them
+    the MapBlocks of an ENL_FPN's levels without one, which are identities."""
     return {name: m for name, m in model.named_modules() if isinstance(m, RelationBlock)}
 
 
@@ -48,7 +49,8 @@ def build_block(
 ) -> nn.Module:
     """The block registered as ``block``, as the identity if ``zero_init_residual``.
 
-    Raises InvalidOption (a ValueError), which names the wrong argument.
+    Raises InvalidOption (a ValueError), which names the wrong argument; TypeError if a
+    RelationBlock doesn't keep an option as an attribute.
     """
     check_registered("block", block, RELATION_BLOCK_REGISTRY)
     kind, options = RELATION_BLOCK_REGISTRY.get(block), dict(block_options or {})

@@ -46,7 +46,8 @@ class ENL_FPN(FPN):
             papers' do. Otherwise they leave the padding out, so that an image's features don't
             depend on how large the others of its batch are: :mod:`enl_detectron2.layers.padding`.
 
-    Raises ValueError, which names the wrong argument.
+    Raises ValueError, which names the wrong argument; TypeError if a block of your own doesn't keep
+    an option as an attribute.
     """
 
     @configurable
@@ -104,8 +105,8 @@ class ENL_FPN(FPN):
         }
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Images (B, C, H, W), normalised and then padded with zeros → "p<k>": (B, out_channels,
-        ⌈H/2^k⌉, ⌈W/2^k⌉), from fine to coarse."""
+        """Images (B, C, H, W), normalised and then padded with zeros to multiples of
+        ``size_divisibility`` → "p<k>": (B, out_channels, H/2^k, W/2^k), from fine to coarse."""
         if not torch.jit.is_scripting():
             self._look_at_first_batch(x)
         bottom_up_features = self.bottom_up(x)

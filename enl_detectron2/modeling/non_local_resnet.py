@@ -66,7 +66,8 @@ class NonLocalResNet(ResNet):
         return self
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Images (B, 3, H, W), normalised and then padded with zeros → the features by name."""
+        """Images (B, 3, H, W), normalised and then padded with zeros → the features by name, as
+        detectron2's ResNet has them: "res<n>": (B, C_n, ⌈H/2^n⌉, ⌈W/2^n⌉)."""
         extent: Tensor | None = None  # of the map that the non-local block sees
         if not self.attend_to_padding:
             extent = map_extent(image_extent(x), self.non_local_stride)
@@ -106,7 +107,10 @@ class StageWithBlock(nn.Sequential):
 
 @BACKBONE_REGISTRY.register()
 def build_non_local_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> NonLocalResNet:
-    """The ResNet of ``cfg.MODEL.RESNETS`` with the block of ``cfg.MODEL.NON_LOCAL_RESNET``."""
+    """The ResNet of ``cfg.MODEL.RESNETS`` with the block of ``cfg.MODEL.NON_LOCAL_RESNET``.
+
+    Raises ValueError if add_enl_config hasn't put that node there, or as :class:`NonLocalResNet`.
+    """
     node = config_node(cfg, "NON_LOCAL_RESNET")
     resnet = build_resnet_backbone(cfg, input_shape)  # frozen where the configuration says so
     return NonLocalResNet(

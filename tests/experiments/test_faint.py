@@ -102,3 +102,18 @@ def test_a_row_has_headroom_and_the_gain_paired_by_seed():
     assert row("nuclei", "half", headroom, values, moved) == {}
     moved["nuclei +3ENL TD, dark"] = of_all | {"seeds": [1, 2]}  # detections of the third are gone
     assert row("nuclei", "dark", headroom, values, moved)["AP50, photographs"] == ""
+
+
+def test_the_pair_that_is_kept_has_the_median_gain_of_its_level():
+    from faint.keep import median_seed
+
+    gains = {1: 9.0, 2: 1.5, 3: -4.0, 4: 2.0, 5: 1.0}  # of which the median is 1.5
+    measured = [
+        {"run": {"system": system, "data": level, "variant": "", "seed": seed}, "AP50": value}
+        for level, sign in (("dark", 1), ("sharp", 0))
+        for seed, gain in gains.items()
+        for system, value in (("nuclei", 40.0), ("nuclei +3ENL TD", 40.0 + sign * gain))
+    ]
+    assert median_seed(measured, "dark") == 2
+    without_plain = [line for line in measured if line["AP50"] != 40.0 or line["run"]["seed"] != 2]
+    assert median_seed(without_plain, "dark") == 4  # no pair, no gain; the first of two as near

@@ -9,14 +9,47 @@ import pytest
 
 from enl_detectron2 import cli
 from enl_detectron2.training.launch import main
+from enl_detectron2.training.trainer import Trainer
 
 TRAIN_NET = Path(__file__).parents[2] / "train_net.py"
 
 
-def test_train_net_trains_in_two_processes(config, tmp_path):
+SCRIPT = """
+from detectron2.evaluation import DatasetEvaluator
+from enl_detectron2.training import launch, trainer
+
+class Constant(DatasetEvaluator):
+    def evaluate(self):
+        return {"of mine": {"score": 42.0}}
+
+class Mine(trainer.Trainer):
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name, output_folder=None):
+        return Constant()
+
+if __name__ == "__main__":
+    launch.main(trainer_class=Mine)
+"""
+
+
+def test_a_script_with_its_own_trainer_trains_in_two_processes(config, tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(SCRIPT)
     words = ["--num-gpus", "2", "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", str(tmp_path)]
-    subprocess.run([sys.executable, TRAIN_NET, "--config-file", config, *words], check=True)
+    words += ["DATASETS.TEST", f"('tiny {config.parent}',)"]
+    subprocess.run([sys.executable, script, "--config-file", config, *words], check=True)
     assert (tmp_path / "model_final.pth").exists() and (tmp_path / "log.txt.rank1").exists()
+    assert '"of mine/score": 42.0' in (tmp_path / "metrics.json").read_text()
+
+
+def test_a_lazy_config_is_refused_a_trainer_that_it_would_ignore(tmp_path):
+    class Mine(Trainer):
+        pass
+
+    file = tmp_path / "lazy.py"
+    file.write_text("")
+    with pytest.raises(SystemExit, match="lazy.py is a LazyConfig, .* Mine is for .yaml files"):
+        main(["--config-file", str(file)], Mine)
 
 
 def test_what_the_user_can_put_right_is_a_line(config, tmp_path):

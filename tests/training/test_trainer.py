@@ -10,7 +10,6 @@ from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_pascal_voc
 from detectron2.engine import launch
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Boxes, Instances
 from tiny_training import (
     LAZY,
@@ -290,18 +289,3 @@ def test_pascal_voc_is_evaluated_by_naming_a_set(config, tmp_path):
     options = {"DATASETS.TEST": "('tiny_voc',)", "SOLVER.MAX_ITER": 1, "OUTPUT_DIR": tmp_path}
     run(arguments(config, *words(options)))
     assert "bbox/AP50" in (tmp_path / "metrics.json").read_text()
-
-
-@pytest.mark.slow
-def test_a_subclass_may_have_an_evaluator_of_its_own(config, tmp_path):
-    class Constant(DatasetEvaluator):
-        def evaluate(self):
-            return {"of mine": {"score": 42.0}}
-
-    class Mine(Trainer):
-        @classmethod
-        def build_evaluator(cls, cfg, dataset_name, output_folder=None):
-            return Constant()
-
-    trainer.main(command("yaml", config, tmp_path), Mine)
-    assert '"of mine/score": 42.0' in (tmp_path / "metrics.json").read_text()

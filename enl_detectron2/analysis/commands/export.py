@@ -34,8 +34,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--class-names",
         metavar="NAME,NAME…",
-        help="written into the file, in the classes' order; by default those of the set to test "
-        "on, if it is found",
+        help="written into the file, in the classes' order; by default those in the weights, "
+        "or else of the set to test on, if it is found",
     )
     add_import_option(parser)
     return parser.parse_intermixed_args(arguments)  # KEY VALUE may follow the options
