@@ -1,6 +1,8 @@
 """Photographs made harder to recognise by what cameras do: less light, fewer pixels.
 
-    cd experiments; python -m faint.degrade SET    # draws six photographs at each level
+    cd experiments
+    python -m faint.degrade SET                        # draws six photographs at each level
+    python -m faint.degrade PHOTOGRAPH --level dark    # writes one
 
 A photograph of a level is a function of its pixels and its id, the same for every system, seed and
 machine. With less light, a pixel of linear intensity v (1 is white) is counted as photons::
@@ -111,13 +113,22 @@ def sheet(folder: Path, name: str) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Draws six photographs of a set at each level.")
-    parser.add_argument("set", help="nuclei or visdrone, of $DETECTRON2_DATASETS")
-    parser.add_argument("--output", default="levels.jpg")
+    parser = argparse.ArgumentParser(description="Draws a set at all levels, or writes one photo.")
+    parser.add_argument("set", help="nuclei or visdrone, of $DETECTRON2_DATASETS; or a photograph")
+    parser.add_argument("--level", choices=LEVELS, help="of a photograph, which is written as PNG")
+    parser.add_argument("--output", help="levels.jpg, or the level's name and .png, by default")
     args = parser.parse_args()
-    folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
-    cv2.imwrite(args.output, sheet(folder, f"{args.set}_val"), [cv2.IMWRITE_JPEG_QUALITY, 75])
-    print(args.output)
+    if args.level:
+        pixels = cv2.imread(args.set)
+        if pixels is None:
+            parser.error(f"{args.set} can't be read as a photograph")
+        drawn = degrade(pixels, args.level, 0)
+    else:
+        folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+        drawn = sheet(folder, f"{args.set}_val")
+    output = args.output or (f"{args.level}.png" if args.level else "levels.jpg")
+    cv2.imwrite(output, drawn, [cv2.IMWRITE_JPEG_QUALITY, 75])
+    print(output)
 
 
 if __name__ == "__main__":

@@ -123,10 +123,13 @@ def moved_by_photographs(
     }
 
 
-def paired(values: Values, name: str, level: str, system: str, metric: str) -> list[float]:
-    """A system's differences to the set's plain detector, seed by seed."""
-    ours, plain = (values.get((each, level), {}) for each in (f"{name} {system}", name))
-    return [ours[seed][metric] - plain[seed][metric] for seed in sorted(ours) if seed in plain]
+def paired(
+    values: Values, name: str, level: str, system: str, metric: str, minus: str = ""
+) -> list[float]:
+    """A system's differences, seed by seed, to the set's system ``minus``, by default the plain."""
+    names = (f"{name} {system}", f"{name} {minus}".strip())
+    ours, others = (values.get((each, level), {}) for each in names)
+    return [ours[seed][metric] - others[seed][metric] for seed in sorted(ours) if seed in others]
 
 
 def recognised(line: dict[str, Any], kind: str) -> float:
@@ -157,9 +160,11 @@ def row(
             if system == ENL and len(of_photographs.get("seeds", ())) == len(differences):
                 low, high = of_photographs[metric]
                 cells[f"{metric}, photographs"] = f"{low:+.1f} to {high:+.1f}"
+    if differences := paired(values, name, level, ENL, "AP50", minus=WIDER):
+        cells[f"{ENL} − {WIDER}: AP50"] = with_interval(differences, sign="+")
     columns = ["one crop by itself", "corrected for chance", "headroom, points", "plain AP50"]
     columns += ["pairs", f"{ENL}: AP50", "AP50, photographs", f"{ENL}: APs", "APs, photographs"]
-    columns += [f"{WIDE}: AP50", f"{WIDER}: AP50"]
+    columns += [f"{WIDE}: AP50", f"{WIDER}: AP50", f"{ENL} − {WIDER}: AP50"]
     return {"level": level} | {key: cells.get(key, "") for key in columns} if cells else {}
 
 

@@ -99,6 +99,8 @@ def test_a_row_has_headroom_and_the_gain_paired_by_seed():
     assert found["corrected for chance"] == "0.70" and found["headroom, points"] == "+5.0"
     assert found["+3ENL TD: AP50"] == "+2.0 ± 2.5"  # 1, 2, 3
     assert found["AP50, photographs"] == "-1.0 to +4.0" and found["wider: AP50"] == ""
+    values["nuclei wider", "dark"] = {1: {"AP50": 12.0, "APs": 1.0}}
+    assert row("nuclei", "dark", headroom, values, moved)["+3ENL TD − wider: AP50"] == "-1.0"
     assert row("nuclei", "half", headroom, values, moved) == {}
     moved["nuclei +3ENL TD, dark"] = of_all | {"seeds": [1, 2]}  # detections of the third are gone
     assert row("nuclei", "dark", headroom, values, moved)["AP50, photographs"] == ""
