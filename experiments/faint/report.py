@@ -137,17 +137,21 @@ def recognised(line: dict[str, Any], kind: str) -> float:
     return (float(np.mean(line[kind])) - line["chance"]) / (1 - line["chance"])
 
 
+def headroom_of(line: dict[str, Any]) -> list[float]:
+    """The points of accuracy that the oracle gains, seed by seed."""
+    return [100 * (a - b) for a, b in zip(line["oracle"], line["single"])]
+
+
 def row(
     name: str, level: str, headroom: Headroom, values: Values, moved: dict[str, dict[str, Any]]
 ) -> dict[str, str]:
     """One level of a set; empty if nothing is known of it."""
     cells = {}
     if line := headroom.get((SETS[name][0], level)):
-        single, oracle = (100 * float(np.mean(line[kind])) for kind in ("single", "oracle"))
         cells = {
-            "one crop by itself": f"{single:.1f} %",
+            "one crop by itself": f"{100 * float(np.mean(line['single'])):.1f} %",
             "corrected for chance": f"{recognised(line, 'single'):.2f}",
-            "headroom, points": f"{oracle - single:+.1f}",
+            "headroom, points": with_interval(headroom_of(line), sign="+"),
         }
     if plain := values.get((name, level)):
         cells["plain AP50"] = with_interval(line["AP50"] for line in plain.values())
@@ -173,7 +177,7 @@ class Point(NamedTuple):
 
     level: str
     recognised: float  # the accuracy of single crops, corrected for chance
-    headroom: float  # points of accuracy
+    headroom: list[float]  # points of accuracy, by seed
     differences: list[float]  # of AP50, by seed
 
 
@@ -191,7 +195,7 @@ def gains(headroom: Headroom, values: Values) -> dict[str, list[Point]]:
             Point(
                 level,
                 (row["single"] - 0.1) / 0.9,
-                100 * (row["pooled"] - row["single"]),
+                [],  # theirs is another oracle's
                 paired(of_digits, "digits", level, ENL, "AP50"),
             )
             for level, row in digits.items()
@@ -202,7 +206,7 @@ def gains(headroom: Headroom, values: Values) -> dict[str, list[Point]]:
             Point(
                 level,
                 recognised(line, "single"),
-                100 * float(np.mean(line["oracle"]) - np.mean(line["single"])),
+                headroom_of(line),
                 differences,
             )
             for level in LEVELS
@@ -213,10 +217,10 @@ def gains(headroom: Headroom, values: Values) -> dict[str, list[Point]]:
 
 
 def draw(gains: dict[str, list[Point]]) -> Figure:
-    """ENL's paired gain and its 95 % interval over seeds, against single-crop accuracy and against
-    headroom."""
+    """ENL's paired gain against single-crop accuracy, and of photographs against headroom, with
+    95 % intervals over seeds, whose number stands behind each level."""
     figure = Figure(figsize=(9.6, 3.8), dpi=150, layout="constrained")
-    by_accuracy, by_headroom = figure.subplots(1, 2, sharey=True)
+    by_accuracy, by_headroom = figure.subplots(1, 2)
     for name, points in gains.items():
         marker, colour = MARKERS[name]
         for place, point in enumerate(points):
@@ -225,16 +229,19 @@ def draw(gains: dict[str, list[Point]]) -> Figure:
             style = {"fmt": marker, "color": colour, "capsize": 4, "label": "" if place else name}
             text = {"textcoords": "offset points", "color": colour, "fontsize": "small"}
             text |= {"ha": "center", "va": "top", "xytext": (0, -3)}
-            for axes, x in ((by_accuracy, point.recognised), (by_headroom, point.headroom)):
-                axes.errorbar(x, mean, yerr=reach or None, **style)
-                # Photographs lie too close to each other there.
-                if axes is by_accuracy or name == "digits":
-                    axes.annotate(point.level, (x, mean - reach), **text)
+            shown = f"{point.level} ({len(point.differences)})"
+            by_accuracy.errorbar(point.recognised, mean, yerr=reach or None, **style)
+            by_accuracy.annotate(shown, (point.recognised, mean - reach), **text)
+            if point.headroom:
+                across, width = interval(point.headroom)
+                by_headroom.errorbar(across, mean, yerr=reach or None, xerr=width, **style)
+                by_headroom.annotate(shown, (across, mean - reach), **text)
     for axes in (by_accuracy, by_headroom):
         axes.axhline(0, color="#666666", lw=0.8)
-        axes.margins(x=0.08, y=0.08)
-    by_accuracy.set(xlim=(0, 1.03), ylabel="AP50 with +3ENL TD, to plain FPN")
+        axes.margins(x=0.08, y=0.12)
+        axes.set_ylabel("AP50, +3ENL TD minus plain FPN")
+    by_accuracy.set(xlim=(0.2, 1.08))
     by_accuracy.set_xlabel("an object by itself: accuracy of one crop, corrected for chance")
-    by_headroom.set_xlabel("headroom: what the other objects tell an oracle, points")
-    by_accuracy.legend()
+    by_headroom.set_xlabel("photographs: points that the other objects tell an oracle")
+    by_accuracy.legend(loc="upper left")
     return figure

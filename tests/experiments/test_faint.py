@@ -96,7 +96,7 @@ def test_a_row_has_headroom_and_the_gain_paired_by_seed():
     of_all = {"seeds": [1, 2, 3], "AP50": (-1.0, 4.0), "APs": (0.0, 0.0)}
     moved = {"nuclei +3ENL TD, dark": of_all}
     found = row("nuclei", "dark", headroom, values, moved)
-    assert found["corrected for chance"] == "0.70" and found["headroom, points"] == "+5.0"
+    assert found["corrected for chance"] == "0.70" and found["headroom, points"] == "+5.0 ± 63.5"
     assert found["+3ENL TD: AP50"] == "+2.0 ± 2.5"  # 1, 2, 3
     assert found["AP50, photographs"] == "-1.0 to +4.0" and found["wider: AP50"] == ""
     values["nuclei wider", "dark"] = {1: {"AP50": 12.0, "APs": 1.0}}
@@ -104,6 +104,17 @@ def test_a_row_has_headroom_and_the_gain_paired_by_seed():
     assert row("nuclei", "half", headroom, values, moved) == {}
     moved["nuclei +3ENL TD, dark"] = of_all | {"seeds": [1, 2]}  # detections of the third are gone
     assert row("nuclei", "dark", headroom, values, moved)["AP50, photographs"] == ""
+
+
+@pytest.mark.parametrize(
+    ("oracle", "has"), [([0.90, 0.95], "has"), ([0.90, 0.86], "has no"), ([0.86, 0.86], "has no")]
+)
+def test_a_level_has_headroom_by_two_points_and_by_every_seed(oracle, has):
+    from faint.headroom import verdict
+
+    said = verdict({"set": "mine", "level": "dim", "single": [0.82, 0.87], "oracle": oracle})
+    points = 50 * sum(oracle) - 84.5
+    assert "one crop 84.5 %" in said and said.endswith(f"{points:+.1f} points; it {has} headroom")
 
 
 def test_the_pair_that_is_kept_has_the_median_gain_of_its_level():
