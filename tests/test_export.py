@@ -154,6 +154,7 @@ def test_detections_match_one_to_one_by_all_that_they_have_in_any_order():
     others += [outputs | {name: outputs[name] * 0.9} for name in ("pred_boxes", "scores")]
     others += [outputs | {"pred_masks": torch.zeros(2, 1, 4, 4)}, fewer, more]
     others += [outputs | {"pred_keypoints": outputs["pred_keypoints"] + 1}]
+    others += [outputs | {"pred_masks": outputs["pred_masks"] * torch.nan}]
     for other in others:
         with pytest.raises(NotExportable, match=r"of \d detections at 128×160 [12] have no count"):
             compare(lambda _, other=other: other, [image], [outputs], raw=False)
@@ -234,7 +235,9 @@ def test_pytorchs_newer_ways_leave_height_and_width_open(slim_cfg, block):
                 assert (found[name] - expected).abs().max() < 1e-4 * expected.abs().max(), name
 
 
-def test_what_is_no_detector_is_refused():
+def test_what_is_no_detector_or_no_format_is_refused():
+    with pytest.raises(ValueError, match="format must be one of .*, got 'onnx-backbone'"):
+        export_detector(nn.Linear(1, 1), "onnx-backbone")
     with pytest.raises(NotExportable, match="Mask R-CNN and RetinaNet can be exported; .* Linear"):
         script(nn.Linear(1, 1))
 

@@ -139,8 +139,9 @@ def _compare_detections(found: Outputs, expected: Outputs, agreement: Agreement)
         for other in row.nonzero()[:, 0].tolist():
             if other not in left:
                 continue
-            if any(
-                relative_difference(theirs[name][other], ours[name][index]) > SAME_MORE
+            # Not "any above", as nothing is if it isn't a number.
+            if not all(
+                relative_difference(theirs[name][other], ours[name][index]) <= SAME_MORE
                 for name in more
             ):
                 continue

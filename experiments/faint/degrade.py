@@ -24,6 +24,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from enl_detectron2.analysis.command_line import require_new
+from enl_detectron2.utils.command_line import run
 from enl_detectron2.utils.files import whole_file
 
 # Photons that a white pixel collects, for each channel; None is the photograph as it is.
@@ -118,18 +120,21 @@ def main() -> None:
     parser.add_argument("--level", choices=LEVELS, help="of a photograph, which is written as PNG")
     parser.add_argument("--output", help="levels.jpg, or the level's name and .png, by default")
     args = parser.parse_args()
+    output = args.output or (f"{args.level}.png" if args.level else "levels.jpg")
+    folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
     if args.level:
+        require_new(output)
         pixels = cv2.imread(args.set)
         if pixels is None:
             parser.error(f"{args.set} can't be read as a photograph")
         drawn = degrade(pixels, args.level, 0)
-    else:
-        folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    elif (folder / f"{args.set}_val.json").is_file():
         drawn = sheet(folder, f"{args.set}_val")
-    output = args.output or (f"{args.level}.png" if args.level else "levels.jpg")
+    else:
+        parser.error(f"{folder} has no {args.set}_val.json; a photograph needs --level")
     cv2.imwrite(output, drawn, [cv2.IMWRITE_JPEG_QUALITY, 75])
     print(output)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
