@@ -130,3 +130,56 @@ def test_the_pair_that_is_kept_has_the_median_gain_of_its_level():
     assert median_seed(measured, "dark") == 2
     without_plain = [line for line in measured if line["AP50"] != 40.0 or line["run"]["seed"] != 2]
     assert median_seed(without_plain, "dark") == 4  # no pair, no gain; the first of two as near
+
+
+def test_a_breakdown_tells_finding_from_scores_and_photographs_from_their_order():
+    """Two photographs, with one object and with two; each is found, and one score is wrong."""
+    from faint.breakdown import parts
+    from pycocotools.coco import COCO
+    from runner.bootstrap import Bootstrap, match
+
+    boxes = {1: [[0, 0, 9, 9]], 2: [[0, 0, 9, 9], [20, 0, 9, 9]]}
+    objects = [
+        {"id": 10 * image + number, "image_id": image, "bbox": box}
+        | {"category_id": 1, "area": 81, "iscrowd": 0}
+        for image, of_image in boxes.items()
+        for number, box in enumerate(of_image)
+    ]
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": image, "width": 40, "height": 40} for image in boxes],
+        "categories": [{"id": 1, "name": "nucleus"}],
+        "annotations": objects,
+    }
+    truth.createIndex()
+    # In the first photograph all is right, but with low scores, below a false one of the second.
+    scores = {10: 0.2, 20: 0.9, 21: 0.8}
+    detections = [
+        {"image_id": one["image_id"], "category_id": 1, "bbox": one["bbox"], "score": score}
+        for one, score in zip(objects, scores.values())
+    ]
+    wrong = {"image_id": 2, "category_id": 1, "bbox": [0, 20, 9, 9], "score": 0.5}
+    found = parts(Bootstrap(match(truth, truth.loadRes([*detections, wrong]), "bbox", 10, [0.5])))
+    assert found["found"] == found["within photographs"] == 100
+    assert [found["few"], found["some"]] == pytest.approx([100, 100])  # a photograph each
+    assert found["all"] == pytest.approx(100 * (67 + 34 * 3 / 4) / 101)
+
+
+def test_a_row_of_the_breakdown_is_paired_by_seed():
+    from faint.breakdown import rows
+    from runner.grid import Run
+
+    measured = {
+        Run(system, "dark", "", seed): {"all": value}
+        for system, values in (("nuclei", (10, 20, 30)), ("nuclei +3ENL TD", (11, 19, 33)))
+        for seed, value in enumerate(values)
+    }
+    del measured[Run("nuclei", "dark", "", 1)]
+    [row] = rows(measured, "dark")
+    assert row == {
+        "": "all",
+        "plain": "20.0 ± 127.1",
+        "+3ENL TD": "+2.0 ± 12.7, 2 of 2",
+        "wider": "",
+    }
+    assert rows(measured, "sharp") == []
