@@ -56,6 +56,12 @@ def without_tf32():
 
 
 @pytest.fixture(autouse=True)
+def same_random_weights():
+    """So that a failure is the same whichever tests ran before."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def forget_data_sets():
     """Takes back what a test has registered."""
     before = set(DatasetCatalog.list())
