@@ -32,7 +32,7 @@ set alone: `MODEL.ENL_FPN.BLOCK_OPTIONS.position none`.
 
 ## The plug-in
 
-`enl_detectron2.add_enl_config(cfg)` adds these and no others. A key that is there already stays.
+`enl_detectron2.add_enl_config(cfg)` adds these and no others. Existing keys keep their values.
 
 {plug_in}
 
@@ -50,7 +50,7 @@ A block of your own has its own options.
 
 ## This project's training
 
-What `enl train` reads beside that. `enl_detectron2.add_training_config(cfg)` adds these keys: after
+What `enl train` reads as well. `enl_detectron2.add_training_config(cfg)` adds these keys: after
 it and `add_enl_config(cfg)`, the `config.yaml` that a run has written loads in any script.
 
 {training}
