@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         print(status.status(grid, runs, args.jobs))
         return 0
     left = runs if args.redo else _left(grid, runs)
-    print(f"{len(runs)} runs, {len(left)} of them to do", flush=True)
+    print(f"{len(left)} of {len(runs)} runs to do", flush=True)
     if not left:
         return 0
     print(status.expected(grid, left, args.rate), flush=True)

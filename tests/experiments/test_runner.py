@@ -26,7 +26,7 @@ def test_what_is_missing_is_trained_and_recorded_and_what_fails_stops_no_other(
     rate = {"images_per_second": {"plain": STEPS / 3600}, "where": "a slow place"}
     file = write_grid(seeds=[13, 1], rate=rate)
     text, status = run(file)
-    assert status == 1 and "4 runs, 4 of them to do" in text
+    assert status == 1 and "4 of 4 runs to do" in text
     assert f"{4 * STEPS * 2} images; hours aren't known: --rate" in text  # two a step
     assert "failed: plain___13, other___13" in text
     lines = read_lines(results)
@@ -40,7 +40,7 @@ def test_what_is_missing_is_trained_and_recorded_and_what_fails_stops_no_other(
     assert text.count(f"{STEPS} / {STEPS}") == 2 and "2 failed, 2 done" in text
     assert text.count("ended with status 1") == 2
     text, _ = run(file, "--only", "plain*", "--dry-run")
-    assert "2 runs, 1 of them to do" in text and "2.0 device hours at a slow place" in text
+    assert "1 of 2 runs to do" in text and "2.0 device hours at a slow place" in text
     # What was trained, elsewhere perhaps, is only recorded.
     results.unlink()
     (runs / "other___1" / "model_final.pth").unlink()  # it was killed before it had all
@@ -140,13 +140,13 @@ def test_a_result_counts_only_if_it_comes_from_what_the_grid_names(
     # What has its result is trained again only if that is asked for, also after a kill.
     from runner.results import append_line
 
-    assert "1 of them to do" in run(file, "--only", "plain*", "--redo", "--dry-run")[0]
-    assert "1 runs, 0 of them to do" in run(file)[0]
+    assert "1 of 1 runs to do" in run(file, "--only", "plain*", "--redo", "--dry-run")[0]
+    assert "0 of 1 runs to do" in run(file)[0]
     append_line(results, {"run": again["run"], "again": True})
     text, _ = run(file, "--dry-run")
-    assert "1 runs, 1 of them to do" in text and "no metrics" not in text
+    assert "1 of 1 runs to do" in text and "no metrics" not in text
     assert "plain___1.2" in run(file, "--only", "plain*", "--redo")[0]
-    assert len(read_lines(results)) == 6 and "0 of them to do" in run(file)[0]
+    assert len(read_lines(results)) == 6 and "0 of 1 runs" in run(file)[0]
     content = (tmp_path / "data" / "train.json").read_text()
     (tmp_path / "data" / "train.json").write_text(content + "\n")
     assert "other data tiny " in run(file)[0]
