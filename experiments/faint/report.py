@@ -229,6 +229,7 @@ def draw(gains: dict[str, list[Point]]) -> Figure:
             style = {"fmt": marker, "color": colour, "capsize": 4, "label": "" if place else name}
             text = {"textcoords": "offset points", "color": colour, "fontsize": "small"}
             text |= {"ha": "center", "va": "top", "xytext": (0, -3)}
+            text["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5}
             shown = f"{point.level} ({len(point.differences)})"
             by_accuracy.errorbar(point.recognised, mean, yerr=reach or None, **style)
             by_accuracy.annotate(shown, (point.recognised, mean - reach), **text)
