@@ -8,6 +8,7 @@ results/faint_breakdown.md.
 
 import contextlib
 import io
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from faint.report import ENL, LIMITS, WIDER
 
 FOLDER = Path(__file__).resolve().parents[1]
 SET, LEVELS = "nuclei", ("sharp", "dark", "darker")
+SYSTEMS = (SET, f"{SET} {ENL}", f"{SET} {WIDER}")
 THIRDS = ("few", "some", "many")
 
 Measured = dict[Run, dict[str, float]]
@@ -31,6 +33,8 @@ Measured = dict[Run, dict[str, float]]
 def main() -> None:
     grid = load_grid(FOLDER / "faint.yaml")
     measured = measure(grid)
+    if len(measured) < sum(run.system in SYSTEMS and run.data in LEVELS for run in counted(grid)):
+        sys.exit(f"detections of some runs aren't in {grid.output}, and the page is of all")
     page = (
         "# faint: where the differences lie\n\nWritten by `python -m faint.breakdown`; explained "
         "in [its page](../faint/README.md#where-the-gain-lies). Points minus the plain detector's, "
@@ -45,12 +49,16 @@ def main() -> None:
     (FOLDER / "results" / "faint_breakdown.md").write_text(page)
 
 
+def counted(grid: Grid) -> list[Run]:
+    return [Run(**line["run"]) for line in accepted(grid)[0]]
+
+
 def measure(grid: Grid) -> Measured:
     """What the detections show of all runs that count and left theirs here."""
-    systems, measured = (SET, f"{SET} {ENL}", f"{SET} {WIDER}"), {}
-    for run in (Run(**line["run"]) for line in accepted(grid)[0]):
+    measured = {}
+    for run in counted(grid):
         file = detections(grid, run)
-        if run.system in systems and run.data in LEVELS and file.exists():
+        if run.system in SYSTEMS and run.data in LEVELS and file.exists():
             truth = ground_truth(grid, run)
             with contextlib.redirect_stdout(io.StringIO()):
                 found = truth.loadRes(str(file))
@@ -64,7 +72,7 @@ def parts(of_run: Bootstrap) -> dict[str, float]:
     ``all``: AP50. ``within photographs``: the mean of each photograph's own AP50, so that only the
     order of scores within it counts. ``few``, ``some``, ``many``: AP50 of the thirds of the
     photographs by their number of objects. ``found``: the share of the objects that any detection
-    is matched with, whatever its score.
+    is matched with, of those that a detector reports.
 
     Args:
         of_run: of one class and one IoU.
