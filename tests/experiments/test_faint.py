@@ -133,36 +133,56 @@ def test_the_pair_that_is_kept_has_the_median_gain_of_its_level():
 
 
 def test_a_breakdown_tells_finding_from_scores_and_photographs_from_their_order():
-    """Two photographs, with one object and with two; each is found, and one score is wrong."""
+    """Three photographs, of one, two and three objects, each with an AP of its own."""
     from faint.breakdown import parts
     from pycocotools.coco import COCO
     from runner.bootstrap import Bootstrap, match
 
-    boxes = {1: [[0, 0, 9, 9]], 2: [[0, 0, 9, 9], [20, 0, 9, 9]]}
+    def box(place):
+        return [20 * place, 0, 9, 9]
+
     objects = [
-        {"id": 10 * image + number, "image_id": image, "bbox": box}
+        {"id": 10 * image + place, "image_id": image, "bbox": box(place)}
         | {"category_id": 1, "area": 81, "iscrowd": 0}
-        for image, of_image in boxes.items()
-        for number, box in enumerate(of_image)
+        for image in (1, 2, 3)
+        for place in range(image)
     ]
     truth = COCO()
     truth.dataset = {
-        "images": [{"id": image, "width": 40, "height": 40} for image in boxes],
+        "images": [{"id": image, "width": 90, "height": 40} for image in (1, 2, 3)],
         "categories": [{"id": 1, "name": "nucleus"}],
         "annotations": objects,
     }
     truth.createIndex()
-    # In the first photograph all is right, but with low scores, below a false one of the second.
-    scores = {10: 0.2, 20: 0.9, 21: 0.8}
+    # All of the first photograph, one of two of the second, all of the third after a false one.
+    scores = {10: 0.2, 20: 0.9, 30: 0.6, 31: 0.6, 32: 0.6}
     detections = [
-        {"image_id": one["image_id"], "category_id": 1, "bbox": one["bbox"], "score": score}
-        for one, score in zip(objects, scores.values())
+        {"image_id": one["image_id"], "category_id": 1, "bbox": one["bbox"]}
+        | {"score": scores[one["id"]]}
+        for one in objects
+        if one["id"] in scores
     ]
-    wrong = {"image_id": 2, "category_id": 1, "bbox": [0, 20, 9, 9], "score": 0.5}
+    wrong = {"image_id": 3, "category_id": 1, "bbox": [0, 20, 9, 9], "score": 0.8}
     found = parts(Bootstrap(match(truth, truth.loadRes([*detections, wrong]), "bbox", 10, [0.5])))
-    assert found["found"] == found["within photographs"] == 100
-    assert [found["few"], found["some"]] == pytest.approx([100, 100])  # a photograph each
-    assert found["all"] == pytest.approx(100 * (67 + 34 * 3 / 4) / 101)
+    own = {"few": 100, "some": 100 * 51 / 101, "many": 75}  # a photograph each
+    assert {name: found[name] for name in own} == pytest.approx(own)
+    assert found["within photographs"] == pytest.approx(sum(own.values()) / 3)
+    assert found["found"] == pytest.approx(100 * 5 / 6)
+    # 1 of 1, then 5 of 6 at best; recall ends at five sixths.
+    assert found["all"] == pytest.approx(100 * (17 + 67 * 5 / 6) / 101)
+
+
+def test_a_breakdown_of_missing_detections_is_not_written(tmp_path, monkeypatch):
+    from faint import breakdown
+    from runner.grid import Run, load_grid
+
+    monkeypatch.setattr(breakdown, "load_grid", lambda file: load_grid(file, tmp_path))
+    monkeypatch.setattr(breakdown, "counted", lambda grid: [Run("nuclei", "dark", "", 1)])
+    page = breakdown.FOLDER / "results" / "faint_breakdown.md"
+    before = page.read_text()
+    with pytest.raises(SystemExit, match="detections of some runs"):
+        breakdown.main()
+    assert page.read_text() == before
 
 
 def test_a_row_of_the_breakdown_is_paired_by_seed():
